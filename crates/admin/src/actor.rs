@@ -1,0 +1,121 @@
+//! Who acts.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use tollgate_core::key::KeyKind;
+use tollgate_core::permission::OrganizationRole;
+use tollgate_core::{
+    Error, KeyId, OrganizationId, Permission, Principal, ProjectId, Result, Scopes, Timestamp, UserId,
+};
+use tollgate_replica::{Key, Snapshot};
+use tollgate_store::{Row, Tx, params};
+
+use crate::operation::Access;
+
+/// Where a request came from, for the audit log.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub ip: Option<IpAddr>,
+    pub user_agent: Option<String>,
+}
+
+/// The holder of a key, as of now.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    pub key: KeyId,
+    pub kind: KeyKind,
+    pub organization: OrganizationId,
+    pub project: Option<ProjectId>,
+    pub owner: Principal,
+    pub email: Option<String>,
+    pub scopes: Scopes,
+    pub expires_at: Option<Timestamp>,
+    /// The owner's role in the organization; `None` for one that is no member.
+    pub role: Option<OrganizationRole>,
+    pub is_operator: bool,
+    pub origin: Origin,
+}
+
+impl Actor {
+    pub(crate) fn of(key: &Key, snapshot: &Snapshot, origin: Origin) -> Self {
+        let user = key.owner.user().and_then(|id| snapshot.user(id));
+        Self {
+            key: key.id,
+            kind: key.kind,
+            organization: key.organization,
+            project: key.project,
+            owner: key.owner,
+            email: user.map(|user| user.email.clone()),
+            scopes: key.scopes,
+            expires_at: key.expires_at,
+            role: user.and_then(|user| user.role_in(key.organization)),
+            is_operator: user.is_some_and(|user| user.is_operator),
+            origin,
+        }
+    }
+
+    pub(crate) fn authorize(&self, access: Access) -> Result<()> {
+        match access {
+            Access::AnyKey => Ok(()),
+            Access::Needs(permission) if self.may(permission) => Ok(()),
+            Access::Needs(permission) => Err(Error::forbidden(permission.as_str())),
+            Access::Operator if self.acts_as_operator() => Ok(()),
+            Access::Operator => Err(Error::forbidden(Permission::Operator.as_str())),
+        }
+    }
+
+    /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
+    pub(crate) fn may(&self, permission: Permission) -> bool {
+        self.kind == KeyKind::Admin
+            && self.role.is_some_and(|role| role.allows(permission))
+            && self.scopes.allows(permission)
+    }
+
+    pub(crate) fn acts_as_operator(&self) -> bool {
+        self.kind == KeyKind::Admin && self.is_operator && self.scopes.allows(Permission::Operator)
+    }
+
+    /// The user who owns the key.
+    pub(crate) fn user(&self) -> Result<UserId> {
+        self.owner.user().ok_or_else(|| Error::internal("an admin key that no user owns"))
+    }
+
+    /// Judges the actor anew, on what this very transaction sees: a key that was revoked, or an owner who was demoted,
+    /// while the request waited for its turn, changes nothing any more.
+    pub(crate) async fn judge_anew(&mut self, tx: &mut Tx, now: Timestamp) -> Result<()> {
+        let row: Option<Row> = tx
+            .optional(
+                "SELECT k.expires_at, k.scopes, o.role, COALESCE(u.is_operator, $4) AS is_operator
+                 FROM api_key k
+                    LEFT JOIN app_user u ON u.id = k.user_id
+                    LEFT JOIN organization_user o ON o.user_id = k.user_id AND o.organization_id = k.organization_id
+                 WHERE k.id = $1 AND k.revoked_at IS NULL AND k.is_active = $2
+                    AND (k.expires_at IS NULL OR k.expires_at > $3)",
+                &params![self.key, true, now, false],
+            )
+            .await?;
+        let gone = || {
+            Error::new(tollgate_core::Kind::Unauthenticated, "The API key was revoked.")
+                .code("invalid_api_key")
+        };
+        let row = row.ok_or_else(gone)?;
+        self.scopes = Scopes::from_stored(&row.get::<String>("scopes")?);
+        self.role = row.get::<Option<String>>("role")?.and_then(|role| OrganizationRole::parse(&role));
+        self.is_operator = row.get("is_operator")?;
+        Ok(())
+    }
+
+    /// OpenAI's actor object.
+    pub(crate) fn wire(&self) -> Value {
+        let key = match self.owner {
+            Principal::User(user) => json!({
+                "id": self.key, "type": "user", "user": {"id": user, "email": self.email.as_deref().unwrap_or("")},
+            }),
+            Principal::ServiceAccount(account) => json!({
+                "id": self.key, "type": "service_account", "service_account": {"id": account},
+            }),
+        };
+        json!({"type": "api_key", "api_key": key})
+    }
+}

@@ -1,0 +1,106 @@
+//! Audit events: what changed, by whom, in the change's own transaction.
+//!
+//! The names are OpenAI's, and only those, because its clients check them. What OpenAI has no event for is told as an
+//! update of what it belongs to, with the details in fields of ours.
+
+use serde_json::{Value, json};
+use tollgate_core::{AuditLogId, Clock, OrganizationId, ProjectId, Result};
+use tollgate_store::{Tx, params};
+
+use crate::actor::Actor;
+
+macro_rules! events {
+    ($($name:ident = $text:literal,)*) => {
+        /// The kinds of changes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event { $($name,)* }
+
+        impl Event {
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+events! {
+    ApiKeyCreated = "api_key.created",
+    ApiKeyUpdated = "api_key.updated",
+    ApiKeyDeleted = "api_key.deleted",
+    OrganizationUpdated = "organization.updated",
+    ProjectCreated = "project.created",
+    ProjectUpdated = "project.updated",
+    ProjectArchived = "project.archived",
+    ServiceAccountCreated = "service_account.created",
+    ServiceAccountUpdated = "service_account.updated",
+    ServiceAccountDeleted = "service_account.deleted",
+    UserAdded = "user.added",
+    UserUpdated = "user.updated",
+    UserDeleted = "user.deleted",
+}
+
+/// One event, before it is written.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) event: Event,
+    pub(crate) resource_id: String,
+    pub(crate) project: Option<ProjectId>,
+    /// What stands under the key that is named like the event.
+    pub(crate) payload: Value,
+}
+
+/// Who stands in an event as its actor.
+#[derive(Debug)]
+pub(crate) enum Author<'a> {
+    Actor(&'a Actor),
+    /// Somebody at the machine itself.
+    Host,
+}
+
+impl Author<'_> {
+    fn wire(&self) -> Value {
+        match self {
+            Self::Actor(actor) => {
+                let mut wire = actor.wire();
+                wire["ip_address"] = json!(actor.origin.ip.map(|ip| ip.to_string()));
+                wire["user_agent"] = json!(actor.origin.user_agent);
+                wire
+            }
+            Self::Host => json!({"type": "session", "session": {}, "host": true}),
+        }
+    }
+}
+
+/// Writes an event. Its id sorts after those before it.
+pub(crate) async fn write(
+    tx: &mut Tx,
+    clock: &Clock,
+    organization: OrganizationId,
+    author: &Author<'_>,
+    recorded: &Recorded,
+) -> Result<()> {
+    let id: AuditLogId = clock.next_id();
+    let (actor_id, actor_email) = match author {
+        Author::Actor(actor) => (Some(actor.owner.to_string()), actor.email.clone()),
+        Author::Host => (None, None),
+    };
+    tx.execute(
+        "INSERT INTO audit_log (id, organization_id, event_type, effective_at, project_id, project_name, actor,
+            actor_id, actor_email, resource_id, payload)
+         VALUES ($1, $2, $3, $4, $5, (SELECT name FROM project WHERE id = $5), $6, $7, $8, $9, $10)",
+        &params![
+            id,
+            organization,
+            recorded.event.as_str(),
+            clock.now(),
+            recorded.project,
+            author.wire().to_string(),
+            actor_id,
+            actor_email,
+            recorded.resource_id,
+            recorded.payload.to_string(),
+        ],
+    )
+    .await?;
+    Ok(())
+}

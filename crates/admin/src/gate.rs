@@ -1,0 +1,189 @@
+//! The gate that every operation passes: actor, permission, transaction, run, audit and change log, commit, barrier.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tollgate_core::id::{Id, Identified};
+use tollgate_core::secret::Keyring;
+use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, Timestamp};
+use tollgate_ledger::Ledger;
+use tollgate_replica::Replica;
+use tollgate_store::{Db, Entity, OwnedWork, Tx};
+use tollgate_wire::Dialer;
+
+use crate::actor::Actor;
+use crate::arguments::Arguments;
+use crate::audit::{self, Author, Event, Recorded};
+use crate::http::{Routes, TrustedProxies};
+use crate::operation::Operation;
+
+/// The control plane of a node.
+pub struct Admin {
+    pub(crate) db: Db,
+    pub(crate) desk: Desk,
+    pub(crate) dialer: Dialer,
+    ledger: Ledger,
+    pub(crate) routes: Routes,
+    pub(crate) trusted_proxies: TrustedProxies,
+}
+
+/// Parts an [`Admin`] is made of.
+pub struct Parts {
+    pub db: Db,
+    pub replica: Arc<Replica>,
+    pub keyring: Arc<Keyring>,
+    pub clock: Clock,
+    pub dialer: Dialer,
+    pub ledger: Ledger,
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// What operations work with that outlives them.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) clock: Clock,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) replica: Arc<Replica>,
+}
+
+/// What one call of an operation works with: its transaction, and who asks when.
+pub(crate) struct Cx {
+    pub(crate) tx: Tx,
+    pub(crate) now: Timestamp,
+    pub(crate) desk: Desk,
+    pub(crate) actor: Actor,
+    recorded: Vec<Recorded>,
+    is_unchanged: bool,
+}
+
+impl Cx {
+    fn new(tx: Tx, desk: Desk, actor: Actor) -> Self {
+        let now = desk.clock.now();
+        Self { tx, now, desk, actor, recorded: Vec::new(), is_unchanged: false }
+    }
+
+    /// A new id.
+    pub(crate) fn id<K: Identified>(&self) -> Id<K> {
+        self.desk.clock.next_id()
+    }
+
+    pub(crate) fn organization(&self) -> OrganizationId {
+        self.actor.organization
+    }
+
+    /// Notes an audit event. It is written with the change, or not at all.
+    pub(crate) fn record(
+        &mut self,
+        event: Event,
+        resource: impl std::fmt::Display,
+        project: Option<ProjectId>,
+        payload: Value,
+    ) {
+        self.recorded.push(Recorded { event, resource_id: resource.to_string(), project, payload });
+    }
+
+    /// Notes what the replica has to read again.
+    pub(crate) async fn changed<K: Identified>(&mut self, entity: Entity, id: Id<K>) -> Result<()> {
+        self.changed_named(entity, &id.to_string()).await
+    }
+
+    pub(crate) async fn changed_named(&mut self, entity: Entity, id: &str) -> Result<()> {
+        let organization = Some(self.organization());
+        self.tx.log_change(organization, entity, id).await
+    }
+
+    /// Says that there was nothing to change, so that no event is missed.
+    pub(crate) fn unchanged(&mut self) {
+        self.is_unchanged = true;
+    }
+}
+
+/// How long the books may take to be brought up to date before they are read as they are.
+const SETTLING_MAX: Duration = Duration::from_secs(2);
+
+impl Admin {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies } = parts;
+        let routes = Routes::new(crate::operations());
+        Self { db, desk: Desk { clock, keyring, replica }, dialer, ledger, routes, trusted_proxies }
+    }
+
+    /// Calls an operation for an actor and returns the JSON of its answer.
+    pub(crate) async fn call(
+        &self,
+        actor: Actor,
+        operation: &Arc<Operation>,
+        arguments: Arguments,
+    ) -> Result<Vec<u8>> {
+        actor.authorize(operation.access)?;
+        let arguments = match operation.prepare {
+            Some(prepare) => prepare(self, arguments).await?,
+            None => arguments,
+        };
+        if operation.reads_books {
+            let _ = tokio::time::timeout(SETTLING_MAX, self.ledger.flush()).await;
+        }
+        let (desk, operation) = (self.desk.clone(), Arc::clone(operation));
+        let Some(event) = operation.event else {
+            let work = move |tx| {
+                let cx = Cx::new(tx, desk, actor);
+                let reading: OwnedWork<Vec<u8>> = Box::pin(read(cx, operation, arguments));
+                reading
+            };
+            return self.db.read_with(work).await;
+        };
+        let work = move |tx| {
+            let cx = Cx::new(tx, desk, actor);
+            let changing: OwnedWork<(Vec<u8>, Option<i64>)> =
+                Box::pin(change(cx, operation, event, arguments));
+            changing
+        };
+        let (reply, seq) = self.db.write_with(work).await?;
+        if let Some(seq) = seq {
+            self.desk.replica.reach(seq).await?;
+        }
+        Ok(reply)
+    }
+}
+
+async fn read(mut cx: Cx, operation: Arc<Operation>, arguments: Arguments) -> (Tx, Result<Vec<u8>>) {
+    let reply = (operation.run)(&mut cx, arguments).await;
+    (cx.tx, reply)
+}
+
+/// One change with everything that belongs to it; returns the number its caller has to wait for.
+async fn change(
+    mut cx: Cx,
+    operation: Arc<Operation>,
+    event: Event,
+    arguments: Arguments,
+) -> (Tx, Result<(Vec<u8>, Option<i64>)>) {
+    let result = change_in(&mut cx, &operation, event, arguments).await;
+    let seq = cx.tx.changed_to();
+    (cx.tx, result.map(|reply| (reply, seq)))
+}
+
+async fn change_in(
+    cx: &mut Cx,
+    operation: &Operation,
+    event: Event,
+    arguments: Arguments,
+) -> Result<Vec<u8>> {
+    cx.actor.judge_anew(&mut cx.tx, cx.now).await?;
+    cx.actor.authorize(operation.access)?;
+    let reply = (operation.run)(cx, arguments).await?;
+    let is_told = cx.recorded.iter().any(|recorded| recorded.event == event);
+    if !is_told && !cx.is_unchanged {
+        return Err(Error::internal(format!(
+            "{} changed something and recorded no {}",
+            operation.id,
+            event.as_str()
+        )));
+    }
+    for recorded in std::mem::take(&mut cx.recorded) {
+        let author = Author::Actor(&cx.actor);
+        audit::write(&mut cx.tx, &cx.desk.clock, cx.actor.organization, &author, &recorded).await?;
+    }
+    Ok(reply)
+}

@@ -1,0 +1,174 @@
+//! What is done at the machine itself: the first start, recovery of access, and who operates the installation.
+
+use serde_json::json;
+use tollgate_core::key::KeyKind;
+use tollgate_core::permission::OrganizationRole;
+use tollgate_core::secret::{Keyring, Secret};
+use tollgate_core::{Clock, Error, KeyId, OrganizationId, Principal, ProjectId, Result, Scopes, UserId};
+use tollgate_store::{Entity, Row, Tx, params};
+
+use crate::audit::{self, Author, Event, Recorded};
+use crate::resource::NewKeyRow;
+
+/// What the first start made.
+#[derive(Debug)]
+pub struct Installed {
+    pub organization: OrganizationId,
+    pub project: ProjectId,
+    pub user: UserId,
+    pub admin_key: Secret,
+}
+
+/// Whether an organization was ever made here.
+pub async fn is_installed(tx: &mut Tx) -> Result<bool> {
+    let row: Row = tx.one("SELECT COUNT(*) AS organizations FROM organization", &[]).await?;
+    Ok(row.get::<i64>("organizations")? > 0)
+}
+
+/// Makes an organization with its default project and an owner, who is the operator, with an admin key.
+pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email: &str) -> Result<Installed> {
+    let email = crate::resource::read_email(owner_email)?;
+    let now = clock.now();
+    let (organization, project, user): (OrganizationId, ProjectId, UserId) =
+        (clock.next_id(), clock.next_id(), clock.next_id());
+    tx.execute(
+        "INSERT INTO organization (id, name, created_at) VALUES ($1, $2, $3)",
+        &params![organization, "Default organization", now],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ($1, $2, $3, $4, $5)",
+        &params![project, organization, "Default project", true, now],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ($1, $2, $3, $4, $5)",
+        &params![user, email, "Owner", true, now],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO organization_user (organization_id, user_id, role, added_at) VALUES ($1, $2, $3, $4)",
+        &params![organization, user, OrganizationRole::Owner.as_str(), now],
+    )
+    .await?;
+    tx.execute(
+        "INSERT INTO project_user (project_id, user_id, role, added_at) VALUES ($1, $2, 'owner', $3)",
+        &params![project, user, now],
+    )
+    .await?;
+    for (entity, id) in [
+        (Entity::Organization, organization.to_string()),
+        (Entity::Project, project.to_string()),
+        (Entity::User, user.to_string()),
+    ] {
+        tx.log_change(Some(organization), entity, &id).await?;
+    }
+    let data = json!({"name": "Default project", "title": "Default project"});
+    record(
+        tx,
+        clock,
+        organization,
+        Event::ProjectCreated,
+        project.to_string(),
+        json!({"id": project, "data": data}),
+    )
+    .await?;
+    let data = json!({"role": "owner", "email": email, "is_operator": true});
+    record(tx, clock, organization, Event::UserAdded, user.to_string(), json!({"id": user, "data": data}))
+        .await?;
+    let (_, admin_key) = admin_key(tx, clock, keyring, organization, user, "Bootstrap key").await?;
+    Ok(Installed { organization, project, user, admin_key })
+}
+
+/// Makes an unrestricted admin key for an owner, in every organization they own, and returns them with their names.
+pub async fn recover(
+    tx: &mut Tx,
+    clock: &Clock,
+    keyring: &Keyring,
+    email: &str,
+) -> Result<Vec<(String, Secret)>> {
+    let user = user_by_email(tx, email).await?;
+    let rows: Vec<Row> = tx
+        .all(
+            "SELECT o.id, o.name FROM organization_user m JOIN organization o ON o.id = m.organization_id
+             WHERE m.user_id = $1 AND m.role = 'owner' ORDER BY o.id",
+            &params![user],
+        )
+        .await?;
+    if rows.is_empty() {
+        return Err(Error::bad_request(format!(
+            "{email} owns no organization, so there is nothing to recover."
+        )));
+    }
+    let mut keys = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (organization, name): (OrganizationId, String) = (row.get("id")?, row.get("name")?);
+        let (_, key) = admin_key(tx, clock, keyring, organization, user, "Recovery key").await?;
+        keys.push((name, key));
+    }
+    Ok(keys)
+}
+
+/// Makes a user an operator of the installation, or no longer one; says whether that changed anything.
+pub async fn set_operator(tx: &mut Tx, clock: &Clock, email: &str, is_operator: bool) -> Result<bool> {
+    let user = user_by_email(tx, email).await?;
+    let changed = tx
+        .execute(
+            "UPDATE app_user SET is_operator = $1 WHERE id = $2 AND is_operator <> $1",
+            &params![is_operator, user],
+        )
+        .await?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    tx.log_change(None, Entity::User, &user.to_string()).await?;
+    let rows: Vec<Row> =
+        tx.all("SELECT organization_id FROM organization_user WHERE user_id = $1", &params![user]).await?;
+    for row in rows {
+        let payload = json!({"id": user, "changes_requested": {"is_operator": is_operator}});
+        record(tx, clock, row.at(0)?, Event::UserUpdated, user.to_string(), payload).await?;
+    }
+    Ok(true)
+}
+
+async fn user_by_email(tx: &mut Tx, email: &str) -> Result<UserId> {
+    let email = crate::resource::read_email(email)?;
+    let row: Option<Row> = tx.optional("SELECT id FROM app_user WHERE email = $1", &params![email]).await?;
+    row.ok_or_else(|| Error::bad_request(format!("There is no user with the address {email}.")))?.at(0)
+}
+
+async fn admin_key(
+    tx: &mut Tx,
+    clock: &Clock,
+    keyring: &Keyring,
+    organization: OrganizationId,
+    user: UserId,
+    name: &str,
+) -> Result<(KeyId, Secret)> {
+    let new = NewKeyRow {
+        kind: KeyKind::Admin,
+        organization,
+        project: None,
+        owner: Principal::User(user),
+        name: name.to_owned(),
+        scopes: Scopes::UNRESTRICTED,
+        expires_at: None,
+        created_by: None,
+    };
+    let (id, shown) = new.insert(tx, clock, keyring).await?;
+    let payload = json!({"id": id, "data": {"scopes": [], "name": name, "owner_id": user}});
+    record(tx, clock, organization, Event::ApiKeyCreated, id.to_string(), payload).await?;
+    Ok((id, shown.0))
+}
+
+async fn record(
+    tx: &mut Tx,
+    clock: &Clock,
+    organization: OrganizationId,
+    event: Event,
+    resource_id: String,
+    payload: serde_json::Value,
+) -> Result<()> {
+    let recorded = Recorded { event, resource_id, project: None, payload };
+    audit::write(tx, clock, organization, &Author::Host, &recorded).await
+}

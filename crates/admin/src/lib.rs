@@ -1,0 +1,26 @@
+//! The control plane: OpenAI's administration API, and what it lacks.
+//!
+//! Each operation is one row in the table of its resource's file and one plain function. Routing, permission, audit and
+//! (later) the OpenAPI document read the row, so none of them can be forgotten. Every change passes the gate of
+//! [`gate`]: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
+//! force.
+
+mod actor;
+mod arguments;
+mod audit;
+mod gate;
+pub mod host;
+mod http;
+mod operation;
+mod query;
+mod resource;
+
+pub use actor::{Actor, Origin};
+pub use gate::{Admin, Parts};
+pub use http::TrustedProxies;
+pub use operation::{Access, Operation, Operations};
+
+/// The table of all operations.
+pub fn operations() -> Operations {
+    resource::operations()
+}

@@ -1,0 +1,387 @@
+//! API keys of a project: OpenAI's four operations, and the one people ask it for: creating a key by POST.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tollgate_core::id::{Principal, kind};
+use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::page::{self, Page};
+use tollgate_core::permission::OrganizationRole;
+use tollgate_core::secret::ShownOnce;
+use tollgate_core::{
+    Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp, UserId,
+};
+use tollgate_store::{Entity, FromRow, Row, Sql, params};
+
+use crate::arguments::{self, PathId};
+use crate::audit::Event;
+use crate::gate::Cx;
+use crate::operation::Access::Needs;
+use crate::operation::Operations;
+use crate::resource::{Deleted, NewKeyRow, projects, service_accounts};
+
+pub(crate) fn operations() -> Operations {
+    use Permission::{ProjectApiKeysRead, ProjectApiKeysWrite};
+    const ALL: &str = "/v1/organization/projects/{project_id}/api_keys";
+    const ONE: &str = "/v1/organization/projects/{project_id}/api_keys/{api_key_id}";
+    Operations::new()
+        .get(ALL, "list-project-api-keys", Needs(ProjectApiKeysRead), list)
+        .post(ALL, "create-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyCreated, create)
+        .get(ONE, "retrieve-project-api-key", Needs(ProjectApiKeysRead), retrieve)
+        .post(ONE, "modify-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyUpdated, update)
+        .delete(ONE, "delete-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyDeleted, delete)
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ApiKey {
+    object: &'static str,
+    id: KeyId,
+    name: String,
+    redacted_value: String,
+    created_at: Timestamp,
+    last_used_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    owner: Owner,
+    owner_project_access: &'static str,
+    /// Extension: OpenAI takes scopes and never shows them.
+    scopes: Scopes,
+    #[serde(skip)]
+    locator: Locator,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Owner {
+    User { user: OwnerUser },
+    ServiceAccount { service_account: OwnerServiceAccount },
+}
+
+#[derive(Debug, Serialize)]
+struct OwnerUser {
+    object: &'static str,
+    id: UserId,
+    name: String,
+    email: String,
+    role: String,
+    created_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+struct OwnerServiceAccount {
+    object: &'static str,
+    id: ServiceAccountId,
+    name: String,
+    role: String,
+    created_at: Timestamp,
+}
+
+/// Keys with their owners and the locator of their secret. An owner of the organization owns in every project.
+const KEYS: &str = "SELECT k.*, s.locator,
+        u.name AS user_name, u.email AS user_email, u.created_at AS user_created_at,
+        COALESCE(p.role, o.role, 'none') AS user_role,
+        a.name AS account_name, a.role AS account_role, a.created_at AS account_created_at
+    FROM api_key k
+        JOIN api_key_secret s ON s.api_key_id = k.id
+        LEFT JOIN app_user u ON u.id = k.user_id
+        LEFT JOIN project_user p ON p.project_id = k.project_id AND p.user_id = k.user_id
+        LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
+        LEFT JOIN service_account a ON a.id = k.service_account_id
+    WHERE k.project_id = $1 AND k.revoked_at IS NULL";
+
+impl FromRow for ApiKey {
+    fn from_row(row: &Row) -> Result<Self> {
+        let owner = match row.get::<Option<UserId>>("user_id")? {
+            Some(id) => Owner::User {
+                user: OwnerUser {
+                    object: "organization.project.user",
+                    id,
+                    name: row.get("user_name")?,
+                    email: row.get("user_email")?,
+                    role: row.get("user_role")?,
+                    created_at: row.get("user_created_at")?,
+                },
+            },
+            None => Owner::ServiceAccount {
+                service_account: OwnerServiceAccount {
+                    object: "organization.project.service_account",
+                    id: row.get("service_account_id")?,
+                    name: row.get("account_name")?,
+                    role: row.get("account_role")?,
+                    created_at: row.get("account_created_at")?,
+                },
+            },
+        };
+        Ok(Self {
+            object: "organization.project.api_key",
+            id: row.get("id")?,
+            name: row.get("name")?,
+            redacted_value: row.get("redacted_value")?,
+            created_at: row.get("created_at")?,
+            last_used_at: row.get("last_used_at")?,
+            expires_at: row.get("expires_at")?,
+            owner,
+            owner_project_access: if row.get("is_active")? { "active" } else { "inactive" },
+            scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+            locator: row.get("locator")?,
+        })
+    }
+}
+
+impl ApiKey {
+    /// With its last use as this node has seen it, which is written only now and then.
+    fn seen_by(mut self, cx: &Cx) -> Self {
+        self.last_used_at = self.last_used_at.max(cx.desk.replica.last_used_at(&self.locator));
+        self
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListKeys {
+    project_id: PathId<kind::Project>,
+    after: Option<String>,
+    limit: Option<i64>,
+    owner_project_access: Option<Access>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Access {
+    Active,
+    Inactive,
+    Any,
+}
+
+/// By default only keys whose owner has access to the project, as OpenAI does.
+async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<ApiKey>> {
+    let limit = page::limit(input.limit, 20, 1, 100)?;
+    let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
+    let project = projects::find(cx, input.project_id.id()?).await?.id;
+    let sql = Sql::from(KEYS).push(" AND ($2 IS NULL OR k.id > $2)").push(match input.owner_project_access {
+        None | Some(Access::Active) => " AND k.is_active = $3",
+        Some(Access::Inactive) => " AND k.is_active <> $3",
+        Some(Access::Any) => " AND $3 = $3",
+    });
+    let rows =
+        cx.tx.all(sql.push(" ORDER BY k.id LIMIT $4"), &params![project, after, true, limit + 1]).await?;
+    let rows = rows.into_iter().map(|key: ApiKey| key.seen_by(cx)).collect();
+    Ok(Page::new(rows, limit, |key: &ApiKey| key.id.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateKey {
+    project_id: PathId<kind::Project>,
+    name: String,
+    user_id: Option<String>,
+    service_account_id: Option<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    expires_in_seconds: Option<i64>,
+}
+
+/// A new key with its secret, which is never shown again.
+#[derive(Serialize)]
+pub(crate) struct CreatedKey {
+    #[serde(flatten)]
+    key: ApiKey,
+    value: ShownOnce,
+}
+
+async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
+    let name = arguments::name("name", &input.name)?;
+    let expires_at = expiry(cx, input.expires_in_seconds)?;
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let owner = owner(cx, project, input.user_id.as_deref(), input.service_account_id.as_deref()).await?;
+    let kind = match owner {
+        Principal::User(_) => KeyKind::Project,
+        Principal::ServiceAccount(_) => KeyKind::ServiceAccount,
+    };
+    let scopes = granted_scopes(cx, &input.scopes, kind)?;
+    let new = NewKeyRow {
+        kind,
+        organization: cx.organization(),
+        project: Some(project),
+        owner,
+        name,
+        scopes,
+        expires_at,
+        created_by: Some(cx.actor.owner),
+    };
+    let (id, value) = insert(cx, &new).await?;
+    Ok(CreatedKey { key: find(cx, project, id).await?, value })
+}
+
+/// Stores a key of a project and records who made it for whom.
+pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, ShownOnce)> {
+    let (id, value) = new.insert(&mut cx.tx, &cx.desk.clock, &cx.desk.keyring).await?;
+    let payload = json!({"id": id, "data": {
+        "scopes": new.scopes, "name": new.name, "owner_id": new.owner, "created_by": new.created_by,
+        "expires_at": new.expires_at,
+    }});
+    cx.record(Event::ApiKeyCreated, id, new.project, payload);
+    Ok((id, value))
+}
+
+pub(crate) fn expiry(cx: &Cx, expires_in_seconds: Option<i64>) -> Result<Option<Timestamp>> {
+    Ok(expires_in_seconds.map(arguments::expires_in).transpose()?.map(|seconds| cx.now.plus_seconds(seconds)))
+}
+
+/// Scopes of a new key. Nobody can give what they do not hold.
+pub(crate) fn granted_scopes(cx: &Cx, wished: &[String], kind: KeyKind) -> Result<Scopes> {
+    let scopes = Scopes::parse(wished, kind)?;
+    let role = cx.actor.role.unwrap_or(OrganizationRole::Reader);
+    let beyond = |permission: &&Permission| scopes.allows(**permission) && !role.allows(**permission);
+    let modelling = [Permission::ModelRequest, Permission::ModelRead];
+    match modelling.iter().find(beyond) {
+        Some(permission) => Err(Error::forbidden(permission.as_str())),
+        None => Ok(scopes),
+    }
+}
+
+/// Whose key it is to be: a member of the project or an owner of the organization, or a service account of the project.
+async fn owner(
+    cx: &mut Cx,
+    project: ProjectId,
+    user: Option<&str>,
+    account: Option<&str>,
+) -> Result<Principal> {
+    match (user, account) {
+        (Some(_), Some(_)) => {
+            let message = "A key has one owner: give at most one of 'user_id' and 'service_account_id'.";
+            Err(Error::invalid("service_account_id", message))
+        }
+        (None, Some(account)) => {
+            let unknown =
+                || Error::invalid("service_account_id", "There is no such service account in the project.");
+            let id = ServiceAccountId::parse(account).ok_or_else(unknown)?;
+            match service_accounts::find(cx, project, id).await {
+                Ok(_) => Ok(Principal::ServiceAccount(id)),
+                Err(error) if error.is_not_found() => Err(unknown()),
+                Err(error) => Err(error),
+            }
+        }
+        (user, None) => {
+            let user = match user {
+                Some(user) => UserId::parse(user),
+                None => Some(cx.actor.user()?),
+            };
+            let has_access = match user {
+                Some(user) => has_access(cx, project, user).await?,
+                None => false,
+            };
+            user.filter(|_| has_access).map(Principal::User).ok_or_else(|| {
+                Error::invalid(
+                    "user_id",
+                    "The user must be a member of the project or an owner of the organization.",
+                )
+            })
+        }
+    }
+}
+
+async fn has_access(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<bool> {
+    let row: Option<Row> = cx
+        .tx
+        .optional(
+            "SELECT o.user_id FROM organization_user o
+                LEFT JOIN project_user p ON p.project_id = $1 AND p.user_id = o.user_id
+             WHERE o.organization_id = $2 AND o.user_id = $3 AND (o.role = 'owner' OR p.user_id IS NOT NULL)",
+            &params![project, cx.organization(), user],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneKey {
+    project_id: PathId<kind::Project>,
+    api_key_id: PathId<kind::Key>,
+}
+
+async fn retrieve(cx: &mut Cx, input: OneKey) -> Result<ApiKey> {
+    let project = projects::find(cx, input.project_id.id()?).await?.id;
+    find(cx, project, input.api_key_id.id()?).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateKey {
+    project_id: PathId<kind::Project>,
+    api_key_id: PathId<kind::Key>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
+    expires_in_seconds: Option<i64>,
+}
+
+/// A field that may be left out and must not be null.
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Both fields are stored together. Repeating it counts the time to live anew.
+async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
+    if input.scopes.is_none() && input.expires_in_seconds.is_none() {
+        let message = "Give at least one of 'scopes' and 'expires_in_seconds'.";
+        return Err(Error::bad_request(message).code("missing_required_parameter").param("scopes"));
+    }
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let key = find(cx, project, input.api_key_id.id()?).await?;
+    if key.expires_at.is_some_and(|at| at <= cx.now) {
+        return Err(Error::bad_request(
+            "The key has expired. An expired key cannot be updated; create another.",
+        )
+        .code("api_key_expired"));
+    }
+    let kind = match key.owner {
+        Owner::User { .. } => KeyKind::Project,
+        Owner::ServiceAccount { .. } => KeyKind::ServiceAccount,
+    };
+    let scopes = match &input.scopes {
+        Some(wished) => granted_scopes(cx, wished, kind)?,
+        None => key.scopes,
+    };
+    let expires_at = expiry(cx, input.expires_in_seconds)?.or(key.expires_at);
+    cx.tx
+        .execute(
+            "UPDATE api_key SET scopes = $1, expires_at = $2 WHERE id = $3",
+            &params![scopes.to_stored(), expires_at, key.id],
+        )
+        .await?;
+    cx.changed(Entity::ApiKey, key.id).await?;
+    let mut changes = json!({});
+    if input.scopes.is_some() {
+        changes["scopes"] = json!(scopes);
+    }
+    if let Some(seconds) = input.expires_in_seconds {
+        changes["expires_in_seconds"] = json!(seconds);
+    }
+    let payload = json!({"id": key.id, "changes_requested": changes});
+    cx.record(Event::ApiKeyUpdated, key.id, Some(project), payload);
+    find(cx, project, key.id).await
+}
+
+async fn delete(cx: &mut Cx, input: OneKey) -> Result<Deleted<KeyId>> {
+    let project = projects::find(cx, input.project_id.id()?).await?.id;
+    let key = find(cx, project, input.api_key_id.id()?).await?.id;
+    revoke(cx, key, Some(project)).await?;
+    Ok(Deleted::new("organization.project.api_key.deleted", key))
+}
+
+/// Ends a key for good: its verifiers are wiped, so nothing can bring it back.
+pub(crate) async fn revoke(cx: &mut Cx, key: KeyId, project: Option<ProjectId>) -> Result<()> {
+    cx.tx.execute("UPDATE api_key SET revoked_at = $1 WHERE id = $2", &params![cx.now, key]).await?;
+    cx.tx.execute("UPDATE api_key_secret SET verifier = NULL WHERE api_key_id = $1", &params![key]).await?;
+    cx.changed(Entity::ApiKey, key).await?;
+    cx.record(Event::ApiKeyDeleted, key, project, json!({"id": key}));
+    Ok(())
+}
+
+async fn find(cx: &mut Cx, project: ProjectId, id: KeyId) -> Result<ApiKey> {
+    let found: Option<ApiKey> =
+        cx.tx.optional(Sql::from(KEYS).push(" AND k.id = $2"), &params![project, id]).await?;
+    found.map(|key| key.seen_by(cx)).ok_or_else(|| Error::not_found("API key"))
+}

@@ -1,0 +1,246 @@
+//! Costs by day. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tollgate_core::{Error, Money, Permission, Result};
+use tollgate_ledger::usage::{self, Dimension, Query, Sums, Width};
+
+use crate::gate::Cx;
+use crate::operation::Access::Needs;
+use crate::operation::Operations;
+use crate::resource::usage::{Buckets, Span, When, filters};
+
+pub(crate) fn operations() -> Operations {
+    Operations::new()
+        .get("/v1/organization/costs", "usage-costs", Needs(Permission::UsageRead), costs)
+        .after_settling()
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct CostResult {
+    object: &'static str,
+    amount: Amount,
+    line_item: Option<String>,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    api_source: Option<&'static str>,
+    quantity: Option<u64>,
+    quantity_unit: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Amount {
+    /// Dollars as a JSON number, to the nano-dollar.
+    value: Box<RawValue>,
+    currency: &'static str,
+}
+
+impl Amount {
+    fn new(money: Money) -> Self {
+        let text = money.to_string();
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        let text = if text.is_empty() { "0" } else { text };
+        let value = RawValue::from_string(text.to_owned()).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self { value, currency: "usd" }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum GroupBy {
+    ProjectId,
+    UserId,
+    LineItem,
+    ApiKeyId,
+    ApiSource,
+}
+
+#[derive(Debug, Deserialize)]
+enum BucketWidth {
+    #[serde(rename = "1d")]
+    Day,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CostsQuery {
+    start_time: i64,
+    end_time: Option<i64>,
+    #[expect(dead_code, reason = "there is one width; another is refused when the query is read")]
+    bucket_width: Option<BucketWidth>,
+    limit: Option<i64>,
+    page: Option<String>,
+    #[serde(default)]
+    group_by: Vec<GroupBy>,
+    #[serde(default)]
+    project_ids: Vec<String>,
+    #[serde(default)]
+    user_ids: Vec<String>,
+    #[serde(default)]
+    api_key_ids: Vec<String>,
+    #[serde(default)]
+    line_items: Vec<String>,
+}
+
+async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
+    let rest =
+        format!("costs{:?}", (&input.group_by, &input.project_ids, &input.user_ids, &input.api_key_ids))
+            + &input.line_items.join(";");
+    let when = When {
+        start_time: input.start_time,
+        end_time: input.end_time,
+        width: Width::Day,
+        limit: input.limit,
+        limits: (1, 180, 7),
+        page: input.page.as_deref(),
+        rest,
+    };
+    let span = Span::of(&when, cx.now)?;
+    let wanted = LineItems::read(&input.line_items)?;
+    let by_line_item = input.group_by.contains(&GroupBy::LineItem);
+    let query = Query {
+        organization: cx.organization(),
+        endpoint: None,
+        width: span.width,
+        start: span.start(),
+        end: span.page_end(),
+        group_by: dimensions(&input.group_by, by_line_item),
+        filters: filters([
+            (Dimension::Project, input.project_ids),
+            (Dimension::Owner, input.user_ids),
+            (Dimension::Key, input.api_key_ids),
+            (Dimension::Model, wanted.models()),
+        ]),
+    };
+    // A filter by line item needs the model of each sum, whether or not it is shown.
+    let query = if wanted.is_any() || by_line_item { query } else { query.with(Dimension::Model) };
+    let sums = usage::sums(&mut cx.tx, &query).await?;
+    let source = input.group_by.contains(&GroupBy::ApiSource).then_some("unlabeled");
+    if by_line_item {
+        return Ok(span.page(sums, |sums| line_items(sums, &wanted, source)));
+    }
+    let sums = if wanted.is_any() { sums } else { usage::merge_models(sums, |sums| wanted.narrow(sums)) };
+    Ok(span.page(sums, |sums| vec![result(sums, sums.cost(), source)]))
+}
+
+fn dimensions(group_by: &[GroupBy], by_line_item: bool) -> Vec<Dimension> {
+    let mut dimensions = Vec::new();
+    for group in group_by {
+        let dimension = match group {
+            GroupBy::ProjectId => Dimension::Project,
+            GroupBy::UserId => Dimension::Owner,
+            GroupBy::ApiKeyId => Dimension::Key,
+            GroupBy::LineItem | GroupBy::ApiSource => continue,
+        };
+        if !dimensions.contains(&dimension) {
+            dimensions.push(dimension);
+        }
+    }
+    if by_line_item {
+        dimensions.push(Dimension::Model);
+    }
+    dimensions
+}
+
+fn result(sums: &Sums, cost: Money, api_source: Option<&'static str>) -> CostResult {
+    let owned = |dimension| sums.dimension(dimension).map(str::to_owned);
+    CostResult {
+        object: "organization.costs.result",
+        amount: Amount::new(cost),
+        line_item: None,
+        project_id: owned(Dimension::Project),
+        user_id: owned(Dimension::Owner),
+        api_key_id: owned(Dimension::Key),
+        api_source,
+        quantity: None,
+        quantity_unit: None,
+    }
+}
+
+/// The kinds of tokens of a sum: what each is called, how many they are and what they cost.
+fn components(sums: &Sums) -> [(&'static str, u64, Money); 4] {
+    [
+        ("input_tokens", sums.uncached_input_tokens(), sums.input_cost),
+        ("cached_input_tokens", sums.cached_input_tokens, sums.cached_input_cost),
+        ("cache_write_tokens", sums.cache_write_tokens, sums.cache_write_cost),
+        ("output_tokens", sums.output_tokens, sums.output_cost),
+    ]
+}
+
+fn line_items(sums: &Sums, wanted: &LineItems, api_source: Option<&'static str>) -> Vec<CostResult> {
+    let model = sums.dimension(Dimension::Model).unwrap_or("");
+    let shown = components(sums)
+        .into_iter()
+        .filter(|(kind, tokens, cost)| (*tokens > 0 || *cost != Money::ZERO) && wanted.has(model, kind));
+    shown
+        .map(|(kind, tokens, cost)| CostResult {
+            line_item: Some(format!("{model}, {kind}")),
+            quantity: Some(tokens),
+            quantity_unit: Some("tokens"),
+            ..result(sums, cost, api_source)
+        })
+        .collect()
+}
+
+/// The line items a query asks for; none means all.
+struct LineItems(Vec<(String, String)>);
+
+impl LineItems {
+    fn read(texts: &[String]) -> Result<Self> {
+        let read = |text: &String| {
+            text.rsplit_once(", ").map(|(model, kind)| (model.to_owned(), kind.to_owned())).ok_or_else(|| {
+                Error::invalid(
+                    "line_items",
+                    format!("Invalid 'line_items': `{text}` is not like 'MODEL, input_tokens'."),
+                )
+            })
+        };
+        texts.iter().map(read).collect::<Result<_>>().map(Self)
+    }
+
+    fn is_any(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn models(&self) -> Vec<String> {
+        self.0.iter().map(|(model, _)| model.clone()).collect()
+    }
+
+    fn has(&self, model: &str, kind: &str) -> bool {
+        self.is_any() || self.0.iter().any(|(m, k)| m == model && k == kind)
+    }
+
+    /// A sum with only the costs that were asked for.
+    fn narrow(&self, sums: &Sums) -> Sums {
+        let model = sums.dimension(Dimension::Model).unwrap_or("").to_owned();
+        let mut sums = sums.clone();
+        let keep = |kind: &str, cost: Money| if self.has(&model, kind) { cost } else { Money::ZERO };
+        sums.input_cost = keep("input_tokens", sums.input_cost);
+        sums.cached_input_cost = keep("cached_input_tokens", sums.cached_input_cost);
+        sums.cache_write_cost = keep("cache_write_tokens", sums.cache_write_cost);
+        sums.output_cost = keep("output_tokens", sums.output_cost);
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_is_a_number_to_the_nano_dollar() {
+        for (nanos, text) in [
+            (0, "0"),
+            (1, "0.000000001"),
+            (1_500_000_000, "1.5"),
+            (20_000_000_000, "20"),
+            (-5, "-0.000000005"),
+        ] {
+            assert_eq!(
+                serde_json::to_string(&Amount::new(Money(nanos))).unwrap(),
+                format!("{{\"value\":{text},\"currency\":\"usd\"}}")
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a key is and may, for whoever holds it; and its end, for whoever holds a leaked key may kill it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tollgate_core::key::KeyKind;
+use tollgate_core::time::Period;
+use tollgate_core::{Error, KeyId, Money, OrganizationId, Permission, ProjectId, Result, Scopes, Timestamp};
+use tollgate_ledger::spend_limit::{self, Scope};
+use tollgate_store::{Row, params};
+
+use crate::audit::Event;
+use crate::gate::Cx;
+use crate::operation::Access::AnyKey;
+use crate::operation::Operations;
+use crate::resource::{Deleted, api_keys};
+
+pub(crate) fn operations() -> Operations {
+    const ME: &str = "/tollgate/v1/me";
+    Operations::new().get(ME, "retrieve-me", AnyKey, retrieve).after_settling().delete(
+        ME,
+        "delete-me",
+        AnyKey,
+        Event::ApiKeyDeleted,
+        delete,
+    )
+}
+
+#[derive(Serialize)]
+pub(crate) struct Me {
+    object: &'static str,
+    id: KeyId,
+    name: String,
+    kind: &'static str,
+    redacted_value: String,
+    organization_id: OrganizationId,
+    project_id: Option<ProjectId>,
+    project_name: Option<String>,
+    owner: Value,
+    is_operator: bool,
+    scopes: Scopes,
+    /// The models it may call; null for an admin key, which may call none.
+    models: Option<Vec<String>>,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    /// This month in UTC: what this key has spent, and what its requests in flight may yet cost.
+    spent: Money,
+    held: Money,
+    /// What is left of the tightest hard limit above the key; null without one.
+    remaining: Option<Money>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
+    let row: Row = cx
+        .tx
+        .optional(
+            "SELECT k.name, k.redacted_value, k.created_at, p.name AS project_name
+             FROM api_key k LEFT JOIN project p ON p.id = k.project_id WHERE k.id = $1 AND k.revoked_at IS NULL",
+            &params![cx.actor.key],
+        )
+        .await?
+        .ok_or_else(|| Error::not_found("API key"))?;
+    let (spent, held) = spent(cx).await?;
+    let remaining = match cx.actor.project {
+        Some(project) => spend_limit::current(&mut cx.tx, Scope::Project(project), cx.now).await?,
+        None => None,
+    };
+    Ok(Me {
+        object: "tollgate.me",
+        id: cx.actor.key,
+        name: row.get("name")?,
+        kind: cx.actor.kind.as_str(),
+        redacted_value: row.get("redacted_value")?,
+        organization_id: cx.organization(),
+        project_id: cx.actor.project,
+        project_name: row.get("project_name")?,
+        owner: cx.actor.wire()["api_key"].clone(),
+        is_operator: cx.actor.acts_as_operator(),
+        scopes: cx.actor.scopes,
+        models: models(cx),
+        created_at: row.get("created_at")?,
+        expires_at: cx.actor.expires_at,
+        spent,
+        held,
+        remaining: remaining.map(|budget| budget.remaining()),
+    })
+}
+
+fn models(cx: &Cx) -> Option<Vec<String>> {
+    if cx.actor.kind == KeyKind::Admin {
+        return None;
+    }
+    if !cx.actor.scopes.allows(Permission::ModelRequest) {
+        return Some(Vec::new());
+    }
+    let mut models: Vec<String> = cx.desk.replica.snapshot().models().map(|model| model.id.clone()).collect();
+    models.sort();
+    Some(models)
+}
+
+async fn spent(cx: &mut Cx) -> Result<(Money, Money)> {
+    let month = Period::month_of(cx.now);
+    let row: Row = cx
+        .tx
+        .one(
+            "SELECT
+                (SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_rollup
+                 WHERE width = 86400 AND organization_id = $1 AND bucket_start >= $3 AND bucket_start < $4
+                    AND api_key_id = $2) AS spent,
+                (SELECT CAST(COALESCE(SUM(bound), 0) AS BIGINT) FROM attempt
+                 WHERE state = 'held' AND project_id = $5 AND api_key_id = $2) AS held",
+            &params![cx.organization(), cx.actor.key, month.start, month.end, cx.actor.project],
+        )
+        .await?;
+    Ok((row.get("spent")?, row.get("held")?))
+}
+
+async fn delete(cx: &mut Cx, _: Nothing) -> Result<Deleted<KeyId>> {
+    let key = cx.actor.key;
+    api_keys::revoke(cx, key, cx.actor.project).await?;
+    Ok(Deleted::new("tollgate.me.deleted", key))
+}

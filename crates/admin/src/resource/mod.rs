@@ -1,0 +1,59 @@
+//! One file per resource: its table, what it looks like on the wire, its operations with their SQL.
+
+mod admin_api_keys;
+mod api_keys;
+mod audit_logs;
+mod costs;
+mod me;
+mod models;
+mod new_key;
+mod permissions;
+mod project_users;
+mod projects;
+mod requests;
+mod service_accounts;
+mod spend_limits;
+mod upstreams;
+mod usage;
+mod users;
+
+use serde::Serialize;
+
+pub(crate) use new_key::NewKeyRow;
+pub(crate) use users::read_email;
+
+use crate::operation::Operations;
+
+pub(crate) fn operations() -> Operations {
+    Operations::new()
+        .and(projects::operations())
+        .and(project_users::operations())
+        .and(api_keys::operations())
+        .and(service_accounts::operations())
+        .and(spend_limits::operations())
+        .and(users::operations())
+        .and(admin_api_keys::operations())
+        .and(audit_logs::operations())
+        .and(usage::operations())
+        .and(costs::operations())
+        .and(me::operations())
+        .and(permissions::operations())
+        .and(requests::operations())
+        .and(upstreams::operations())
+        .and(models::operations())
+}
+
+/// The answer to a deletion.
+#[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "OpenAI's names")]
+pub(crate) struct Deleted<I> {
+    object: &'static str,
+    id: I,
+    deleted: bool,
+}
+
+impl<I> Deleted<I> {
+    pub(crate) fn new(object: &'static str, id: I) -> Self {
+        Self { object, id, deleted: true }
+    }
+}

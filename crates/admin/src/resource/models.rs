@@ -1,0 +1,220 @@
+//! Models and their prices: what is embedded, and what an operator says instead. Prices are decimal texts in US dollars
+//! per million tokens; "0" is a price, null is none.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tollgate_core::patch::Patch;
+use tollgate_core::price_book;
+use tollgate_core::{Error, Permission, Result, UnitPrice};
+use tollgate_store::{Entity, Row, params};
+
+use crate::arguments;
+use crate::audit::Event;
+use crate::gate::Cx;
+use crate::operation::Access::{Needs, Operator};
+use crate::operation::Operations;
+use crate::resource::Deleted;
+
+pub(crate) fn operations() -> Operations {
+    const ONE: &str = "/tollgate/v1/models/{model}";
+    Operations::new()
+        .get("/tollgate/v1/models", "list-tollgate-models", Needs(Permission::UpstreamsRead), list)
+        .get(ONE, "retrieve-tollgate-model", Needs(Permission::UpstreamsRead), retrieve)
+        .post(ONE, "modify-tollgate-model", Operator, Event::OrganizationUpdated, update)
+        .delete(ONE, "delete-tollgate-model", Operator, Event::OrganizationUpdated, delete)
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Model {
+    object: &'static str,
+    id: String,
+    /// Names of the upstreams that serve it.
+    upstreams: Vec<String>,
+    input_price: Option<String>,
+    cached_input_price: Option<String>,
+    cache_write_price: Option<String>,
+    output_price: Option<String>,
+    /// Above so many input tokens the provider charges higher rates, which are applied.
+    long_context_above: Option<u64>,
+    context_tokens: Option<u64>,
+    max_output_tokens: Option<u64>,
+    /// Whether an operator set any of these.
+    overridden: bool,
+}
+
+#[derive(Serialize)]
+pub(crate) struct Models {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// All models that are served or overridden, by name.
+async fn list(cx: &mut Cx, _: Nothing) -> Result<Models> {
+    let rows: Vec<Row> =
+        cx.tx.all("SELECT model FROM upstream_model UNION SELECT model FROM model_override", &[]).await?;
+    let names: BTreeSet<String> = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
+    let mut data = Vec::with_capacity(names.len());
+    for name in names {
+        data.push(show(cx, &name).await?);
+    }
+    Ok(Models { object: "list", data })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneModel {
+    model: String,
+}
+
+/// Also a model that nobody serves, if anything is known of it.
+async fn retrieve(cx: &mut Cx, input: OneModel) -> Result<Model> {
+    let model = show(cx, &input.model).await?;
+    let is_known = price_book::embedded(&input.model) != price_book::ModelFacts::default();
+    if model.upstreams.is_empty() && !model.overridden && !is_known {
+        return Err(Error::not_found("model"));
+    }
+    Ok(model)
+}
+
+async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
+    let over = find(cx, name).await?;
+    let upstreams: Vec<Row> = cx
+        .tx
+        .all(
+            "SELECT u.name FROM upstream_model m JOIN upstream u ON u.id = m.upstream_id
+             WHERE m.model = $1 ORDER BY u.created_at, u.id",
+            &params![name],
+        )
+        .await?;
+    let facts = over.unwrap_or_default().facts(price_book::embedded(name));
+    let rates = facts.price.map(|price| price.rates);
+    let text = |price: Option<UnitPrice>| price.map(UnitPrice::per_million);
+    Ok(Model {
+        object: "tollgate.model",
+        id: name.to_owned(),
+        upstreams: upstreams.iter().map(|row| row.at(0)).collect::<Result<_>>()?,
+        input_price: text(rates.map(|rates| rates.input)),
+        cached_input_price: text(rates.and_then(|rates| rates.cached_input)),
+        cache_write_price: text(rates.and_then(|rates| rates.cache_write)),
+        output_price: text(rates.and_then(|rates| rates.output)),
+        long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
+        context_tokens: facts.context_tokens,
+        max_output_tokens: facts.max_output_tokens,
+        overridden: over.is_some(),
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateModel {
+    model: String,
+    #[serde(default)]
+    input_price: Patch<String>,
+    #[serde(default)]
+    cached_input_price: Patch<String>,
+    #[serde(default)]
+    cache_write_price: Patch<String>,
+    #[serde(default)]
+    output_price: Patch<String>,
+    #[serde(default)]
+    context_tokens: Patch<i64>,
+    #[serde(default)]
+    max_output_tokens: Patch<i64>,
+}
+
+/// Fields left out stay as they are; null goes back to the embedded figure. In force for requests admitted from now on.
+async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
+    let model = arguments::name("model", &input.model)?;
+    let before = find(cx, &model).await?.unwrap_or_default();
+    let over = price_book::ModelOverride {
+        input_price: price("input_price", input.input_price, before.input_price)?,
+        cached_input_price: price("cached_input_price", input.cached_input_price, before.cached_input_price)?,
+        cache_write_price: price("cache_write_price", input.cache_write_price, before.cache_write_price)?,
+        output_price: price("output_price", input.output_price, before.output_price)?,
+        context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
+        max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
+    };
+    cx.tx.execute("DELETE FROM model_override WHERE model = $1", &params![model]).await?;
+    if over != price_book::ModelOverride::default() {
+        cx.tx
+            .execute(
+                "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price, output_price,
+                    context_tokens, max_output_tokens, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                &params![
+                    model,
+                    over.input_price,
+                    over.cached_input_price,
+                    over.cache_write_price,
+                    over.output_price,
+                    over.context_tokens,
+                    over.max_output_tokens,
+                    cx.now,
+                ],
+            )
+            .await?;
+    }
+    told(cx, &model).await
+}
+
+async fn told(cx: &mut Cx, model: &str) -> Result<Model> {
+    cx.changed_named(Entity::Model, model).await?;
+    let shown = show(cx, model).await?;
+    let organization = cx.organization();
+    // OpenAI has no event for prices: it is told as a change of the organization whose operator made it.
+    let payload = json!({"id": organization, "changes_requested": {"model": shown}});
+    cx.record(Event::OrganizationUpdated, model, None, payload);
+    Ok(shown)
+}
+
+fn price(param: &'static str, patch: Patch<String>, before: Option<UnitPrice>) -> Result<Option<UnitPrice>> {
+    /// A million dollars per million tokens.
+    const MAX: UnitPrice = UnitPrice(1_000_000_000_000);
+    match patch {
+        Patch::Absent => Ok(before),
+        Patch::Null => Ok(None),
+        Patch::Value(text) => {
+            UnitPrice::parse_per_million(&text).filter(|price| *price <= MAX).map(Some).ok_or_else(|| {
+                let message = format!(
+                    "Invalid '{param}': expected US dollars per million tokens as a decimal text such as \"0.15\", with \
+                     at most 6 places, but got '{text}'."
+                );
+                Error::invalid(param, message)
+            })
+        }
+    }
+}
+
+fn tokens(param: &'static str, patch: &Patch<i64>, before: Option<u64>) -> Result<Option<u64>> {
+    const MAX: i64 = 100_000_000;
+    match patch {
+        Patch::Absent => Ok(before),
+        Patch::Null => Ok(None),
+        Patch::Value(tokens @ 1..=MAX) => Ok(u64::try_from(*tokens).ok()),
+        Patch::Value(tokens) => Err(Error::invalid(
+            param,
+            format!("Invalid '{param}': expected a value from 1 to {MAX}, but got {tokens}."),
+        )),
+    }
+}
+
+/// Goes back to the embedded figures.
+async fn delete(cx: &mut Cx, input: OneModel) -> Result<Deleted<String>> {
+    if find(cx, &input.model).await?.is_none() {
+        return Err(Error::not_found("model"));
+    }
+    cx.tx.execute("DELETE FROM model_override WHERE model = $1", &params![input.model]).await?;
+    told(cx, &input.model).await?;
+    Ok(Deleted::new("tollgate.model.deleted", input.model))
+}
+
+async fn find(cx: &mut Cx, model: &str) -> Result<Option<price_book::ModelOverride>> {
+    let row: Option<Row> =
+        cx.tx.optional("SELECT * FROM model_override WHERE model = $1", &params![model]).await?;
+    row.as_ref().map(tollgate_replica::read_override).transpose()
+}

@@ -1,0 +1,254 @@
+//! Members of projects.
+//!
+//! Whoever is removed loses the use of their keys in the project at once; being added again does not bring the keys
+//! back, unless it is asked for with `reactivate_keys`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tollgate_core::id::kind;
+use tollgate_core::page::{self, Page};
+use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp, UserId};
+use tollgate_store::{Entity, FromRow, Row, params};
+
+use crate::arguments::PathId;
+use crate::audit::Event;
+use crate::gate::Cx;
+use crate::operation::Access::Needs;
+use crate::operation::Operations;
+use crate::resource::{Deleted, projects, users};
+
+pub(crate) fn operations() -> Operations {
+    use Permission::{ProjectUsersRead, ProjectUsersWrite};
+    const ALL: &str = "/v1/organization/projects/{project_id}/users";
+    const ONE: &str = "/v1/organization/projects/{project_id}/users/{user_id}";
+    Operations::new()
+        .get(ALL, "list-project-users", Needs(ProjectUsersRead), list)
+        .post(ALL, "create-project-user", Needs(ProjectUsersWrite), Event::UserAdded, create)
+        .get(ONE, "retrieve-project-user", Needs(ProjectUsersRead), retrieve)
+        .post(ONE, "modify-project-user", Needs(ProjectUsersWrite), Event::UserUpdated, update)
+        .delete(ONE, "delete-project-user", Needs(ProjectUsersWrite), Event::UserDeleted, delete)
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ProjectUser {
+    object: &'static str,
+    id: UserId,
+    name: String,
+    email: String,
+    role: String,
+    added_at: Timestamp,
+}
+
+impl FromRow for ProjectUser {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self {
+            object: "organization.project.user",
+            id: row.get("id")?,
+            name: row.get("name")?,
+            email: row.get("email")?,
+            role: row.get("role")?,
+            added_at: row.get("added_at")?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListProjectUsers {
+    project_id: PathId<kind::Project>,
+    after: Option<String>,
+    limit: Option<i64>,
+}
+
+async fn list(cx: &mut Cx, input: ListProjectUsers) -> Result<Page<ProjectUser>> {
+    let limit = page::limit(input.limit, 20, 1, 100)?;
+    let after: Option<UserId> = page::cursor("after", input.after.as_deref())?;
+    let project = projects::live(cx, input.project_id.id()?).await?;
+    let rows = cx
+        .tx
+        .all(
+            "SELECT u.id, u.name, u.email, p.role, p.added_at FROM project_user p JOIN app_user u ON u.id = p.user_id
+             WHERE p.project_id = $1 AND ($2 IS NULL OR p.user_id > $2) ORDER BY p.user_id LIMIT $3",
+            &params![project.id, after, limit + 1],
+        )
+        .await?;
+    Ok(Page::new(rows, limit, |user: &ProjectUser| user.id.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateProjectUser {
+    project_id: PathId<kind::Project>,
+    role: String,
+    user_id: Option<String>,
+    email: Option<String>,
+    /// Extension: turns the keys on again that were turned off when the user was removed.
+    #[serde(default)]
+    reactivate_keys: bool,
+}
+
+async fn create(cx: &mut Cx, input: CreateProjectUser) -> Result<ProjectUser> {
+    let role = read_role(&input.role)?;
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let user = chosen(cx, input.user_id.as_deref(), input.email.as_deref()).await?;
+    match find(cx, project, user).await {
+        Ok(member) if member.role != role => {
+            let message = format!(
+                "The user is a member of the project already, as {}. Update it instead.",
+                member.role
+            );
+            return Err(Error::invalid("role", message).code("already_exists"));
+        }
+        // Asked for twice, as clients do when an answer is lost.
+        Ok(_) => cx.unchanged(),
+        Err(error) if error.is_not_found() => add(cx, project, user, role).await?,
+        Err(error) => return Err(error),
+    }
+    if input.reactivate_keys {
+        reactivate(cx, project, user).await?;
+    }
+    find(cx, project, user).await
+}
+
+async fn add(cx: &mut Cx, project: ProjectId, user: UserId, role: &str) -> Result<()> {
+    cx.tx
+        .execute(
+            "INSERT INTO project_user (project_id, user_id, role, added_at) VALUES ($1, $2, $3, $4)",
+            &params![project, user, role, cx.now],
+        )
+        .await?;
+    cx.changed(Entity::User, user).await?;
+    cx.record(Event::UserAdded, user, Some(project), json!({"id": user, "data": {"role": role}}));
+    Ok(())
+}
+
+/// The member of the organization that is meant.
+async fn chosen(cx: &mut Cx, id: Option<&str>, email: Option<&str>) -> Result<UserId> {
+    let (param, found) = match (id, email) {
+        (Some(id), None) => match UserId::parse(id) {
+            Some(id) => ("user_id", users::find(cx, id).await),
+            None => ("user_id", Err(Error::not_found("user"))),
+        },
+        (None, Some(email)) => ("email", users::find_by_email(cx, email).await),
+        _ => {
+            let message = "Name the user by either 'user_id' or 'email'.";
+            return Err(Error::bad_request(message).code("missing_required_parameter").param("user_id"));
+        }
+    };
+    match found {
+        Ok(user) => Ok(user.id),
+        Err(error) if error.is_not_found() => {
+            let message =
+                "There is no such member of the organization. Users are added to the organization first.";
+            Err(Error::invalid(param, message))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read_role(role: &str) -> Result<&str> {
+    match role {
+        "owner" | "member" => Ok(role),
+        _ => Err(Error::invalid(
+            "role",
+            format!("Invalid 'role': expected 'owner' or 'member', but got '{role}'."),
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneProjectUser {
+    project_id: PathId<kind::Project>,
+    user_id: PathId<kind::User>,
+}
+
+async fn retrieve(cx: &mut Cx, input: OneProjectUser) -> Result<ProjectUser> {
+    let project = projects::find(cx, input.project_id.id()?).await?.id;
+    find(cx, project, input.user_id.id()?).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateProjectUser {
+    project_id: PathId<kind::Project>,
+    user_id: PathId<kind::User>,
+    role: Option<String>,
+}
+
+async fn update(cx: &mut Cx, input: UpdateProjectUser) -> Result<ProjectUser> {
+    let role = input.role.as_deref().map(read_role).transpose()?;
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let member = find(cx, project, input.user_id.id()?).await?;
+    let Some(role) = role else {
+        cx.unchanged();
+        return Ok(member);
+    };
+    cx.tx
+        .execute(
+            "UPDATE project_user SET role = $1 WHERE project_id = $2 AND user_id = $3",
+            &params![role, project, member.id],
+        )
+        .await?;
+    cx.changed(Entity::User, member.id).await?;
+    let payload = json!({"id": member.id, "changes_requested": {"role": role}});
+    cx.record(Event::UserUpdated, member.id, Some(project), payload);
+    find(cx, project, member.id).await
+}
+
+async fn delete(cx: &mut Cx, input: OneProjectUser) -> Result<Deleted<UserId>> {
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let user = find(cx, project, input.user_id.id()?).await?.id;
+    cx.tx
+        .execute("DELETE FROM project_user WHERE project_id = $1 AND user_id = $2", &params![project, user])
+        .await?;
+    let keys: Vec<Row> = cx
+        .tx
+        .all(
+            "UPDATE api_key SET is_active = $3
+             WHERE project_id = $1 AND user_id = $2 AND revoked_at IS NULL AND is_active = $4 RETURNING id",
+            &params![project, user, false, true],
+        )
+        .await?;
+    for key in keys {
+        cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
+    }
+    cx.changed(Entity::User, user).await?;
+    cx.record(Event::UserDeleted, user, Some(project), json!({"id": user}));
+    Ok(Deleted::new("organization.project.user.deleted", user))
+}
+
+/// Turns the user's keys in the project on again. A revoked key is not among them: it never comes back.
+async fn reactivate(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<()> {
+    let keys: Vec<Row> = cx
+        .tx
+        .all(
+            "UPDATE api_key SET is_active = $3
+             WHERE project_id = $1 AND user_id = $2 AND revoked_at IS NULL AND is_active = $4 RETURNING id",
+            &params![project, user, true, false],
+        )
+        .await?;
+    for key in keys {
+        let id: String = key.at(0)?;
+        cx.changed_named(Entity::ApiKey, &id).await?;
+        cx.record(
+            Event::ApiKeyUpdated,
+            &id,
+            Some(project),
+            json!({"id": id, "changes_requested": {"owner_project_access": "active"}}),
+        );
+    }
+    Ok(())
+}
+
+async fn find(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<ProjectUser> {
+    let found = cx
+        .tx
+        .optional(
+            "SELECT u.id, u.name, u.email, p.role, p.added_at FROM project_user p JOIN app_user u ON u.id = p.user_id
+             WHERE p.project_id = $1 AND p.user_id = $2",
+            &params![project, user],
+        )
+        .await?;
+    found.ok_or_else(|| Error::not_found("user"))
+}

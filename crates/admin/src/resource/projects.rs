@@ -1,0 +1,205 @@
+//! Projects: what owns keys, limits and spend. They are created and archived, never deleted.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tollgate_core::id::kind;
+use tollgate_core::page::{self, Page};
+use tollgate_core::patch::Patch;
+use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp};
+use tollgate_store::{Entity, FromRow, Row, Sql, params};
+
+use crate::arguments::{self, PathId};
+use crate::audit::Event;
+use crate::gate::Cx;
+use crate::operation::Access::Needs;
+use crate::operation::Operations;
+
+pub(crate) fn operations() -> Operations {
+    use Permission::{ProjectsRead, ProjectsWrite};
+    const ALL: &str = "/v1/organization/projects";
+    const ONE: &str = "/v1/organization/projects/{project_id}";
+    Operations::new()
+        .get(ALL, "list-projects", Needs(ProjectsRead), list)
+        .post(ALL, "create-project", Needs(ProjectsWrite), Event::ProjectCreated, create)
+        .get(ONE, "retrieve-project", Needs(ProjectsRead), retrieve)
+        .post(ONE, "modify-project", Needs(ProjectsWrite), Event::ProjectUpdated, update)
+        .post(
+            "/v1/organization/projects/{project_id}/archive",
+            "archive-project",
+            Needs(ProjectsWrite),
+            Event::ProjectArchived,
+            archive,
+        )
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Project {
+    pub(crate) id: ProjectId,
+    object: &'static str,
+    pub(crate) name: String,
+    created_at: Timestamp,
+    pub(crate) archived_at: Option<Timestamp>,
+    status: &'static str,
+    residency: Option<&'static str>,
+    external_key_id: Option<&'static str>,
+    #[serde(skip)]
+    is_default: bool,
+}
+
+impl FromRow for Project {
+    fn from_row(row: &Row) -> Result<Self> {
+        let archived_at: Option<Timestamp> = row.get("archived_at")?;
+        Ok(Self {
+            id: row.get("id")?,
+            object: "organization.project",
+            name: row.get("name")?,
+            created_at: row.get("created_at")?,
+            status: if archived_at.is_some() { "archived" } else { "active" },
+            archived_at,
+            residency: None,
+            external_key_id: None,
+            is_default: row.get("is_default")?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneProject {
+    project_id: PathId<kind::Project>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListProjects {
+    after: Option<String>,
+    limit: Option<i64>,
+    #[serde(default)]
+    include_archived: bool,
+}
+
+/// In the order they were made.
+async fn list(cx: &mut Cx, input: ListProjects) -> Result<Page<Project>> {
+    let limit = page::limit(input.limit, 20, 1, 100)?;
+    let after: Option<ProjectId> = page::cursor("after", input.after.as_deref())?;
+    let mut sql = Sql::from("SELECT * FROM project WHERE organization_id = $1 AND ($2 IS NULL OR id > $2)");
+    if !input.include_archived {
+        sql = sql.push(" AND archived_at IS NULL");
+    }
+    let sql = sql.push(" ORDER BY id LIMIT $3");
+    let rows = cx.tx.all(sql, &params![cx.organization(), after, limit + 1]).await?;
+    Ok(Page::new(rows, limit, |project: &Project| project.id.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateProject {
+    name: String,
+    #[serde(default)]
+    external_key_id: Option<Value>,
+    #[serde(default)]
+    geography: Option<Value>,
+    #[serde(default)]
+    residency: Option<Value>,
+}
+
+async fn create(cx: &mut Cx, input: CreateProject) -> Result<Project> {
+    let name = arguments::name("name", &input.name)?;
+    refuse_unenforced("external_key_id", input.external_key_id.as_ref())?;
+    refuse_unenforced("geography", input.geography.as_ref())?;
+    refuse_unenforced("residency", input.residency.as_ref())?;
+    let id: ProjectId = cx.id();
+    cx.tx
+        .execute(
+            "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ($1, $2, $3, $4, $5)",
+            &params![id, cx.organization(), name, false, cx.now],
+        )
+        .await?;
+    cx.changed(Entity::Project, id).await?;
+    cx.record(Event::ProjectCreated, id, Some(id), json!({"id": id, "data": {"name": name, "title": name}}));
+    find(cx, id).await
+}
+
+/// Where data is kept and with which key it is encrypted is the provider's; a value would be a promise nobody keeps.
+fn refuse_unenforced(param: &'static str, value: Option<&Value>) -> Result<()> {
+    match value {
+        None => Ok(()),
+        Some(_) => Err(Error::unsupported(
+            param,
+            format!("'{param}' cannot be enforced here. Leave it out or set it to null."),
+        )),
+    }
+}
+
+async fn retrieve(cx: &mut Cx, input: OneProject) -> Result<Project> {
+    find(cx, input.project_id.id()?).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpdateProject {
+    project_id: PathId<kind::Project>,
+    #[serde(default)]
+    name: Patch<String>,
+    #[serde(default)]
+    external_key_id: Option<Value>,
+    #[serde(default)]
+    geography: Option<Value>,
+}
+
+async fn update(cx: &mut Cx, input: UpdateProject) -> Result<Project> {
+    refuse_unenforced("external_key_id", input.external_key_id.as_ref())?;
+    refuse_unenforced("geography", input.geography.as_ref())?;
+    let project = live(cx, input.project_id.id()?).await?;
+    if project.is_default {
+        return Err(Error::bad_request("The default project cannot be updated.").code("default_project"));
+    }
+    let Some(name) = input.name.value() else {
+        cx.unchanged();
+        return Ok(project);
+    };
+    let name = arguments::name("name", &name)?;
+    cx.tx.execute("UPDATE project SET name = $1 WHERE id = $2", &params![name, project.id]).await?;
+    cx.changed(Entity::Project, project.id).await?;
+    let payload = json!({"id": project.id, "changes_requested": {"title": name, "name": name}});
+    cx.record(Event::ProjectUpdated, project.id, Some(project.id), payload);
+    find(cx, project.id).await
+}
+
+/// Archiving is final: the keys stop at once, the history stays. Repeating it changes nothing.
+async fn archive(cx: &mut Cx, input: OneProject) -> Result<Project> {
+    let project = find(cx, input.project_id.id()?).await?;
+    if project.is_default {
+        return Err(Error::bad_request("The default project cannot be archived.").code("default_project"));
+    }
+    if project.archived_at.is_some() {
+        cx.unchanged();
+        return Ok(project);
+    }
+    cx.tx.execute("UPDATE project SET archived_at = $1 WHERE id = $2", &params![cx.now, project.id]).await?;
+    cx.changed(Entity::Project, project.id).await?;
+    cx.record(Event::ProjectArchived, project.id, Some(project.id), json!({"id": project.id}));
+    find(cx, project.id).await
+}
+
+/// The project, if it belongs to the caller's organization.
+pub(crate) async fn find(cx: &mut Cx, id: ProjectId) -> Result<Project> {
+    let found = cx
+        .tx
+        .optional(
+            "SELECT * FROM project WHERE id = $1 AND organization_id = $2",
+            &params![id, cx.organization()],
+        )
+        .await?;
+    found.ok_or_else(|| Error::not_found("project"))
+}
+
+/// The project, if it can still be changed.
+pub(crate) async fn live(cx: &mut Cx, id: ProjectId) -> Result<Project> {
+    let project = find(cx, id).await?;
+    if project.archived_at.is_some() {
+        let message = "The project has been archived: it can neither be used nor changed any more.";
+        return Err(Error::bad_request(message).code("project_archived"));
+    }
+    Ok(project)
+}

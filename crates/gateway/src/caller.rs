@@ -1,0 +1,36 @@
+//! Who is calling: the key proves it, or the answer is 401.
+
+use std::sync::Arc;
+
+use tollgate_core::key::{KeyKind, PresentedKey};
+use tollgate_core::{Error, ProjectId, Result};
+use tollgate_replica::{Key, Refused};
+use tollgate_wire::Exchange;
+
+use crate::Gateway;
+
+/// Who a key proves, and for which project.
+pub(crate) struct Caller {
+    pub(crate) key: Arc<Key>,
+    pub(crate) project: ProjectId,
+}
+
+/// Proves the caller on the newest snapshot. Costs no query, whatever is presented.
+pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange) -> Result<Caller> {
+    let headers = &exchange.head.headers;
+    let presented = headers.bearer().ok_or_else(Refused::missing)?;
+    let now = gateway.clock.now();
+    let snapshot = gateway.replica.snapshot();
+    let key = snapshot
+        .verify(gateway.replica.keyring(), presented, now)
+        .map_err(|refused| refused.error(presented))?;
+    let Some(project) = key.project else {
+        // An admin key opens the administration and never a model.
+        debug_assert_eq!(PresentedKey::parse(presented).map(|key| key.kind), Some(KeyKind::Admin));
+        return Err(Error::forbidden("api.model.request"));
+    };
+    Refused::unless_organization(headers.get("openai-organization"), key)?;
+    Refused::unless_project(headers.get("openai-project"), project)?;
+    gateway.replica.note_use(key, now);
+    Ok(Caller { key: Arc::clone(key), project })
+}

@@ -1,0 +1,207 @@
+//! The replica and its applier.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+use tollgate_core::key::Locator;
+use tollgate_core::secret::Keyring;
+use tollgate_core::{Clock, Error, ProjectId, Result, Timestamp, UserId};
+use tollgate_store::{Change, Db, Entity, Tx};
+
+use crate::last_use::LastUse;
+use crate::rows::{self, SecretRow};
+use crate::snapshot::{Key, Snapshot};
+
+/// How long a change may wait to be applied before its caller is told that it is not in force yet.
+const REACH_MAX: Duration = Duration::from_secs(10);
+/// How long known changes may stay unapplied before nothing is authorized any more: the worst age of a revocation.
+const STALE_AFTER_SECONDS: i64 = 10;
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+const CHANGES_AT_ONCE: usize = 1_000;
+
+/// The snapshot in force, and what keeps it so.
+pub struct Replica {
+    snapshot: ArcSwap<Snapshot>,
+    applied: watch::Sender<i64>,
+    /// Since when a change is known and not applied, in unix seconds; 0 when there is none.
+    behind_since: AtomicI64,
+    last_use: LastUse,
+    db: Db,
+    keyring: Arc<Keyring>,
+    clock: Clock,
+}
+
+impl Replica {
+    /// Reads everything. The replica is current as of now; [`Replica::follow`] keeps it so.
+    pub async fn load(db: Db, keyring: Arc<Keyring>, clock: Clock) -> Result<Arc<Self>> {
+        let reading = Arc::clone(&keyring);
+        let snapshot = db.read(move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
+        Ok(Arc::new(Self {
+            applied: watch::Sender::new(snapshot.seq),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            behind_since: AtomicI64::new(0),
+            last_use: LastUse::default(),
+            db,
+            keyring,
+            clock,
+        }))
+    }
+
+    /// The state in force. Taken after a request's head is complete, it contains every change announced before.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Refuses to authorize from a copy that is known to be old.
+    pub fn check_fresh(&self) -> Result<()> {
+        let since = self.behind_since.load(Ordering::Relaxed);
+        if since != 0 && self.clock.now().0 - since > STALE_AFTER_SECONDS {
+            return Err(Error::unavailable(
+                "auth_stale",
+                "This node cannot read the latest changes. Please try again.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns once the change numbered `seq` is in force for every request that starts from now on.
+    pub async fn reach(&self, seq: i64) -> Result<()> {
+        let mut applied = self.applied.subscribe();
+        let reached = tokio::time::timeout(REACH_MAX, applied.wait_for(|applied| *applied >= seq)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::unavailable(
+                "change_not_confirmed",
+                "The change is stored, but this node has not confirmed that it is in force.",
+            )),
+        }
+    }
+
+    /// Notes that a key was used. Costs no query.
+    pub fn note_use(&self, key: &Arc<Key>, now: Timestamp) {
+        self.last_use.note(key, now);
+    }
+
+    /// When the key behind a locator was last used, as this node knows it.
+    pub fn last_used_at(&self, locator: &Locator) -> Option<Timestamp> {
+        self.snapshot().key(locator).and_then(|key| key.last_used_at())
+    }
+
+    /// Writes the uses noted since the last time.
+    pub async fn write_last_use(&self) -> Result<()> {
+        self.last_use.write(&self.db).await
+    }
+
+    /// Applies changes as they are committed, in their order. Never returns; drop it to stop.
+    pub async fn follow(&self) {
+        let mut changes = self.db.changes();
+        loop {
+            match self.catch_up().await {
+                Ok(()) => {
+                    self.behind_since.store(0, Ordering::Relaxed);
+                    if changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "changes cannot be applied; trying again");
+                    let now = self.clock.now().0;
+                    let _ = self.behind_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn catch_up(&self) -> Result<()> {
+        loop {
+            let current = self.snapshot.load_full();
+            let keyring = Arc::clone(&self.keyring);
+            let next = self
+                .db
+                .read(move |tx| Box::pin(async move { advance(tx, &current, &keyring).await }))
+                .await?;
+            let Some(next) = next else { return Ok(()) };
+            let seq = next.seq;
+            self.snapshot.store(Arc::new(next));
+            self.applied.send_replace(seq);
+        }
+    }
+}
+
+async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
+    let mut snapshot = Snapshot::empty();
+    snapshot.seq = tx.last_change().await?;
+    rows::for_each_secret(tx, |secret| {
+        put_secret(&mut snapshot, secret);
+        Ok(())
+    })
+    .await?;
+    for project in rows::projects(tx, None).await? {
+        snapshot.projects.insert(project.id, Arc::new(project));
+    }
+    for user in rows::users(tx, None).await? {
+        snapshot.users.insert(user.id, Arc::new(user));
+    }
+    snapshot.organizations = Arc::new(rows::organizations(tx).await?);
+    snapshot.catalog = Arc::new(rows::catalog(tx, keyring).await?);
+    Ok(snapshot)
+}
+
+/// The snapshot after the next changes; `None` if there are none.
+async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<Option<Snapshot>> {
+    let changes = tx.changes_after(current.seq, CHANGES_AT_ONCE).await?;
+    let Some(last) = changes.last() else { return Ok(None) };
+    let mut next = current.clone();
+    next.seq = last.seq;
+    for change in &changes {
+        apply(tx, &mut next, change, keyring).await?;
+    }
+    Ok(Some(next))
+}
+
+async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyring) -> Result<()> {
+    let id = change.entity_id.as_str();
+    match change.entity {
+        Some(Entity::ApiKey) => {
+            for secret in rows::secrets_of(tx, id).await? {
+                put_secret(next, secret);
+            }
+        }
+        Some(Entity::Project) => {
+            for project in rows::projects(tx, Some(id)).await? {
+                next.projects.insert(project.id, Arc::new(project));
+            }
+            debug_assert!(ProjectId::parse(id).is_some());
+        }
+        Some(Entity::User) => {
+            let found = rows::users(tx, Some(id)).await?;
+            if let (true, Some(gone)) = (found.is_empty(), UserId::parse(id)) {
+                next.users.remove(&gone);
+            }
+            for user in found {
+                next.users.insert(user.id, Arc::new(user));
+            }
+        }
+        Some(Entity::Organization) => next.organizations = Arc::new(rows::organizations(tx).await?),
+        Some(Entity::Upstream | Entity::Model) => next.catalog = Arc::new(rows::catalog(tx, keyring).await?),
+        None => tracing::warn!(seq = change.seq, "a change of a kind that this version does not know"),
+    }
+    Ok(())
+}
+
+fn put_secret(snapshot: &mut Snapshot, secret: SecretRow) {
+    let Some(key) = secret.key else { return snapshot.keys.remove(&secret.locator) };
+    // The row may be older than what this node has seen of the key.
+    if let Some(before) = snapshot.keys.get(&secret.locator) {
+        key.last_used_at.fetch_max(before.last_used_at.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    snapshot.keys.insert(secret.locator, Arc::new(key));
+}

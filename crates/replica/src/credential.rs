@@ -1,0 +1,100 @@
+//! Proving who a key's holder is.
+
+use std::sync::Arc;
+
+use tollgate_core::error::Kind;
+use tollgate_core::key::{PresentedKey, mask};
+use tollgate_core::secret::Keyring;
+use tollgate_core::{Error, ProjectId, Timestamp};
+
+use crate::snapshot::{Key, Snapshot};
+
+/// Why a credential opens nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Garbage, unknown, revoked, or forged: these are not told apart.
+    Incorrect,
+    Expired,
+    /// The owner has lost access to the project.
+    Inactive,
+    ProjectArchived,
+}
+
+impl Snapshot {
+    /// Finds the key that `text` proves. No query, whatever the text.
+    pub fn verify(&self, keyring: &Keyring, text: &str, now: Timestamp) -> Result<&Arc<Key>, Refused> {
+        let presented = PresentedKey::parse(text).ok_or(Refused::Incorrect)?;
+        let key = self
+            .key(&presented.locator)
+            .filter(|key| key.kind == presented.kind)
+            .ok_or(Refused::Incorrect)?;
+        let pepper = keyring.pepper_of(key.pepper_version).ok_or(Refused::Incorrect)?;
+        if !pepper.verifies(text, &key.verifier) {
+            return Err(Refused::Incorrect);
+        }
+        // From here on the caller holds the real key and may be told what is wrong with it.
+        if key.expires_at.is_some_and(|at| at <= now) {
+            return Err(Refused::Expired);
+        }
+        if !key.is_active {
+            return Err(Refused::Inactive);
+        }
+        match key.project.map(|project| self.project(project)) {
+            Some(Some(project)) if project.is_archived => Err(Refused::ProjectArchived),
+            Some(None) => Err(Refused::Incorrect),
+            _ => Ok(key),
+        }
+    }
+}
+
+impl Refused {
+    pub fn error(self, presented: &str) -> Error {
+        let (code, message) = match self {
+            Self::Incorrect => {
+                ("invalid_api_key", format!("Incorrect API key provided: {}.", mask(presented)))
+            }
+            Self::Expired => ("invalid_api_key", format!("The API key {} has expired.", mask(presented))),
+            Self::Inactive => (
+                "invalid_api_key",
+                format!(
+                    "The API key {} is inactive: its owner has no access to the project.",
+                    mask(presented)
+                ),
+            ),
+            Self::ProjectArchived => (
+                "not_authorized_invalid_project",
+                "The project you are requesting has been archived and is no longer accessible".to_owned(),
+            ),
+        };
+        Error::new(Kind::Unauthenticated, message).code(code)
+    }
+
+    /// A header that names an organization must name the key's own.
+    pub fn unless_organization(given: Option<&str>, key: &Key) -> Result<(), Error> {
+        must_match(given, &key.organization.to_string(), "Organization", "mismatched_organization")
+    }
+
+    /// A header that names a project must name the key's own.
+    pub fn unless_project(given: Option<&str>, own: ProjectId) -> Result<(), Error> {
+        must_match(given, &own.to_string(), "Project", "mismatched_project")
+    }
+
+    /// The answer to a request without any credential.
+    pub fn missing() -> Error {
+        Error::new(
+            Kind::Unauthenticated,
+            "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer \
+             auth (i.e. Authorization: Bearer YOUR_KEY).",
+        )
+    }
+}
+
+fn must_match(given: Option<&str>, own: &str, what: &str, code: &'static str) -> Result<(), Error> {
+    match given {
+        Some(given) if !given.is_empty() && given != own => {
+            let message = format!("OpenAI-{what} header should match {} for API key", what.to_lowercase());
+            Err(Error::new(Kind::Unauthenticated, message).code(code))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,17 @@
+//! A node's in-memory copy of all that authorizes a request: keys, projects, people, upstreams, models.
+//!
+//! It is a replica, not a cache: it holds everything, so an unknown key costs no query, and its only writer is the
+//! applier, which reads the change log in order. A request takes one [`Snapshot`] and can bring nothing back into it.
+//! A change is announced to its caller only after [`Replica::reach`] has seen it applied.
+
+mod apply;
+mod credential;
+mod last_use;
+mod rows;
+mod sharded;
+mod snapshot;
+
+pub use apply::Replica;
+pub use credential::Refused;
+pub use rows::read_override;
+pub use snapshot::{Key, Model, Organization, Project, Snapshot, Upstream, User};

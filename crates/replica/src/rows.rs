@@ -1,0 +1,212 @@
+//! Reading the rows that a snapshot is made of.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64};
+
+use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::permission::OrganizationRole;
+use tollgate_core::price_book::{ModelOverride, embedded};
+use tollgate_core::secret::Keyring;
+use tollgate_core::{Address, Error, OrganizationId, Principal, Result, Scopes, Timestamp, UpstreamId, seal};
+use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
+
+use crate::snapshot::{Catalog, Key, Model, Organization, Project, Upstream, User};
+
+/// A secret's row: its locator, and the key if it still opens anything.
+pub(crate) struct SecretRow {
+    pub(crate) locator: Locator,
+    pub(crate) key: Option<Key>,
+}
+
+impl FromRow for SecretRow {
+    fn from_row(row: &Row) -> Result<Self> {
+        let locator: Locator = row.get("locator")?;
+        let verifier: Option<Vec<u8>> = row.get("verifier")?;
+        let scheme: String = row.get("scheme")?;
+        let is_revoked = row.get::<Option<Timestamp>>("revoked_at")?.is_some();
+        let verifier = verifier.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        // A verifier of a scheme that this version does not know proves nothing.
+        let key = match verifier.filter(|_| !is_revoked && scheme == "hmac-sha256") {
+            Some(verifier) => Some(read_key(row, locator, verifier)?),
+            None => None,
+        };
+        Ok(Self { locator, key })
+    }
+}
+
+fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
+    let kind: String = row.get("kind")?;
+    let owner = match (row.get("user_id")?, row.get("service_account_id")?) {
+        (Some(user), None) => Principal::User(user),
+        (None, Some(account)) => Principal::ServiceAccount(account),
+        _ => return Err(Error::internal("an API key has no single owner")),
+    };
+    let expiries: [Option<Timestamp>; 2] = [row.get("expires_at")?, row.get("secret_expires_at")?];
+    let last_used_at: Option<Timestamp> = row.get("last_used_at")?;
+    Ok(Key {
+        id: row.get("id")?,
+        locator,
+        kind: KeyKind::parse(&kind).ok_or_else(|| Error::internal("an API key of an unknown kind"))?,
+        organization: row.get("organization_id")?,
+        project: row.get("project_id")?,
+        owner,
+        scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+        expires_at: expiries.into_iter().flatten().min(),
+        is_active: row.get("is_active")?,
+        owner_has_role: row.get("owner_has_role")?,
+        pepper_version: row.get("pepper_version")?,
+        verifier,
+        last_used_at: AtomicI64::new(last_used_at.map_or(0, |at| at.0)),
+        is_use_unwritten: AtomicBool::new(false),
+    })
+}
+
+const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
+        k.id, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
+        k.last_used_at, k.is_active, k.revoked_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role
+    FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
+        LEFT JOIN service_account a ON a.id = k.service_account_id ";
+
+/// Every secret that opens something, one at a time.
+pub(crate) async fn for_each_secret(
+    tx: &mut Tx,
+    each: impl FnMut(SecretRow) -> Result<()> + Send,
+) -> Result<()> {
+    let sql = Sql::from(SECRETS).push("WHERE s.verifier IS NOT NULL AND k.revoked_at IS NULL");
+    tx.for_each(sql, &[], each).await
+}
+
+/// All secrets a key ever had.
+pub(crate) async fn secrets_of(tx: &mut Tx, key: &str) -> Result<Vec<SecretRow>> {
+    tx.all(Sql::from(SECRETS).push("WHERE k.id = $1"), &params![key]).await
+}
+
+impl FromRow for Project {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self {
+            id: row.get("id")?,
+            organization: row.get("organization_id")?,
+            name: row.get("name")?,
+            is_archived: row.get::<Option<Timestamp>>("archived_at")?.is_some(),
+        })
+    }
+}
+
+/// One project, or all.
+pub(crate) async fn projects(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Project>> {
+    let sql = "SELECT id, organization_id, name, archived_at FROM project";
+    one_or_all(tx, sql, " WHERE id = $1", only).await
+}
+
+impl FromRow for Organization {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self { id: row.get("id")?, name: row.get("name")? })
+    }
+}
+
+pub(crate) async fn organizations(tx: &mut Tx) -> Result<HashMap<OrganizationId, Arc<Organization>>> {
+    let all: Vec<Organization> = tx.all("SELECT id, name FROM organization", &[]).await?;
+    Ok(all.into_iter().map(|organization| (organization.id, Arc::new(organization))).collect())
+}
+
+/// One user, or all, each with all its roles.
+pub(crate) async fn users(tx: &mut Tx, only: Option<&str>) -> Result<Vec<User>> {
+    let sql = "SELECT u.id, u.email, u.is_operator, o.organization_id, o.role
+        FROM app_user u LEFT JOIN organization_user o ON o.user_id = u.id";
+    let rows: Vec<Row> = one_or_all(tx, sql, " WHERE u.id = $1", only).await?;
+    let mut users: HashMap<_, User> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let (id, email, is_operator) = (row.get("id")?, row.get("email")?, row.get("is_operator")?);
+        let user = users.entry(id).or_insert_with(|| User { id, email, is_operator, roles: Vec::new() });
+        if let Some(organization) = row.get("organization_id")? {
+            let role: String = row.get("role")?;
+            user.roles.extend(OrganizationRole::parse(&role).map(|role| (organization, role)));
+        }
+    }
+    Ok(users.into_values().collect())
+}
+
+async fn one_or_all<T: FromRow>(
+    tx: &mut Tx,
+    all: &'static str,
+    one: &'static str,
+    only: Option<&str>,
+) -> Result<Vec<T>> {
+    match only {
+        Some(id) => tx.all(Sql::from(all).push(one), &params![id]).await,
+        None => tx.all(all, &[]).await,
+    }
+}
+
+/// Upstreams, models and what the operator says of them.
+pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
+    let mut catalog = Catalog::default();
+    let rows: Vec<Row> = tx.all("SELECT id, name, base_url, credential FROM upstream", &[]).await?;
+    for row in &rows {
+        let upstream = read_upstream(row, keyring)?;
+        catalog.upstreams.insert(upstream.id, Arc::new(upstream));
+    }
+    let rows: Vec<Row> = tx.all("SELECT * FROM model_override", &[]).await?;
+    for row in &rows {
+        catalog.overrides.insert(row.get("model")?, read_override(row)?);
+    }
+    let offered: Vec<Row> = tx
+        .all(
+            "SELECT m.model, m.upstream_id, u.created_at FROM upstream_model m JOIN upstream u ON u.id = m.upstream_id
+             ORDER BY u.created_at, u.id",
+            &[],
+        )
+        .await?;
+    let mut models: HashMap<String, Model> = HashMap::new();
+    for row in &offered {
+        let id: String = row.get("model")?;
+        let upstream: UpstreamId = row.get("upstream_id")?;
+        let created_at = row.get("created_at")?;
+        let Some(upstream) = catalog.upstreams.get(&upstream) else { continue };
+        let model = models.entry(id.clone()).or_insert_with(|| {
+            let known = embedded(&id);
+            let facts = catalog.overrides.get(&id).map_or(known, |over| over.facts(known));
+            Model { id, upstreams: Vec::new(), facts, created_at }
+        });
+        model.upstreams.push(Arc::clone(upstream));
+    }
+    catalog.models = models.into_iter().map(|(id, model)| (id, Arc::new(model))).collect();
+    Ok(catalog)
+}
+
+fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
+    let id: UpstreamId = row.get("id")?;
+    let base_url: String = row.get("base_url")?;
+    let address = Address::parse(&base_url).map_err(|why| {
+        Error::internal(format!("the stored address of upstream {id} cannot be used: {why}"))
+    })?;
+    let credential: Option<Vec<u8>> = row.get("credential")?;
+    let credential = match credential {
+        Some(sealed) => Some(seal::open(keyring, &seal::upstream_binding(id, &address), &sealed)?),
+        None => None,
+    };
+    Ok(Upstream { id, name: row.get("name")?, address, credential })
+}
+
+/// Reads the columns of `model_override`.
+pub fn read_override(row: &Row) -> Result<ModelOverride> {
+    Ok(ModelOverride {
+        input_price: row.get("input_price")?,
+        cached_input_price: row.get("cached_input_price")?,
+        cache_write_price: row.get("cache_write_price")?,
+        output_price: row.get("output_price")?,
+        context_tokens: row.get("context_tokens")?,
+        max_output_tokens: row.get("max_output_tokens")?,
+    })
+}
+
+/// Writes when keys were last used. No event and no change: nothing that authorizes depends on it.
+pub(crate) async fn write_last_use(tx: &mut Tx, uses: &[(Locator, String, Timestamp)]) -> Result<()> {
+    for (locator, key, at) in uses {
+        let values: [Value; 2] = params![at, locator];
+        tx.execute("UPDATE api_key_secret SET last_used_at = $1 WHERE locator = $2", &values).await?;
+        tx.execute("UPDATE api_key SET last_used_at = $1 WHERE id = $2", &params![at, key]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What a request sees: one state of everything that authorizes it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::permission::OrganizationRole;
+use tollgate_core::price_book::{ModelFacts, ModelOverride};
+use tollgate_core::secret::Secret;
+use tollgate_core::{
+    Address, KeyId, OrganizationId, Permission, Principal, ProjectId, Scopes, Timestamp, UpstreamId, UserId,
+};
+
+use crate::sharded::Sharded;
+
+/// One secret of an API key, with all that is asked of the key.
+pub struct Key {
+    pub id: KeyId,
+    pub locator: Locator,
+    pub kind: KeyKind,
+    pub organization: OrganizationId,
+    /// `None` for an admin key.
+    pub project: Option<ProjectId>,
+    pub owner: Principal,
+    pub scopes: Scopes,
+    /// The earlier of the key's and the secret's.
+    pub expires_at: Option<Timestamp>,
+    /// Off while the owner has no access to the project.
+    pub is_active: bool,
+    /// Off for a service account with the role `none`, whose keys can do nothing.
+    pub owner_has_role: bool,
+    pub(crate) pepper_version: i64,
+    pub(crate) verifier: [u8; 32],
+    pub(crate) last_used_at: AtomicI64,
+    pub(crate) is_use_unwritten: AtomicBool,
+}
+
+impl Key {
+    /// Whether the key may do what needs `permission`, as far as its scopes and its owner's role in the project go.
+    pub fn allows(&self, permission: Permission) -> bool {
+        self.owner_has_role && self.scopes.allows(permission)
+    }
+
+    /// When it was last used as far as this node knows.
+    pub fn last_used_at(&self) -> Option<Timestamp> {
+        match self.last_used_at.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(Timestamp(at)),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.id)
+    }
+}
+
+#[derive(Debug)]
+pub struct Project {
+    pub id: ProjectId,
+    pub organization: OrganizationId,
+    pub name: String,
+    pub is_archived: bool,
+}
+
+#[derive(Debug)]
+pub struct Organization {
+    pub id: OrganizationId,
+    pub name: String,
+}
+
+#[derive(Debug)]
+pub struct User {
+    pub id: UserId,
+    pub email: String,
+    pub is_operator: bool,
+    /// A person is in few organizations.
+    pub roles: Vec<(OrganizationId, OrganizationRole)>,
+}
+
+impl User {
+    pub fn role_in(&self, organization: OrganizationId) -> Option<OrganizationRole> {
+        self.roles.iter().find(|(id, _)| *id == organization).map(|(_, role)| *role)
+    }
+}
+
+/// A provider connection.
+#[derive(Debug)]
+pub struct Upstream {
+    pub id: UpstreamId,
+    pub name: String,
+    /// What the paths of its API are appended to, such as `https://api.openai.com/v1`.
+    pub address: Address,
+    pub credential: Option<Secret>,
+}
+
+/// A model that some upstream serves.
+#[derive(Debug)]
+pub struct Model {
+    pub id: String,
+    /// Never empty.
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub facts: ModelFacts,
+    /// When it was first offered here.
+    pub created_at: Timestamp,
+}
+
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The number of the last change that is in here.
+    pub seq: i64,
+    pub(crate) keys: Sharded<Locator, Arc<Key>>,
+    pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
+    pub(crate) users: Sharded<UserId, Arc<User>>,
+    pub(crate) organizations: Arc<HashMap<OrganizationId, Arc<Organization>>>,
+    pub(crate) catalog: Arc<Catalog>,
+}
+
+/// Upstreams and models: few, and replaced together.
+#[derive(Default)]
+pub(crate) struct Catalog {
+    pub(crate) upstreams: HashMap<UpstreamId, Arc<Upstream>>,
+    pub(crate) models: HashMap<String, Arc<Model>>,
+    pub(crate) overrides: HashMap<String, ModelOverride>,
+}
+
+impl Snapshot {
+    pub(crate) fn empty() -> Self {
+        Self {
+            seq: 0,
+            keys: Sharded::new(),
+            projects: Sharded::new(),
+            users: Sharded::new(),
+            organizations: Arc::default(),
+            catalog: Arc::default(),
+        }
+    }
+
+    pub fn key(&self, locator: &Locator) -> Option<&Arc<Key>> {
+        self.keys.get(locator)
+    }
+
+    pub fn project(&self, id: ProjectId) -> Option<&Arc<Project>> {
+        self.projects.get(&id)
+    }
+
+    pub fn user(&self, id: UserId) -> Option<&Arc<User>> {
+        self.users.get(&id)
+    }
+
+    pub fn organization(&self, id: OrganizationId) -> Option<&Arc<Organization>> {
+        self.organizations.get(&id)
+    }
+
+    pub fn upstream(&self, id: UpstreamId) -> Option<&Arc<Upstream>> {
+        self.catalog.upstreams.get(&id)
+    }
+
+    pub fn model(&self, id: &str) -> Option<&Arc<Model>> {
+        self.catalog.models.get(id)
+    }
+
+    /// All models, in no particular order.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.catalog.models.values()
+    }
+
+    /// The facts about a model whether or not an upstream serves it.
+    pub fn facts(&self, model: &str) -> ModelFacts {
+        let embedded = tollgate_core::price_book::embedded(model);
+        self.catalog.overrides.get(model).map_or(embedded, |over| over.facts(embedded))
+    }
+}

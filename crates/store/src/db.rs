@@ -1,0 +1,483 @@
+//! The embedded database: one thread that writes, a few that read, each with its own connection.
+//!
+//! A unit of work is handed to a thread as a closure and runs there from BEGIN to COMMIT, so a request task that is
+//! cancelled leaves no transaction half done.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{oneshot, watch};
+use tollgate_core::{Error, Result};
+
+use crate::tx::{Session, Tx, from_driver};
+
+/// The future of a unit of work.
+pub type Work<'t, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 't>>;
+
+/// The future of a unit of work that owns its transaction, and gives it back with the result that decides on COMMIT or
+/// ROLLBACK.
+pub type OwnedWork<T> = Pin<Box<dyn Future<Output = (Tx, Result<T>)> + Send>>;
+
+type Job = Box<dyn FnOnce(Session) -> Option<Session> + Send>;
+
+const READERS: usize = 4;
+/// Jobs that may wait for a thread. Beyond it callers are told to come back, rather than queued without end.
+const QUEUE_MAX: usize = 4096;
+/// SQLite before this version can corrupt a write-ahead log that is reset while it is read.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether the database file may be made.
+    pub create: bool,
+    /// Whether every connection refuses to write, for what works beside a server.
+    pub read_only: bool,
+}
+
+/// A handle to the database. Clones share its threads, which end with the last clone.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    writer: Lane,
+    readers: Lane,
+    changed: watch::Sender<i64>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+struct Lane {
+    /// `None` once the database closes, which ends the threads.
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Db {
+    /// Opens the file and starts the threads. The file must be on a local disk.
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        if rusqlite::version_number() < SQLITE_VERSION_MIN {
+            return Err(Error::internal(format!("SQLite {} can corrupt its log", rusqlite::version())));
+        }
+        let mut threads = Vec::new();
+        let writer = Lane::start("db-writer", path, options, 1, &mut threads)?;
+        let readers = Lane::start(
+            "db-reader",
+            path,
+            Options { read_only: true, create: false },
+            READERS,
+            &mut threads,
+        )?;
+        let changed = watch::Sender::new(0);
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            writer,
+            readers,
+            changed,
+            threads: Mutex::new(threads),
+        })))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Runs `work` in a transaction that sees one state of the database and changes nothing.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    ) -> Result<T> {
+        self.read_with(owning(work)).await
+    }
+
+    /// Runs `work` in the one transaction that may write; commits if it returns `Ok`. When this returns, the change is
+    /// on disk.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    ) -> Result<T> {
+        self.write_with(owning(work)).await
+    }
+
+    /// [`Db::read`] for work that has to own its transaction.
+    pub async fn read_with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.readers.submit(true, transaction("BEGIN", work, |_| (), answer))?;
+        receiver.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// [`Db::write`] for work that has to own its transaction.
+    pub async fn write_with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, receiver) = oneshot::channel();
+        self.0.writer.submit(true, self.writing(work, answer))?;
+        receiver.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Like [`Db::write`] without waiting for the end, and never refused for the length of the queue. The result is
+    /// seen by `work` alone, which must not mind whether its transaction commits; `after` learns that.
+    pub fn write_later<T: Send + 'static>(
+        &self,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+        after: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Result<()> {
+        self.0.writer.submit(false, self.writing(owning(work), after))
+    }
+
+    /// Runs `work` on the connection of a reading thread, outside of any transaction.
+    pub(crate) async fn with_connection<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |session| {
+            let _ = answer.send(work(&session.connection));
+            Some(session)
+        });
+        self.0.readers.submit(true, job)?;
+        receiver.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Tells the number of the newest committed change, and when there is a newer one.
+    pub fn changes(&self) -> watch::Receiver<i64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Ends the threads after the work that waits. Work submitted later is refused.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    fn writing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
+        answer: impl Answer<T>,
+    ) -> Job {
+        let changed = self.0.changed.clone();
+        let announce = move |seq| {
+            changed.send_replace(seq);
+        };
+        transaction("BEGIN IMMEDIATE", work, announce, answer)
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        for lane in [&self.writer, &self.readers] {
+            lane.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A job may hold the last handle, and so close the database from a thread of its own.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Who learns the result of a unit of work.
+trait Answer<T>: Send + 'static {
+    fn answer(self, result: Result<T>);
+}
+
+impl<T: Send + 'static> Answer<T> for oneshot::Sender<Result<T>> {
+    fn answer(self, result: Result<T>) {
+        // Whoever asked may have gone; what was done stays done.
+        let _ = self.send(result);
+    }
+}
+
+impl<T, F: FnOnce(Result<T>) + Send + 'static> Answer<T> for F {
+    fn answer(self, result: Result<T>) {
+        self(result);
+    }
+}
+
+fn owning<T: Send + 'static>(
+    work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+) -> impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static {
+    move |mut tx| {
+        Box::pin(async move {
+            let result = work(&mut tx).await;
+            (tx, result)
+        })
+    }
+}
+
+fn transaction<T: Send + 'static>(
+    begin: &'static str,
+    work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
+    announce: impl FnOnce(i64) + Send + 'static,
+    answer: impl Answer<T>,
+) -> Job {
+    Box::new(move |session| {
+        if let Err(error) = session.control(begin) {
+            answer.answer(Err(error));
+            return Some(session);
+        }
+        let (tx, result) = finish(work(Tx::new(session)));
+        let Tx { session, changed_to } = tx;
+        let result = result.and_then(|value| session.control("COMMIT").map(|()| value));
+        let mut usable = true;
+        if result.is_err() && !session.connection.is_autocommit() {
+            usable = session.control("ROLLBACK").is_ok();
+        }
+        if let (Ok(_), Some(seq)) = (&result, changed_to) {
+            announce(seq);
+        }
+        answer.answer(result);
+        usable.then_some(session)
+    })
+}
+
+/// Drives a unit of work to its end. On this engine its statements answer at once, so one poll is enough; anything
+/// else it might await would stop every other writer, and is a fault in the program.
+fn finish<T>(mut work: OwnedWork<T>) -> (Tx, Result<T>) {
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("a transaction awaited something other than its own statements"),
+    }
+}
+
+impl Lane {
+    fn start(
+        name: &str,
+        path: &Path,
+        options: Options,
+        count: usize,
+        threads: &mut Vec<thread::JoinHandle<()>>,
+    ) -> Result<Self> {
+        let (jobs, receiver) = mpsc::channel::<Job>();
+        let receiver = Arc::new(Mutex::new(receiver));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        for _ in 0..count {
+            let session = open_session(path, options)?;
+            let (receiver, waiting, path) = (Arc::clone(&receiver), Arc::clone(&waiting), path.to_owned());
+            let work = move || work_off(session, &receiver, &waiting, &path, options);
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+            threads.push(
+                thread.map_err(|error| Error::internal("a database thread does not start").source(error))?,
+            );
+        }
+        Ok(Self { jobs: Mutex::new(Some(jobs)), waiting })
+    }
+
+    fn submit(&self, bounded: bool, job: Job) -> Result<()> {
+        if bounded && self.waiting.load(Ordering::Relaxed) >= QUEUE_MAX {
+            return Err(Error::unavailable("overloaded", "The server has too much to do. Please try again."));
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        match jobs.as_ref().map(|jobs| jobs.send(job)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Error::unavailable("shutting_down", "The server is shutting down.")),
+        }
+    }
+}
+
+fn work_off(
+    session: Session,
+    receiver: &Mutex<mpsc::Receiver<Job>>,
+    waiting: &AtomicUsize,
+    path: &Path,
+    options: Options,
+) {
+    let mut session = Some(session);
+    loop {
+        let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        let current = match session.take() {
+            Some(session) => session,
+            // The last job panicked and took its connection with it, which rolled its transaction back.
+            None => match open_session(path, Options { create: false, ..options }) {
+                Ok(session) => session,
+                Err(error) => {
+                    tracing::error!(%error, "the database cannot be opened again");
+                    continue;
+                }
+            },
+        };
+        session = catch_unwind(AssertUnwindSafe(|| job(current))).unwrap_or(None);
+    }
+}
+
+fn open_session(path: &Path, options: Options) -> Result<Session> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.create);
+    let connection = Connection::open_with_flags(path, flags).map_err(from_driver)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(from_driver)?;
+    connection.set_prepared_statement_cache_capacity(256);
+    if !options.read_only {
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;",
+            )
+            .map_err(from_driver)?;
+    }
+    let query_only = if options.read_only { "PRAGMA query_only = ON;" } else { "" };
+    connection
+        .execute_batch(&format!(
+            "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
+             PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; {query_only}"
+        ))
+        .map_err(from_driver)?;
+    Ok(Session::new(connection))
+}
+
+fn lost() -> Error {
+    Error::internal("a unit of work did not come to its end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DataDir, FromRow, Migrated, Migration, Row, params};
+    use tollgate_core::{Clock, Timestamp};
+
+    const FIRST: Migration =
+        Migration { version: 1, sql: "CREATE TABLE thing (id BIGINT NOT NULL PRIMARY KEY)" };
+    const SECOND: Migration = Migration { version: 2, sql: "ALTER TABLE thing ADD COLUMN name TEXT" };
+    const FIRST_EDITED: Migration = Migration { version: 1, sql: "CREATE TABLE thing (id TEXT)" };
+
+    fn clock() -> Clock {
+        Clock::manual(Timestamp(1_000_000))
+    }
+
+    async fn opened(directory: &DataDir, migrations: &'static [Migration]) -> (Db, Result<Migrated>) {
+        directory.create().unwrap();
+        let db = directory.open(Options { create: true, read_only: false }).unwrap();
+        let migrated = db.migrate(directory, migrations, &clock()).await;
+        (db, migrated)
+    }
+
+    async fn count(db: &Db) -> i64 {
+        let row: Row =
+            db.read(|tx| Box::pin(tx.one("SELECT COUNT(*) AS things FROM thing", &[]))).await.unwrap();
+        row.get("things").unwrap()
+    }
+
+    async fn insert(db: &Db, id: i64) -> Result<usize> {
+        db.write(move |tx| {
+            Box::pin(async move { tx.execute("INSERT INTO thing (id) VALUES ($1)", &params![id]).await })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_puts_a_copy_aside_and_an_older_binary_then_refuses() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = DataDir::new(home.path());
+        let (db, migrated) = opened(&directory, &[FIRST]).await;
+        assert_eq!(migrated.unwrap(), Migrated::Created);
+        insert(&db, 1).await.unwrap();
+        drop(db);
+
+        let (db, migrated) = opened(&directory, &[FIRST, SECOND]).await;
+        let Migrated::Upgraded { copy } = migrated.unwrap() else { panic!("expected an upgrade") };
+        insert(&db, 2).await.unwrap();
+        let before = Db::open(&copy, Options::default()).unwrap();
+        assert_eq!((count(&before).await, before.schema_version().await.unwrap()), (1, 1));
+        drop((db, before));
+
+        let (_, migrated) = opened(&directory, &[FIRST]).await;
+        assert!(migrated.unwrap_err().message.contains("schema version 2"));
+        let (_, migrated) = opened(&directory, &[FIRST_EDITED, SECOND]).await;
+        assert!(migrated.is_err(), "a migration whose text changed is refused");
+    }
+
+    #[tokio::test]
+    async fn a_failed_or_panicking_transaction_leaves_nothing_and_the_next_one_works() {
+        let home = tempfile::tempdir().unwrap();
+        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let failed: Result<()> = db
+            .write(|tx| {
+                Box::pin(async move {
+                    tx.execute("INSERT INTO thing (id) VALUES (7)", &[]).await?;
+                    Err(Error::bad_request("no"))
+                })
+            })
+            .await;
+        assert_eq!(failed.unwrap_err().message, "no");
+        let panicked: Result<()> = db
+            .write(|tx| {
+                Box::pin(async move {
+                    tx.execute("INSERT INTO thing (id) VALUES (7)", &[]).await?;
+                    panic!("a fault in the program")
+                })
+            })
+            .await;
+        assert_eq!(panicked.unwrap_err().status(), 500);
+        assert_eq!(count(&db).await, 0);
+        insert(&db, 7).await.unwrap();
+        let twice = insert(&db, 7).await.unwrap_err();
+        assert_eq!((twice.code, twice.param.as_deref()), (Some("already_exists"), Some("id")));
+    }
+
+    #[tokio::test]
+    async fn a_reader_cannot_write() {
+        let home = tempfile::tempdir().unwrap();
+        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let refused = db
+            .read(|tx| Box::pin(async move { tx.execute("INSERT INTO thing (id) VALUES (1)", &[]).await }))
+            .await;
+        assert!(refused.is_err());
+    }
+
+    #[tokio::test]
+    async fn one_process_at_a_time_holds_the_lock() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = DataDir::new(home.path());
+        let lock = directory.lock().unwrap();
+        let refused = directory.lock().unwrap_err();
+        assert!(refused.message.contains(&format!("pid {}", std::process::id())), "{}", refused.message);
+        drop(lock);
+        directory.lock().unwrap();
+    }
+
+    #[tokio::test]
+    async fn values_survive_the_database() {
+        let home = tempfile::tempdir().unwrap();
+        let schema: &'static [Migration] = &[Migration {
+            version: 1,
+            sql: "CREATE TABLE value (i BIGINT, b BOOLEAN, t TEXT, y BLOB, n TEXT)",
+        }];
+        let (db, _) = opened(&DataDir::new(home.path()), schema).await;
+        let row: Row = db
+            .write(|tx| {
+                Box::pin(async move {
+                    let values = params![i64::MIN, true, "zwölf $1 '", vec![0u8, 255], None::<String>];
+                    tx.execute("INSERT INTO value (i, b, t, y, n) VALUES ($1, $2, $3, $4, $5)", &values)
+                        .await?;
+                    tx.one("SELECT n, y, t, b, i FROM value WHERE t = $1", &params!["zwölf $1 '"]).await
+                })
+            })
+            .await
+            .unwrap();
+        assert_eq!(row.get::<i64>("i").unwrap(), i64::MIN);
+        assert!(row.get::<bool>("b").unwrap());
+        assert_eq!(row.get::<Vec<u8>>("y").unwrap(), [0, 255]);
+        assert_eq!(row.get::<Option<String>>("n").unwrap(), None);
+        assert!(row.get::<String>("n").is_err() && row.get::<i64>("absent").is_err());
+        assert!(Row::from_row(&row).is_ok());
+    }
+}

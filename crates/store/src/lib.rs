@@ -1,0 +1,23 @@
+//! The database: one body of SQL text, transactions, migrations and the change log.
+//!
+//! This is the only crate that names a database driver, and it knows no business rules. SQL is written once, with `$n`
+//! parameters and only what SQLite and PostgreSQL have in common; [`Tx`] runs it. A transaction is one future that
+//! awaits nothing but its own statements.
+
+mod change;
+mod data_dir;
+mod db;
+mod migrate;
+mod row;
+mod sql;
+mod tx;
+mod value;
+
+pub use change::{Change, Entity};
+pub use data_dir::{DataDir, Lock};
+pub use db::{Db, Options, OwnedWork, Work};
+pub use migrate::{MIGRATIONS, Migrated, Migration};
+pub use row::{FromRow, Row};
+pub use sql::Sql;
+pub use tx::Tx;
+pub use value::{FromValue, ToValue, Value};

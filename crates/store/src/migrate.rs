@@ -1,0 +1,148 @@
+//! Numbered migrations, forward only. A database that a newer version wrote is refused.
+
+use std::path::PathBuf;
+
+use tollgate_core::secret::hex;
+use tollgate_core::{Clock, Error, Result};
+
+use crate::db::Db;
+use crate::row::Row;
+use crate::{DataDir, params};
+
+/// One step of the schema. Its text is never changed once released.
+#[derive(Clone, Copy, Debug)]
+pub struct Migration {
+    pub version: i64,
+    pub sql: &'static str,
+}
+
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, sql: include_str!("../../../migrations/0001_initial.sql") }];
+
+/// What bringing a database up to date meant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Migrated {
+    /// There was no database yet.
+    Created,
+    Unchanged,
+    /// Migrated, after a copy was put aside.
+    Upgraded {
+        copy: PathBuf,
+    },
+}
+
+impl Db {
+    /// Applies the migrations this database lacks, after a copy of it if it holds anything.
+    pub async fn migrate(
+        &self,
+        directory: &DataDir,
+        migrations: &'static [Migration],
+        clock: &Clock,
+    ) -> Result<Migrated> {
+        let applied = self.schema_version().await?;
+        let newest = migrations.last().map_or(0, |migration| migration.version);
+        self.refuse_newer(applied, newest)?;
+        self.refuse_edited(migrations).await?;
+        if applied == newest {
+            return Ok(Migrated::Unchanged);
+        }
+        let copy = (applied > 0).then(|| directory.migration_copy(applied, clock.now()));
+        if let Some(copy) = &copy {
+            self.copy_to(copy).await?;
+        }
+        for migration in migrations.iter().filter(|migration| migration.version > applied) {
+            self.apply(*migration, clock).await?;
+        }
+        Ok(copy.map_or(Migrated::Created, |copy| Migrated::Upgraded { copy }))
+    }
+
+    /// The version of the schema; 0 for an empty database.
+    pub async fn schema_version(&self) -> Result<i64> {
+        self.with_connection(|connection| {
+            let has_table: bool = connection
+                .query_row("SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_migration'", [], |row| {
+                    row.get(0)
+                })
+                .map_err(crate::tx::from_driver)?;
+            if !has_table {
+                return Ok(0);
+            }
+            connection
+                .query_row("SELECT COALESCE(MAX(version), 0) FROM schema_migration", [], |row| row.get(0))
+                .map_err(crate::tx::from_driver)
+        })
+        .await
+    }
+
+    /// Refuses a database that this binary may only misunderstand.
+    pub async fn check_schema(&self, migrations: &'static [Migration]) -> Result<()> {
+        let newest = migrations.last().map_or(0, |migration| migration.version);
+        let applied = self.schema_version().await?;
+        self.refuse_newer(applied, newest)?;
+        if applied < newest {
+            return Err(Error::bad_request(format!(
+                "The database {} has schema version {applied}, older than this binary's {newest}. Start `tollgate \
+                 serve` once: it migrates, after making a copy.",
+                self.path().display()
+            )));
+        }
+        Ok(())
+    }
+
+    fn refuse_newer(&self, applied: i64, newest: i64) -> Result<()> {
+        if applied > newest {
+            return Err(Error::bad_request(format!(
+                "The database {} has schema version {applied}; this binary knows versions up to {newest}. Use the \
+                 newer binary that wrote it.",
+                self.path().display()
+            )));
+        }
+        Ok(())
+    }
+
+    async fn refuse_edited(&self, migrations: &'static [Migration]) -> Result<()> {
+        if self.schema_version().await? == 0 {
+            return Ok(());
+        }
+        let applied: Vec<Row> =
+            self.read(|tx| Box::pin(tx.all("SELECT version, checksum FROM schema_migration", &[]))).await?;
+        for row in applied {
+            let (version, sum): (i64, String) = (row.get("version")?, row.get("checksum")?);
+            let known = migrations.iter().find(|migration| migration.version == version);
+            if known.is_some_and(|migration| checksum(migration.sql) != sum) {
+                return Err(Error::internal(format!("migration {version} was applied with another text")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, migration: Migration, clock: &Clock) -> Result<()> {
+        let now = clock.now();
+        self.write(move |tx| {
+            Box::pin(async move {
+                tx.session.connection.execute_batch(migration.sql).map_err(crate::tx::from_driver)?;
+                tx.execute(
+                    "CREATE TABLE IF NOT EXISTS schema_migration (
+                        version BIGINT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL, applied_at BIGINT NOT NULL)",
+                    &[],
+                )
+                .await?;
+                tx.execute(
+                    "INSERT INTO schema_migration (version, checksum, applied_at) VALUES ($1, $2, $3)",
+                    &params![migration.version, checksum(migration.sql), now],
+                )
+                .await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+/// FNV-1a: it only has to notice an edited file.
+fn checksum(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hex(&hash.to_be_bytes())
+}

@@ -1,0 +1,42 @@
+//! A row that was read.
+
+use std::sync::Arc;
+
+use tollgate_core::{Error, Result};
+
+use crate::value::{FromValue, Value, read};
+
+/// Values by the names of their columns.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub(crate) columns: Arc<[String]>,
+    pub(crate) values: Vec<Value>,
+}
+
+impl Row {
+    pub fn get<T: FromValue>(&self, column: &str) -> Result<T> {
+        match self.columns.iter().position(|name| name == column) {
+            Some(position) => read(&self.values[position], column),
+            None => Err(Error::internal(format!("a query does not return the column {column}"))),
+        }
+    }
+
+    /// The value at a position, for the few statements run so often that names would cost.
+    pub fn at<T: FromValue>(&self, position: usize) -> Result<T> {
+        match self.values.get(position) {
+            Some(value) => read(value, &self.columns[position]),
+            None => Err(Error::internal(format!("a query returns no column {position}"))),
+        }
+    }
+}
+
+/// A type that a row can be read into.
+pub trait FromRow: Sized {
+    fn from_row(row: &Row) -> Result<Self>;
+}
+
+impl FromRow for Row {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(row.clone())
+    }
+}

@@ -1,0 +1,74 @@
+//! SQL text. It can be composed only of pieces of the program's own source, so no value of a caller can get into it.
+
+use std::borrow::Cow;
+
+/// A statement with `$n` parameters.
+#[derive(Clone, Debug)]
+pub struct Sql(Cow<'static, str>);
+
+impl From<&'static str> for Sql {
+    fn from(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
+impl Sql {
+    #[must_use]
+    pub fn push(mut self, piece: &'static str) -> Self {
+        self.0.to_mut().push_str(piece);
+        self
+    }
+
+    /// Appends `($first, $first+1, ...)` for a list of `count` values; for none a list that nothing is in.
+    #[must_use]
+    pub fn push_list(mut self, first: usize, count: usize) -> Self {
+        let list: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+        let text = self.0.to_mut();
+        text.push('(');
+        text.push_str(if list.is_empty() { "NULL" } else { "" });
+        text.push_str(&list.join(", "));
+        text.push(')');
+        self
+    }
+
+    /// Appends `$number`.
+    #[must_use]
+    pub fn push_param(mut self, number: usize) -> Self {
+        self.0.to_mut().push('$');
+        self.0.to_mut().push_str(&number.to_string());
+        self
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// SQLite numbers its parameters with `?1`; a `$1` there is a name, numbered by where it first occurs.
+pub(crate) fn for_sqlite(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut quoted = false;
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        quoted ^= letter == '\'';
+        let is_parameter = letter == '$' && !quoted && letters.peek().is_some_and(char::is_ascii_digit);
+        result.push(if is_parameter { '?' } else { letter });
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_renamed_for_sqlite_but_not_in_literals() {
+        assert_eq!(for_sqlite("SELECT $2, $10, '$1' WHERE $a"), "SELECT ?2, ?10, '$1' WHERE $a");
+    }
+
+    #[test]
+    fn a_list_of_nothing_matches_nothing() {
+        assert_eq!(Sql::from("x IN ").push_list(3, 2).text(), "x IN ($3, $4)");
+        assert_eq!(Sql::from("x IN ").push_list(3, 0).text(), "x IN (NULL)");
+    }
+}

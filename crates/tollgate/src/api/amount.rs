@@ -1,0 +1,62 @@
+//! Amounts and durations as people write them on a command line.
+
+use tollgate_core::Money;
+
+/// `50`, `$50`, `0.05usd`, `50usd/month`: dollars to whole cents.
+pub(crate) fn cents(text: &str) -> Result<i64, String> {
+    let plain = text.trim().to_lowercase();
+    let plain = plain.strip_suffix("/month").unwrap_or(&plain);
+    let plain = plain.strip_suffix("usd").unwrap_or(plain).trim().trim_start_matches('$');
+    let amount = Money::parse(plain).filter(|amount| *amount > Money::ZERO);
+    let amount = amount.ok_or_else(|| format!("`{text}` is not an amount such as 50usd or 0.05"))?;
+    match Money::from_cents(amount.cents()) {
+        Some(whole) if whole == amount => Ok(amount.cents()),
+        _ => Err(format!("`{text}` is not a whole number of cents")),
+    }
+}
+
+/// `90d`, `12h`, `30m`, `45s`, or `never`.
+pub(crate) fn seconds(text: &str) -> Result<Option<i64>, String> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let wrong = || format!("`{text}` is not a time such as 90d, 12h, 30m, 45s or never");
+    let unit_length = text.chars().last().map_or(0, char::len_utf8);
+    let (digits, unit) = text.split_at(text.len() - unit_length);
+    let unit = match unit {
+        "d" => 86_400,
+        "h" => 3_600,
+        "m" => 60,
+        "s" => 1,
+        _ => return Err(wrong()),
+    };
+    let count: i64 = digits.parse().map_err(|_| wrong())?;
+    count.checked_mul(unit).filter(|seconds| *seconds > 0).map(Some).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_dollars_to_the_cent() {
+        for (text, expected) in
+            [("50", 5000), ("$50", 5000), ("0.05usd", 5), ("50USD/month", 5000), (" 1.50 usd", 150)]
+        {
+            assert_eq!(cents(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "-1", "0.001", "50eur", "50usd/day", "many"] {
+            assert!(cents(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit() {
+        assert_eq!(seconds("90d"), Ok(Some(7_776_000)));
+        assert_eq!(seconds("45s"), Ok(Some(45)));
+        assert_eq!(seconds("never"), Ok(None));
+        for text in ["", "d", "90", "-1d", "0s", "1y", "9999999999999999d", "ü"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A client of the administration API.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+use tollgate_core::Address;
+use tollgate_core::secret::Secret;
+use tollgate_wire::Dialer;
+
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+const ANSWER_TIME_MAX: Duration = Duration::from_mins(1);
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub enum CallError {
+    /// The server refused, in its envelope.
+    Refused { status: u16, error: Value, request_id: Option<String> },
+    /// There was no answer that could be understood.
+    Network(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { status, error, request_id } => {
+                let message = error["message"].as_str().unwrap_or("The server refused without a message.");
+                write!(f, "{message} (status {status}")?;
+                if let Some(param) = error["param"].as_str() {
+                    write!(f, ", param {param}")?;
+                }
+                if let Some(id) = request_id {
+                    write!(f, ", request {id}")?;
+                }
+                f.write_str(")")
+            }
+            Self::Network(message) => f.write_str(message),
+        }
+    }
+}
+
+/// Where the API is, and the key that opens it.
+pub struct Client {
+    address: Address,
+    key: Secret,
+    dialer: Dialer,
+}
+
+impl Client {
+    /// `address` ends in `/v1`.
+    pub fn new(address: Address, key: Secret) -> Self {
+        Self { address, key, dialer: Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX) }
+    }
+
+    /// Whether this is OpenAI itself, which lacks our extensions.
+    pub fn is_openai(&self) -> bool {
+        self.address.host == "api.openai.com"
+    }
+
+    pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CallError> {
+        let query: Vec<String> =
+            query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        let separator = if query.is_empty() { "" } else { "?" };
+        self.call("GET", &format!("{path}{separator}{}", query.join("&")), None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
+        self.call("POST", path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value, CallError> {
+        self.call("DELETE", path, None).await
+    }
+
+    /// All items of a list, page by page, at most `limit`; and whether there are more.
+    pub async fn list(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        limit: usize,
+    ) -> Result<(Vec<Value>, bool), CallError> {
+        const PAGE_MAX: usize = 100;
+        let mut items: Vec<Value> = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let wanted = (limit - items.len()).min(PAGE_MAX);
+            let mut query = query.to_vec();
+            query.push(("limit", wanted.to_string()));
+            query.extend(after.take().map(|after| ("after", after)));
+            let page = self.get(path, &query).await?;
+            let has_more = page["has_more"].as_bool().unwrap_or(false);
+            items.extend(page["data"].as_array().cloned().unwrap_or_default());
+            after = page["last_id"].as_str().map(str::to_owned);
+            if !has_more || items.len() >= limit || after.is_none() {
+                return Ok((items, has_more));
+            }
+        }
+    }
+
+    /// `path` is below `/v1`, or begins with `/tollgate` and stands beside it.
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CallError> {
+        tokio::time::timeout(ANSWER_TIME_MAX, self.exchange(method, path, body))
+            .await
+            .unwrap_or_else(|_| Err(CallError::Network("The server did not answer in time.".to_owned())))
+    }
+
+    async fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CallError> {
+        let network = |what: &str| CallError::Network(format!("{}: {what}", self.address));
+        let base = if path.starts_with("/tollgate/") {
+            self.address.path.strip_suffix("/v1").unwrap_or(&self.address.path)
+        } else {
+            &self.address.path
+        };
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let content = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+        let head = format!(
+            "{method} {base}{path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\naccept: application/json\r\n\
+             user-agent: tollgate/{}\r\n{content}content-length: {}\r\n\r\n",
+            self.address.authority(),
+            self.key.reveal(),
+            env!("CARGO_PKG_VERSION"),
+            body.len(),
+        );
+        let connection =
+            self.dialer.dial(&self.address).await.map_err(|error| network(&error.to_string()))?;
+        let sent = connection.send(head.as_bytes(), body.as_bytes()).await;
+        let mut exchange = sent.map_err(|error| network(&error.to_string()))?;
+        let mut answer = Vec::new();
+        while exchange.read(&mut answer).await.map_err(|error| network(&error.to_string()))? {
+            if answer.len() > ANSWER_BYTES_MAX {
+                return Err(network("the answer is too long"));
+            }
+        }
+        let status = exchange.head.status;
+        let answer: Value = serde_json::from_slice(&answer).map_err(|_| {
+            network(&format!("the answer with status {status} is not JSON; is this the API's base URL?"))
+        })?;
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let request_id = exchange.head.headers.get("x-request-id").map(str::to_owned);
+        Err(CallError::Refused { status, error: answer["error"].clone(), request_id })
+    }
+}
+
+/// Percent-encodes what is not plain in a part of a path or a query.
+pub(crate) fn encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}

@@ -1,0 +1,91 @@
+//! How results are shown: a table to people, tab-separated text to a pipe, JSON or ids to programs.
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Value, json};
+
+use crate::api::client::CallError;
+use crate::api::table::Column;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people; tab-separated when it does not go to a terminal
+    Table,
+    Json,
+    /// Only the ids, one a line
+    Id,
+}
+
+/// Shows a list, or one thing as a list of one.
+pub(crate) fn show(format: Format, columns: &'static [Column], value: &Value) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let rows: Vec<Value> = match value {
+        Value::Array(rows) => rows.clone(),
+        one => vec![one.clone()],
+    };
+    match format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(value).unwrap_or_default()),
+        Format::Id => {
+            rows.iter().filter_map(|row| row["id"].as_str()).try_for_each(|id| writeln!(out, "{id}"))
+        }
+        Format::Table if out.is_terminal() => writeln!(out, "{}", table(columns, &rows)),
+        Format::Table => {
+            let headings: Vec<&str> = columns.iter().map(|column| column.heading).collect();
+            writeln!(out, "{}", headings.join("\t"))?;
+            rows.iter().try_for_each(|row| {
+                let cells: Vec<String> = columns.iter().map(|column| column.cell(row)).collect();
+                writeln!(out, "{}", cells.join("\t"))
+            })
+        }
+    }
+}
+
+/// Columns that nothing stands in are left out for people; in a pipe every column keeps its place.
+fn table(columns: &'static [Column], rows: &[Value]) -> Table {
+    let used: Vec<&Column> =
+        columns.iter().filter(|column| rows.is_empty() || column.is_used(rows)).collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(used.iter().map(|column| column.heading));
+    for row in rows {
+        table.add_row(used.iter().map(|column| column.cell(row)));
+    }
+    table
+}
+
+/// Says what went wrong, on stderr; to programs as one JSON object.
+#[expect(clippy::print_stderr, reason = "errors of a command go there")]
+pub(crate) fn complain(format: Format, error: &CallError) {
+    if format != Format::Json {
+        eprintln!("error: {error}");
+        return;
+    }
+    let object = match error {
+        CallError::Refused { error, request_id, .. } => json!({"error": error, "request_id": request_id}),
+        CallError::Network(message) => {
+            json!({"error": {"message": message, "type": "network", "code": null, "param": null}, "request_id": null})
+        }
+    };
+    eprintln!("{object}");
+}
+
+/// Says something besides the result.
+#[expect(clippy::print_stderr, reason = "what is not the result goes there")]
+pub(crate) fn hint(text: &str) {
+    eprintln!("{text}");
+}
+
+/// The exit code for an error, as documented.
+pub(crate) fn exit_code(error: &CallError) -> u8 {
+    match error {
+        CallError::Network(_) | CallError::Refused { status: 500.., .. } => 7,
+        CallError::Refused { status: 404, .. } => 3,
+        CallError::Refused { status: 401 | 403, .. } => 4,
+        CallError::Refused { status: 409 | 412, .. } => 5,
+        CallError::Refused { status: 400, error, .. } if error["code"] == "already_exists" => 5,
+        CallError::Refused { status: 429, .. } => 6,
+        CallError::Refused { .. } => 1,
+    }
+}

@@ -1,0 +1,92 @@
+//! The command line: what can be said, and nothing of what it does.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::Format;
+use crate::api::commands::{CostCommand, KeyCommand, ModelCommand, ProjectCommand, ServiceAccountCommand};
+use crate::api::commands::{SpendLimitCommand, UpstreamCommand, UsageCommand};
+use crate::command::dev::DevOptions;
+use crate::command::maintenance::{BackupOptions, DataOptions, OperatorCommand, RecoverOptions};
+use crate::command::simulate::SimulateOptions;
+use crate::config::ServeOptions;
+
+/// The organization layer of an AI platform, self-hosted.
+#[derive(Parser, Debug)]
+#[command(
+    name = "tollgate",
+    version,
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub api: ApiOptions,
+}
+
+/// Where the API is and what may be done with it.
+#[derive(Args, Debug)]
+pub struct ApiOptions {
+    /// Base URL of the API, ending in /v1 [default: http://127.0.0.1:8080/v1]
+    #[arg(long, env = "TOLLGATE_URL", global = true, value_name = "URL", help_heading = "API")]
+    pub url: Option<String>,
+    /// File with the admin key, or - for stdin; else TOLLGATE_ADMIN_KEY, or TOLLGATE_ADMIN_KEY_FILE
+    #[arg(long, env = "TOLLGATE_ADMIN_KEY_FILE", global = true, value_name = "FILE", help_heading = "API")]
+    pub admin_key_file: Option<PathBuf>,
+    /// How to show results
+    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "API")]
+    pub output: Format,
+    /// Say nothing but the result
+    #[arg(short, long, global = true, help_heading = "API")]
+    pub quiet: bool,
+    /// Refused: a secret on the command line is seen by every user of the machine and kept by shells
+    #[arg(long, global = true, hide = true, value_name = "SECRET", aliases = ["admin-key", "key", "token"])]
+    pub api_key: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the server
+    Serve(Box<ServeOptions>),
+    /// Try it out: a server in a temporary directory with a simulated provider
+    Dev(DevOptions),
+    /// Run the simulated provider alone
+    Simulate(SimulateOptions),
+    /// Check that the books balance, to the nano-dollar
+    Fsck(DataOptions),
+    /// Copy the database, also while a server runs
+    Backup(BackupOptions),
+    /// Put a backup into an empty data directory
+    Restore(BackupOptions),
+    /// Make a new admin key for an owner (server stopped)
+    Recover(RecoverOptions),
+    /// Say who runs the installation (server stopped)
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Projects
+    #[command(subcommand)]
+    Project(ProjectCommand),
+    /// API keys of a project
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Service accounts of a project
+    #[command(subcommand, alias = "sa")]
+    ServiceAccount(ServiceAccountCommand),
+    /// The hard monthly spend limit of a project
+    #[command(subcommand)]
+    SpendLimit(SpendLimitCommand),
+    /// Provider connections
+    #[command(subcommand)]
+    Upstream(UpstreamCommand),
+    /// Models and their prices
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// What was spent, by day
+    Cost(CostCommand),
+    /// What was used, by bucket of time
+    Usage(UsageCommand),
+}

@@ -1,0 +1,167 @@
+//! `fsck`, `backup`, `restore`, `recover` and `operator`: work on the data directory itself.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use tollgate_admin::host;
+use tollgate_core::{Clock, Error, Result};
+use tollgate_ledger::fsck;
+use tollgate_store::{DataDir, Db, MIGRATIONS, Options};
+
+use crate::node;
+
+#[derive(Args, Debug)]
+pub struct DataOptions {
+    /// Directory of the installation
+    #[arg(long, env = "TOLLGATE_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct BackupOptions {
+    /// Where to write the backup; must not exist
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// The secrets file, if it is not in the data directory
+    #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct RecoverOptions {
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// The owner who gets a new admin key
+    #[arg(long, value_name = "EMAIL", default_value = "owner@localhost")]
+    pub owner_email: String,
+    /// Where to write the key; without it the key goes to stdout
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum OperatorCommand {
+    /// Let a user run the installation: upstreams, models and prices
+    Grant(OperatorOptions),
+    /// Take that away again
+    Revoke(OperatorOptions),
+}
+
+#[derive(Args, Debug)]
+pub struct OperatorOptions {
+    /// E-mail address of the user
+    pub email: String,
+    #[command(flatten)]
+    pub data: DataOptions,
+}
+
+/// Opens the database to look at it, also while a server runs.
+async fn open_to_read(data: &Path) -> Result<Db> {
+    let db = DataDir::new(data).open(Options { create: false, read_only: true })?;
+    db.check_schema(MIGRATIONS).await?;
+    Ok(db)
+}
+
+/// Prints what the books say; `false` if they do not balance.
+pub async fn fsck(options: &DataOptions) -> Result<bool> {
+    let db = open_to_read(&options.data).await?;
+    let report = fsck::check(&db).await?;
+    say(&report.to_string());
+    Ok(report.is_balanced())
+}
+
+/// Writes a copy of the database as of one moment, also while a server runs.
+pub async fn backup(options: &BackupOptions) -> Result<()> {
+    if options.file.exists() {
+        return Err(Error::bad_request(format!("{} exists already.", options.file.display())));
+    }
+    let directory = DataDir::new(&options.data.data);
+    let db = open_to_read(directory.path()).await?;
+    db.copy_to(&options.file).await?;
+    let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
+    say(&format!("{} written.", options.file.display()));
+    say(&format!(
+        "It does not have the secrets file {}, without which it opens nothing: keep that elsewhere.",
+        secrets.display()
+    ));
+    Ok(())
+}
+
+/// Puts a backup into an empty data directory.
+pub fn restore(options: &BackupOptions) -> Result<()> {
+    let directory = DataDir::new(&options.data.data);
+    directory.restore(&options.file)?;
+    let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
+    say(&format!("{} restored to {}.", options.file.display(), directory.path().display()));
+    if !secrets.exists() {
+        say(&format!(
+            "Bring the secrets file back to {} before you start `tollgate serve`.",
+            secrets.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Makes a new admin key for an owner who has none. The server must not run.
+pub async fn recover(options: &RecoverOptions) -> Result<()> {
+    let directory = DataDir::new(&options.data.data);
+    if let Some(out) = options.out.as_deref().filter(|out| out.exists()) {
+        return Err(Error::bad_request(format!("{} exists already.", out.display())));
+    }
+    let db = directory.open(Options::default())?;
+    let _lock = directory.lock()?;
+    db.check_schema(MIGRATIONS).await?;
+    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
+    let email = options.owner_email.clone();
+    let keys = db
+        .write(move |tx| Box::pin(async move { host::recover(tx, &Clock::system(), &keyring, &email).await }))
+        .await?;
+    let lines: Vec<&str> = keys.iter().map(|(_, key)| key.reveal()).collect();
+    let lines = lines.join("\n");
+    match &options.out {
+        Some(out) => crate::secrets_file::write_durably(out, format!("{lines}\n").as_bytes())?,
+        None => say(&lines),
+    }
+    for (organization, _) in &keys {
+        hint(&format!(
+            "A new admin key of {} for {organization}. It is recorded in the audit log.",
+            options.owner_email
+        ));
+    }
+    Ok(())
+}
+
+/// Says who operates the installation. The server must not run.
+pub async fn operator(command: &OperatorCommand) -> Result<()> {
+    let (options, is_operator) = match command {
+        OperatorCommand::Grant(options) => (options, true),
+        OperatorCommand::Revoke(options) => (options, false),
+    };
+    let directory = DataDir::new(&options.data.data);
+    let db = directory.open(Options::default())?;
+    let _lock = directory.lock()?;
+    db.check_schema(MIGRATIONS).await?;
+    let email = options.email.clone();
+    let changed = db
+        .write(move |tx| {
+            Box::pin(async move { host::set_operator(tx, &Clock::system(), &email, is_operator).await })
+        })
+        .await?;
+    let state = if is_operator { "is an operator" } else { "is no operator" };
+    let when = if changed { "now" } else { "already" };
+    say(&format!("{} {state} {when}.", options.email));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "what accompanies the answer of a command")]
+fn hint(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,6 @@
+//! What is done at the machine itself.
+
+pub mod dev;
+pub mod maintenance;
+pub mod serve;
+pub mod simulate;

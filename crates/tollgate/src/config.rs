@@ -1,0 +1,260 @@
+//! The configuration of a server: flags before `TOLLGATE_*` before `tollgate.toml` before defaults, and all of it
+//! checked before anything starts.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Deserialize;
+use tollgate_admin::TrustedProxies;
+use tollgate_core::{Address, Error, Result};
+
+const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+const DRAIN_SECONDS_USUAL: u64 = 30;
+const FREE_MEBIBYTES_USUAL: u64 = 64;
+const UPSTREAM_TIMEOUT_SECONDS_USUAL: u64 = 600;
+const OWNER_EMAIL_USUAL: &str = "owner@localhost";
+
+/// What can be set, as it is given. In the file the names are those of the flags.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ServeOptions {
+    /// Directory of the installation: database, secrets, lock
+    #[arg(long, env = "TOLLGATE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "TOLLGATE_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Where the first start writes the ids and the admin key it makes
+    #[arg(long, env = "TOLLGATE_BOOTSTRAP_FILE", value_name = "FILE")]
+    pub bootstrap_file: Option<PathBuf>,
+    /// E-mail address of the owner the first start makes [default: owner@localhost]
+    #[arg(long, env = "TOLLGATE_OWNER_EMAIL", value_name = "EMAIL")]
+    pub owner_email: Option<String>,
+    /// Master keys: pepper and encryption key [default: DIR/secrets/master.json]
+    #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+    /// Certificate chain in PEM; read again when it changes
+    #[arg(long, env = "TOLLGATE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key in PEM
+    #[arg(long, env = "TOLLGATE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// How clients reach this server, such as https://ai.example.com
+    #[arg(long, env = "TOLLGATE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Networks of proxies whose X-Forwarded-For is believed
+    #[arg(long, env = "TOLLGATE_TRUSTED_PROXIES", value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
+    #[serde(default)]
+    pub trusted_proxies: Vec<String>,
+    /// Allow plain HTTP on an address other machines can reach
+    #[arg(long, env = "TOLLGATE_INSECURE_HTTP")]
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// Seconds that requests in flight have to end after SIGTERM [default: 30]
+    #[arg(long, env = "TOLLGATE_DRAIN_SECONDS", value_name = "SECONDS")]
+    pub drain_seconds: Option<u64>,
+    /// Threads that serve requests [default: one per processor]
+    #[arg(long, env = "TOLLGATE_WORKERS", value_name = "COUNT")]
+    pub workers: Option<usize>,
+    /// Free disk space below which no new request is admitted [default: 64]
+    #[arg(long, env = "TOLLGATE_FREE_MEBIBYTES_MIN", value_name = "MIB")]
+    pub free_mebibytes_min: Option<u64>,
+    /// Seconds an upstream has to begin its answer [default: 600]
+    #[arg(long, env = "TOLLGATE_UPSTREAM_TIMEOUT_SECONDS", value_name = "SECONDS")]
+    pub upstream_timeout_seconds: Option<u64>,
+    /// Not supported yet: PostgreSQL in place of the embedded database
+    #[arg(long, env = "TOLLGATE_DATABASE", value_name = "URL", hide = true)]
+    pub database: Option<String>,
+    /// Not supported yet: counters shared by several nodes
+    #[arg(long, env = "TOLLGATE_VALKEY", value_name = "URL", hide = true)]
+    pub valkey: Option<String>,
+    /// Not supported yet: metrics on an address of their own
+    #[arg(long, env = "TOLLGATE_METRICS_LISTEN", value_name = "ADDR", hide = true)]
+    pub metrics_listen: Option<String>,
+    /// File with these settings [default: DIR/tollgate.toml if it exists]
+    #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+}
+
+/// Settings that were checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub data: PathBuf,
+    pub listen: SocketAddr,
+    pub bootstrap_file: Option<PathBuf>,
+    pub owner_email: String,
+    /// `None` for the place inside of the data directory.
+    pub secrets: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+    pub public_url: Option<Address>,
+    pub trusted_proxies: TrustedProxies,
+    pub drain: Duration,
+    pub workers: usize,
+    pub free_bytes_min: u64,
+    pub upstream_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ServeOptions {
+    /// Completes what was given by the file and the defaults, and checks it.
+    pub fn config(self) -> Result<Config> {
+        let options = self.with_file()?;
+        options.refuse_what_is_missing()?;
+        let data = options.data.ok_or_else(|| {
+            Error::bad_request(
+                "Name the data directory: `tollgate serve --data DIR`. It is made if it does not exist.",
+            )
+        })?;
+        let tls = match (options.tls_cert, options.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            _ => return Err(Error::bad_request("--tls-cert and --tls-key go together.")),
+        };
+        let public_url = options.public_url.as_deref().map(read_public_url).transpose()?;
+        let listen = options.listen.unwrap_or(LISTEN_USUAL);
+        let is_protected = tls.is_some() || public_url.as_ref().is_some_and(|url| url.is_tls);
+        if !listen.ip().is_loopback() && !is_protected && !options.insecure_http {
+            return Err(Error::bad_request(format!(
+                "{listen} can be reached by other machines, and without TLS keys would pass in plain. Give --tls-cert and \
+                 --tls-key, or --public-url https://... if a proxy in front does TLS, or --insecure-http to accept it."
+            )));
+        }
+        Ok(Config {
+            data,
+            listen,
+            bootstrap_file: options.bootstrap_file,
+            owner_email: options.owner_email.unwrap_or_else(|| OWNER_EMAIL_USUAL.to_owned()),
+            secrets: options.secrets,
+            tls,
+            public_url,
+            trusted_proxies: TrustedProxies::parse(&options.trusted_proxies)?,
+            drain: Duration::from_secs(options.drain_seconds.unwrap_or(DRAIN_SECONDS_USUAL)),
+            workers: options.workers.unwrap_or_else(processors).max(1),
+            free_bytes_min: options
+                .free_mebibytes_min
+                .unwrap_or(FREE_MEBIBYTES_USUAL)
+                .saturating_mul(1024 * 1024),
+            upstream_timeout: Duration::from_secs(
+                options.upstream_timeout_seconds.unwrap_or(UPSTREAM_TIMEOUT_SECONDS_USUAL).max(1),
+            ),
+        })
+    }
+
+    /// What neither a flag nor the environment says is taken from the file.
+    fn with_file(self) -> Result<Self> {
+        let usual = self.data.as_deref().map(|data| data.join("tollgate.toml")).filter(|path| path.exists());
+        let Some(path) = self.config.clone().or(usual) else { return Ok(self) };
+        let file = read_file(&path)?;
+        let is_proxies_given = !self.trusted_proxies.is_empty();
+        Ok(Self {
+            data: self.data.or(file.data),
+            listen: self.listen.or(file.listen),
+            bootstrap_file: self.bootstrap_file.or(file.bootstrap_file),
+            owner_email: self.owner_email.or(file.owner_email),
+            secrets: self.secrets.or(file.secrets),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            public_url: self.public_url.or(file.public_url),
+            trusted_proxies: if is_proxies_given { self.trusted_proxies } else { file.trusted_proxies },
+            insecure_http: self.insecure_http || file.insecure_http,
+            drain_seconds: self.drain_seconds.or(file.drain_seconds),
+            workers: self.workers.or(file.workers),
+            free_mebibytes_min: self.free_mebibytes_min.or(file.free_mebibytes_min),
+            upstream_timeout_seconds: self.upstream_timeout_seconds.or(file.upstream_timeout_seconds),
+            database: self.database.or(file.database),
+            valkey: self.valkey.or(file.valkey),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
+            config: None,
+        })
+    }
+
+    /// A setting that would be accepted and not enforced is refused.
+    fn refuse_what_is_missing(&self) -> Result<()> {
+        let missing = [
+            ("--database", self.database.is_some(), "PostgreSQL", "Leave it out for the embedded database."),
+            ("--valkey", self.valkey.is_some(), "Counters shared by several nodes", "One node needs none."),
+            ("--metrics-listen", self.metrics_listen.is_some(), "Metrics", "Leave it out."),
+        ];
+        match missing.into_iter().find(|(_, is_given, ..)| *is_given) {
+            Some((flag, _, what, instead)) => Err(Error::bad_request(format!(
+                "{flag}: {what} are not supported by this version yet. {instead}"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<ServeOptions> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::bad_request(format!("Cannot read {}: {error}.", path.display())))?;
+    toml::from_str(&text).map_err(|error| Error::bad_request(format!("{}: {error}", path.display())))
+}
+
+fn read_public_url(url: &str) -> Result<Address> {
+    Address::parse(url)
+        .map_err(|why| Error::bad_request(format!("--public-url `{url}` cannot be used: {why}.")))
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> ServeOptions {
+        ServeOptions { data: Some("/nonexistent".into()), ..ServeOptions::default() }
+    }
+
+    #[test]
+    fn an_address_others_can_reach_wants_tls_or_a_word() {
+        let listen = |address: &str| ServeOptions { listen: Some(address.parse().unwrap()), ..options() };
+        assert!(listen("127.0.0.1:0").config().is_ok() && listen("[::1]:0").config().is_ok());
+        assert!(listen("0.0.0.0:80").config().unwrap_err().message.contains("--insecure-http"));
+        assert!(ServeOptions { insecure_http: true, ..listen("0.0.0.0:80") }.config().is_ok());
+        let public = |url: &str| ServeOptions { public_url: Some(url.into()), ..listen("0.0.0.0:80") };
+        assert!(public("https://ai.example.com").config().is_ok());
+        assert!(public("http://ai.example.com").config().is_err());
+    }
+
+    #[test]
+    fn what_is_missing_refuses_to_start_by_name() {
+        for (options, flag) in [
+            (ServeOptions { database: Some("postgres://x".into()), ..options() }, "--database"),
+            (ServeOptions { valkey: Some("redis://x".into()), ..options() }, "--valkey"),
+            (ServeOptions { metrics_listen: Some("127.0.0.1:1".into()), ..options() }, "--metrics-listen"),
+        ] {
+            let message = options.config().unwrap_err().message;
+            assert!(message.starts_with(flag) && message.contains("not supported"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_a_typo_in_the_file_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("tollgate.toml");
+        std::fs::write(
+            &file,
+            "listen = \"127.0.0.1:1\"\ndrain-seconds = 5\ntrusted-proxies = [\"10.0.0.0/8\"]\n",
+        )
+        .unwrap();
+        let flags = ServeOptions {
+            data: Some(home.path().into()),
+            listen: Some("127.0.0.1:2".parse().unwrap()),
+            ..ServeOptions::default()
+        };
+        let config = flags.clone().config().unwrap();
+        assert_eq!((config.listen.port(), config.drain), (2, Duration::from_secs(5)));
+        std::fs::write(&file, "lisen = \"127.0.0.1:1\"\n").unwrap();
+        assert!(flags.config().unwrap_err().message.contains("lisen"));
+    }
+}

@@ -1,0 +1,13 @@
+//! The server and the command line of Tollgate.
+//!
+//! [`node::Node`] puts the crates together into a running server; [`command`] holds what the command line does with it,
+//! and with the API of any server that speaks OpenAI's. There are no rules of the product here.
+
+pub mod api;
+pub mod cli;
+pub mod command;
+pub mod config;
+mod listener;
+pub mod node;
+mod secrets_file;
+mod service;

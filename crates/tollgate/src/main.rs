@@ -1,0 +1,137 @@
+//! The `tollgate` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tollgate::api::client::Client;
+use tollgate::api::commands::{Failure, Session};
+use tollgate::cli::{ApiOptions, Cli, Command};
+use tollgate::command::{dev, maintenance, serve, simulate};
+use tollgate_core::{Address, Error};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const URL_USUAL: &str = "http://127.0.0.1:8080/v1";
+
+/// Exit codes that are not those of an API's answer.
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.api.api_key.is_some() {
+        complain(
+            "A secret on the command line is seen by every user of the machine and kept in the shell's history. Use \
+             TOLLGATE_ADMIN_KEY, --admin-key-file FILE, or --admin-key-file - for stdin.",
+        );
+        return ExitCode::from(WRONG_USAGE);
+    }
+    start_log(&cli.command);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => ExitCode::from(runtime.block_on(run(cli))),
+        Err(error) => {
+            complain(&format!("The program cannot start: {error}."));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> u8 {
+    match cli.command {
+        Command::Serve(options) => done(serve::serve(*options).await),
+        Command::Dev(options) => done(dev::dev(options).await),
+        Command::Simulate(options) => done(simulate::simulate(options).await),
+        Command::Fsck(options) => match maintenance::fsck(&options).await {
+            Ok(true) => 0,
+            Ok(false) => FAILED,
+            Err(error) => done(Err(error)),
+        },
+        Command::Backup(options) => done(maintenance::backup(&options).await),
+        Command::Restore(options) => done(maintenance::restore(&options)),
+        Command::Recover(options) => done(maintenance::recover(&options).await),
+        Command::Operator(command) => done(maintenance::operator(&command).await),
+        command => over_api(command, &cli.api).await,
+    }
+}
+
+async fn over_api(command: Command, options: &ApiOptions) -> u8 {
+    let session = match session(options) {
+        Ok(session) => session,
+        Err(message) => {
+            complain(&message);
+            return WRONG_USAGE;
+        }
+    };
+    let result = match command {
+        Command::Project(command) => session.project(command).await,
+        Command::Key(command) => session.key(command).await,
+        Command::ServiceAccount(command) => session.service_account(command).await,
+        Command::SpendLimit(command) => session.spend_limit(command).await,
+        Command::Upstream(command) => session.upstream(command).await,
+        Command::Model(command) => session.model(command).await,
+        Command::Cost(command) => session.cost(command).await,
+        Command::Usage(command) => session.usage(command).await,
+        _ => Ok(()),
+    };
+    match result {
+        Ok(()) => 0,
+        Err(Failure::Usage(message)) => {
+            complain(&message);
+            WRONG_USAGE
+        }
+        Err(Failure::Call(error)) => session.failed(&error),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the key has no flag that clap could read it for")]
+fn session(options: &ApiOptions) -> Result<Session, String> {
+    let url = options.url.as_deref().unwrap_or(URL_USUAL);
+    let address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
+    let from_environment = |name: &str| std::env::var(name).ok().filter(|key| !key.trim().is_empty());
+    let key = match &options.admin_key_file {
+        Some(file) => tollgate::api::read_secret(file)?,
+        None => from_environment("TOLLGATE_ADMIN_KEY")
+            // An OpenAI key goes only to a server that was named.
+            .or_else(|| options.url.as_ref().and_then(|_| from_environment("OPENAI_ADMIN_KEY")))
+            .map(|key| tollgate_core::secret::Secret::new(key.trim()))
+            .ok_or("There is no admin key: set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE.")?,
+    };
+    if !address.is_tls && !address.is_loopback() {
+        complain(&format!("warning: the key is sent to {address} in plain."));
+    }
+    Ok(Session { client: Client::new(address, key), format: options.output, is_quiet: options.quiet })
+}
+
+fn done(result: Result<(), Error>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            complain(&error.message);
+            FAILED
+        }
+    }
+}
+
+/// Servers log to stderr: to a terminal in words, else in JSON. Commands only complain.
+fn start_log(command: &Command) {
+    use std::io::IsTerminal;
+    let level = match command {
+        Command::Serve(_) | Command::Simulate(_) => "info",
+        _ => "warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TOLLGATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().init();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "errors of a command go there")]
+fn complain(text: &str) {
+    eprintln!("error: {text}");
+}

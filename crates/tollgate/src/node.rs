@@ -1,0 +1,316 @@
+//! A running server: the data directory, the threads, the planes, and how they start and stop together.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tollgate_admin::{Admin, Parts, host};
+use tollgate_core::secret::Keyring;
+use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
+use tollgate_gateway::{Gateway, Pool};
+use tollgate_ledger::{Ledger, recovery};
+use tollgate_replica::Replica;
+use tollgate_store::{DataDir, Db, Lock, MIGRATIONS, Migrated, Options};
+use tollgate_wire::{Dialer, Limits, Server, ServerTls};
+
+use crate::config::{Config, TlsFiles};
+use crate::service::Worker;
+use crate::{listener, secrets_file};
+
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+const LAST_USE_EVERY: Duration = Duration::from_secs(5);
+const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What the first start writes for whoever automates it.
+#[derive(Serialize)]
+struct BootstrapFile<'a> {
+    base_url: &'a str,
+    organization_id: OrganizationId,
+    project_id: ProjectId,
+    user_id: UserId,
+    admin_api_key: &'a str,
+}
+
+/// A server that serves. Stop it with [`Node::stop`].
+pub struct Node {
+    /// Where it listens, which is not always what was asked for: port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `http://127.0.0.1:8080`, or the public URL if one was given.
+    pub url: String,
+    db: Db,
+    ledger: Ledger,
+    replica: Arc<Replica>,
+    is_ready: Arc<AtomicBool>,
+    shutdown: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+    background: Vec<AbortHandle>,
+    drain: Duration,
+    _lock: Lock,
+}
+
+impl Node {
+    /// Starts a server and returns when it is ready. It needs a tokio runtime, which carries its background tasks.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self> {
+        let directory = DataDir::new(&config.data);
+        directory.create()?;
+        let lock = directory.lock()?;
+        let tls = match &config.tls {
+            Some(files) => Some(Arc::new(ServerTls::load(&files.certificate, &files.key)?)),
+            None => None,
+        };
+        let listener = listener::bind(config.listen)?;
+        let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
+        let url = match &config.public_url {
+            Some(url) => url.to_string(),
+            None => listener::url(address, tls.is_some()),
+        };
+        let db = open(&directory, &clock).await?;
+        let keyring = keyring(&db, &directory, config.secrets.as_deref()).await?;
+        bootstrap(&db, &clock, &keyring, config, &url).await?;
+        let recovered = recovery::settle_open_holds(&db, &clock).await?;
+        if recovered > 0 {
+            tracing::warn!(
+                holds = recovered,
+                "holds of a process that is gone were settled; see `recovered` requests"
+            );
+        }
+        let replica = Replica::load(db.clone(), Arc::clone(&keyring), clock.clone()).await?;
+        let options = tollgate_ledger::Options { free_bytes_min: config.free_bytes_min };
+        let ledger = Ledger::new(db.clone(), directory, clock.clone(), options);
+        let mut node = Self {
+            address,
+            url,
+            db: db.clone(),
+            ledger: ledger.clone(),
+            replica: Arc::clone(&replica),
+            is_ready: Arc::new(AtomicBool::new(false)),
+            shutdown: watch::Sender::new(false),
+            cut: watch::Sender::new(false),
+            workers: Vec::new(),
+            background: Vec::new(),
+            drain: config.drain,
+            _lock: lock,
+        };
+        node.start_background(config.tls.as_ref().zip(tls.clone()));
+        node.start_workers(config, &clock, keyring, &listener, tls.as_ref())?;
+        node.is_ready.store(true, Ordering::Relaxed);
+        Ok(node)
+    }
+
+    fn start_background(&mut self, tls: Option<(&TlsFiles, Arc<ServerTls>)>) {
+        let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
+        self.background.push(tokio::spawn(async move { replica.follow().await }).abort_handle());
+        self.background.push(tokio::spawn(async move { ledger.keep_house().await }).abort_handle());
+        let replica = Arc::clone(&self.replica);
+        let writing = async move {
+            loop {
+                tokio::time::sleep(LAST_USE_EVERY).await;
+                if let Err(error) = replica.write_last_use().await {
+                    tracing::error!(%error, "the last uses of keys could not be written");
+                }
+            }
+        };
+        self.background.push(tokio::spawn(writing).abort_handle());
+        if let Some((files, tls)) = tls {
+            let files = files.clone();
+            self.background.push(tokio::spawn(watch_certificate(files, tls)).abort_handle());
+        }
+    }
+
+    fn start_workers(
+        &mut self,
+        config: &Config,
+        clock: &Clock,
+        keyring: Arc<Keyring>,
+        listener: &std::net::TcpListener,
+        tls: Option<&Arc<ServerTls>>,
+    ) -> Result<()> {
+        let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
+        let admin = Arc::new(Admin::new(Parts {
+            db: self.db.clone(),
+            replica: Arc::clone(&self.replica),
+            keyring,
+            clock: clock.clone(),
+            dialer: dialer.clone(),
+            ledger: self.ledger.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+        }));
+        let options = tollgate_gateway::Options {
+            answer_time_max: config.upstream_timeout,
+            stall_time_max: config.upstream_timeout,
+            ..tollgate_gateway::Options::default()
+        };
+        let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
+        let gateway = Arc::new(Gateway::new(replica, ledger, clock.clone(), dialer, options));
+        for number in 0..config.workers {
+            let worker = Arc::new(Worker {
+                admin: Arc::clone(&admin),
+                gateway: Arc::clone(&gateway),
+                pool: Pool::default(),
+                clock: clock.clone(),
+                is_ready: Arc::clone(&self.is_ready),
+            });
+            let failed =
+                |error: std::io::Error| Error::internal("a worker could not be started").source(error);
+            let listener = listener.try_clone().map_err(failed)?;
+            let (tls, clock) = (tls.cloned(), clock.clone());
+            let (shutdown, cut) = (self.shutdown.subscribe(), self.cut.subscribe());
+            let work = move || run_worker(listener, tls, clock, worker, shutdown, cut);
+            let thread =
+                std::thread::Builder::new().name(format!("worker-{number}")).spawn(work).map_err(failed)?;
+            self.workers.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Lets requests in flight end, for as long as was configured, and closes everything. What does not end in time is
+    /// cut, and settled like anything that is cut.
+    pub async fn stop(mut self) {
+        self.is_ready.store(false, Ordering::Relaxed);
+        self.shutdown.send_replace(true);
+        let workers = std::mem::take(&mut self.workers);
+        let (done, mut is_done) = watch::channel(false);
+        std::thread::spawn(move || {
+            for worker in workers {
+                let _ = worker.join();
+            }
+            done.send_replace(true);
+        });
+        if tokio::time::timeout(self.drain, is_done.wait_for(|done| *done)).await.is_err() {
+            tracing::warn!(drain = ?self.drain, "requests in flight did not end in time and are cut");
+            self.cut.send_replace(true);
+            let _ = tokio::time::timeout(Duration::from_secs(5), is_done.wait_for(|done| *done)).await;
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.ledger.flush()).await;
+        if let Err(error) = self.replica.write_last_use().await {
+            tracing::error!(%error, "the last uses of keys could not be written");
+        }
+        for task in &self.background {
+            task.abort();
+        }
+        self.db.close();
+    }
+}
+
+/// One worker: a thread with a runtime of its own, so that a connection never leaves its processor.
+fn run_worker(
+    listener: std::net::TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    clock: Clock,
+    worker: Arc<Worker>,
+    shutdown: watch::Receiver<bool>,
+    mut cut: watch::Receiver<bool>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker has no runtime"),
+    };
+    runtime.block_on(async move {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "a worker cannot listen"),
+        };
+        let server = Server { listener, tls, limits: Limits::default(), clock };
+        tokio::select! {
+            () = server.run(worker, shutdown) => {}
+            _ = cut.wait_for(|cut| *cut) => {}
+        }
+    });
+    // Tasks still running are dropped with the runtime, and with them the holds they carry.
+}
+
+/// Opens the database, new or old, and brings its schema up to date.
+async fn open(directory: &DataDir, clock: &Clock) -> Result<Db> {
+    let db = directory.open(Options { create: true, read_only: false })?;
+    if let Migrated::Upgraded { copy } = db.migrate(directory, MIGRATIONS, clock).await? {
+        tracing::info!(copy = %copy.display(), "the database was migrated; a copy from before was kept");
+    }
+    Ok(db)
+}
+
+/// The master keys of the installation, checked against what the database was written with.
+pub(crate) async fn keyring(db: &Db, directory: &DataDir, path: Option<&Path>) -> Result<Arc<Keyring>> {
+    let is_first_start = !db.read(|tx| Box::pin(secrets_file::has_fingerprints(tx))).await?;
+    let path: PathBuf = path.map_or_else(|| directory.secrets(), Path::to_owned);
+    let keyring = Arc::new(secrets_file::load(&path, is_first_start)?);
+    let checking = Arc::clone(&keyring);
+    db.write(move |tx| Box::pin(async move { secrets_file::check_fingerprints(tx, &checking).await }))
+        .await?;
+    Ok(keyring)
+}
+
+/// The first start: makes the organization and hands out its admin key, in a file that is complete before the
+/// transaction commits, so that there is never an organization whose key nobody has.
+async fn bootstrap(db: &Db, clock: &Clock, keyring: &Arc<Keyring>, config: &Config, url: &str) -> Result<()> {
+    if db.read(|tx| Box::pin(host::is_installed(tx))).await? {
+        return Ok(());
+    }
+    let file = config.bootstrap_file.clone().ok_or_else(|| {
+        Error::bad_request(
+            "This is the first start: name a file for the ids and the admin key it makes, with --bootstrap-file FILE.",
+        )
+    })?;
+    if file.exists() {
+        return Err(Error::bad_request(format!(
+            "This is the first start, and {} exists already. It would be overwritten; move it away or name another.",
+            file.display()
+        )));
+    }
+    let (clock, keyring) = (clock.clone(), Arc::clone(keyring));
+    let (email, base_url, path) = (config.owner_email.clone(), format!("{url}/v1"), file.clone());
+    let installed = db
+        .write(move |tx| {
+            Box::pin(async move {
+                let made = host::install(tx, &clock, &keyring, &email).await?;
+                let content = BootstrapFile {
+                    base_url: &base_url,
+                    organization_id: made.organization,
+                    project_id: made.project,
+                    user_id: made.user,
+                    admin_api_key: made.admin_key.reveal(),
+                };
+                let text = serde_json::to_string_pretty(&content)
+                    .map_err(|error| Error::internal(error.to_string()))?;
+                secrets_file::write_durably(&path, format!("{text}\n").as_bytes())
+            })
+        })
+        .await;
+    if installed.is_err() {
+        // The key in it opens nothing.
+        let _ = std::fs::remove_file(&file);
+    }
+    installed
+}
+
+/// Looks whether the certificate's files have changed, and takes them if they fit together.
+async fn watch_certificate(files: TlsFiles, tls: Arc<ServerTls>) {
+    let stamp = || {
+        let of = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        (of(&files.certificate), of(&files.key))
+    };
+    let mut seen = stamp();
+    loop {
+        tokio::time::sleep(TLS_LOOK_EVERY).await;
+        let now = stamp();
+        if now == seen {
+            continue;
+        }
+        match tls.reload(&files.certificate, &files.key) {
+            Ok(()) => {
+                seen = now;
+                tracing::info!(certificate = %files.certificate.display(), "a new certificate is in use");
+            }
+            // Half of the pair may be replaced; the next look sees the other half.
+            Err(error) => tracing::warn!(%error, "the changed certificate cannot be used; the old one stays"),
+        }
+    }
+}

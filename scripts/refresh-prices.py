@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Writes crates/core/data/prices.tsv from the genai-prices package (MIT) and the list of output limits below.
+
+    python3 -m venv /tmp/prices && /tmp/prices/bin/pip install genai-prices
+    /tmp/prices/bin/python scripts/refresh-prices.py
+
+Prices are kept as the decimal strings of the source, in US dollars per million tokens; the program reads them into
+integers. Only models priced by text tokens are taken. A price that is dated is taken as of the day of the refresh.
+"""
+
+import datetime
+import pathlib
+import re
+
+from genai_prices import __version__ as source_version
+from genai_prices.data import providers
+
+TARGET = pathlib.Path(__file__).parent.parent / "crates/core/data/prices.tsv"
+PROVIDERS = ["openai"]
+DATE = "YYYY-MM-DD"
+
+# Published by the providers; the source has no field for it. A model not listed is bounded by its context window.
+MAX_OUTPUT = {
+    "gpt-3.5-turbo": 4096, "gpt-4": 8192, "gpt-4-turbo": 4096, "gpt-4o-2024-05-13": 4096, "gpt-4o": 16384,
+    "gpt-4o-mini": 16384, "chatgpt-4o-latest": 16384, "gpt-4.1": 32768, "gpt-4.1-mini": 32768,
+    "gpt-4.1-nano": 32768, "o1": 100000, "o1-preview": 32768, "o1-mini": 65536, "o3": 100000, "o3-mini": 100000,
+    "o4-mini": 100000, "gpt-5": 128000, "gpt-5-mini": 128000, "gpt-5-nano": 128000,
+}
+
+RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"]
+
+OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
+
+
+def names(match):
+    """The exact names of a match clause; a trailing date pattern is kept as YYYY-MM-DD, prefixes as NAME*."""
+    kind = type(match).__name__
+    if kind == "ClauseOr":
+        return [name for clause in match.or_ for name in names(clause)]
+    if kind == "ClauseEquals":
+        return [match.equals]
+    if kind == "ClauseStartsWith":
+        return [match.starts_with + "*"]
+    if kind == "ClauseRegex":
+        dated = re.fullmatch(r"\^(.+)-\\d\{4\}-\\d\{2\}-\\d\{2\}\$", match.regex)
+        if dated:
+            return [dated.group(1).replace("\\", "") + "-" + DATE]
+    return []
+
+
+def current(prices, today):
+    """The price in force today, of a list of dated ones."""
+    if not isinstance(prices, list):
+        return prices
+    chosen = None
+    for conditional in prices:
+        start = getattr(conditional.constraint, "start_date", None)
+        if conditional.constraint is None or (start is not None and start <= today):
+            chosen = conditional.prices
+    return chosen
+
+
+def split(value):
+    """(base, threshold, long-context price) of a plain or tiered price; None if it has a shape we do not read."""
+    if value is None or not hasattr(value, "tiers"):
+        return value, None, None
+    if len(value.tiers) != 1:
+        return None
+    return value.base, value.tiers[0].start, value.tiers[0].price
+
+
+def row(model, today):
+    prices = current(model.prices, today)
+    if prices is None:
+        return None
+    fields = {k: v for k, v in vars(prices).items() if v is not None and not k.startswith("_")}
+    # A model with another kind of input, output or fee would be charged wrongly by its text price alone.
+    other_units = [k for k in fields if k not in RATES and not k.endswith("_kcount")]
+    if "input_mtok" not in fields or other_units or OTHER_KINDS.search(model.id):
+        return None
+    parts = [split(fields.get(rate)) for rate in RATES]
+    if any(part is None for part in parts):
+        return None
+    thresholds = {threshold for _, threshold, _ in parts if threshold is not None}
+    if len(thresholds) > 1:
+        return None
+    base = [part[0] for part in parts]
+    long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 4
+    text = lambda value: "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
+    return [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(model.context_window)]
+
+
+def main():
+    today = datetime.date.today()
+    lines = {}
+    for provider in providers:
+        if provider.id not in PROVIDERS:
+            continue
+        for model in provider.models:
+            cells = row(model, today)
+            if cells is None:
+                continue
+            for name in filter(lambda name: not OTHER_KINDS.search(name), names(model.match)):
+                limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
+                lines.setdefault(name, "\t".join([name, *cells, str(limit)]))
+    header = [
+        f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
+        "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD stands for any date.",
+        "# " + "\t".join([
+            "model", "input", "cached_input", "cache_write", "output", "long_context_above", "long_input",
+            "long_cached_input", "long_cache_write", "long_output", "context_tokens", "max_output_tokens"]),
+    ]
+    TARGET.write_text("\n".join(header + [lines[name] for name in sorted(lines)]) + "\n")
+    print(f"{len(lines)} models written to {TARGET}")
+
+
+main()

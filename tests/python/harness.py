@@ -1,0 +1,267 @@
+"""A real server process over a real simulated provider, and clients for both.
+
+Each test has its own. When it ends, the server must stop cleanly, the books must balance, and none of the secrets it
+handled may be found in anything the server wrote.
+"""
+
+import base64
+import http.client
+import json
+import os
+import pathlib
+import signal
+import ssl
+import subprocess
+import threading
+import urllib.parse
+
+from openai import OpenAI
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("TOLLGATE_BINARY", ROOT / "target/debug/tollgate"))
+FULL = bool(os.environ.get("TOLLGATE_TEST_FULL"))
+START_TIMEOUT = 60
+UPSTREAM_SECRET = "sk-upstream-canary-0123456789abcdef"
+
+
+def clean_environment(**more):
+    """The environment without anything that would configure the program or the SDK by accident."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TOLLGATE_", "OPENAI_"))}
+    return {**kept, **more}
+
+
+def run(*args, stdin=None, env=None, check=None):
+    """Runs the program to its end."""
+    done = subprocess.run(
+        [BINARY, *map(str, args)], input=stdin, env=clean_environment(**(env or {})), capture_output=True, text=True,
+        timeout=120)
+    if check is not None:
+        assert done.returncode == check, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+class Process:
+    """A program that says on its first line where it listens."""
+
+    def __init__(self, log, *args, env=None):
+        self.log = log
+        with open(log, "ab") as stderr:
+            self.process = subprocess.Popen(
+                [BINARY, *map(str, args)], env=clean_environment(**(env or {})), stdout=subprocess.PIPE, stderr=stderr,
+                text=True)
+        line = []
+        reader = threading.Thread(target=lambda: line.append(self.process.stdout.readline()), daemon=True)
+        reader.start()
+        reader.join(START_TIMEOUT)
+        self.url = line[0].strip() if line else ""
+        if not self.url:
+            self.process.kill()
+            raise AssertionError(f"did not start: {pathlib.Path(log).read_text()}")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+
+class Answer:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def error(self):
+        return self.json["error"]
+
+    def __repr__(self):
+        return f"{self.status} {self.body[:500]!r}"
+
+
+def request(url, method, path, key=None, body=None, headers=None, query=None, tls=None):
+    """One request, without any SDK's help. A `body` that is not bytes goes as JSON."""
+    address = urllib.parse.urlsplit(url)
+    if address.scheme == "https":
+        connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=60, context=tls)
+    else:
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    headers = dict(headers or {})
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+    if body is not None:
+        headers.setdefault("Content-Type", "application/json")
+    if query:
+        path += "?" + urllib.parse.urlencode(query, doseq=True)
+    try:
+        connection.request(method, path, body=body, headers=headers)
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
+class Simulator:
+    def __init__(self, home):
+        self.process = Process(home / "simulator.log", "simulate", "--listen", "127.0.0.1:0")
+        self.base_url = self.process.url
+        self.root = self.base_url.removesuffix("/v1")
+
+    def config(self, **script):
+        answer = request(self.root, "POST", "/_simulate/config", body=script)
+        assert answer.status == 200, answer
+
+    def reset(self):
+        assert request(self.root, "POST", "/_simulate/reset", body={}).status == 200
+
+    @property
+    def requests(self):
+        return request(self.root, "GET", "/_simulate/requests").json["data"]
+
+    def stop(self):
+        self.process.stop()
+
+
+class Server:
+    """A server in a directory of its own."""
+
+    def __init__(self, home, *flags, env=None):
+        self.home, self.flags, self.env = home, flags, env
+        self.data = home / "data"
+        self.log = home / "server.log"
+        self.bootstrap_file = home / "bootstrap.json"
+        self.secrets = set()
+        self.process = None
+        self.start()
+        self.bootstrap = json.loads(self.bootstrap_file.read_text())
+        self.admin_key = self.remember(self.bootstrap["admin_api_key"])
+        self.organization = self.bootstrap["organization_id"]
+        self.default_project = self.bootstrap["project_id"]
+        self.owner = self.bootstrap["user_id"]
+
+    def start(self):
+        self.process = Process(
+            self.log, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--bootstrap-file", self.bootstrap_file,
+            *self.flags, env=self.env)
+        self.url = self.process.url
+        self.base_url = self.url + "/v1"
+
+    def restart(self):
+        assert self.process.stop() == 0
+        self.start()
+
+    def remember(self, secret):
+        """Notes a secret that must not be found anywhere when the test is over."""
+        self.secrets.add(secret)
+        return secret
+
+    # Clients
+
+    def client(self, key=None, admin_key=None, **options):
+        options = {"max_retries": 0, "_strict_response_validation": True, **options}
+        return OpenAI(base_url=self.base_url, api_key=key or "unused", admin_api_key=admin_key, **options)
+
+    @property
+    def admin(self):
+        """The administration resources of the official SDK, as the owner."""
+        return self.client(admin_key=self.admin_key).admin.organization
+
+    def call(self, method, path, body=None, key=None, **more):
+        return request(self.url, method, path, key=key or self.admin_key, body=body, **more)
+
+    def get(self, path, key=None, **query):
+        return self.call("GET", path, key=key, query=query)
+
+    def post(self, path, body=None, key=None):
+        return self.call("POST", path, body if body is not None else {}, key=key)
+
+    def delete(self, path, key=None):
+        return self.call("DELETE", path, key=key)
+
+    # What most tests begin with
+
+    def upstream(self, simulator, **more):
+        body = {"name": "simulator", "base_url": simulator.base_url, "api_key": UPSTREAM_SECRET, **more}
+        self.remember(body["api_key"])
+        answer = self.post("/tollgate/v1/upstreams", body)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def project(self, name="Project"):
+        answer = self.post("/v1/organization/projects", {"name": name})
+        assert answer.status == 200, answer
+        return answer.json["id"]
+
+    def key(self, project, name="Key", **more):
+        answer = self.post(f"/v1/organization/projects/{project}/api_keys", {"name": name, **more})
+        assert answer.status == 200, answer
+        self.remember(answer.json["value"])
+        return answer.json
+
+    def user(self, email="ada@example.com", role="reader", **more):
+        answer = self.post("/tollgate/v1/users", {"email": email, "name": email.split("@")[0], "role": role, **more})
+        assert answer.status == 200, answer
+        return answer.json["id"]
+
+    def limit(self, project, cents):
+        body = {"threshold_amount": cents, "currency": "USD", "interval": "month"}
+        answer = self.post(f"/v1/organization/projects/{project}/spend_limit", body)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def chat(self, key, text="Hello", headers=None, **body):
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}], **body}
+        if "simulate" in body:
+            body["metadata"] = {"simulate": json.dumps(body.pop("simulate"))}
+        return request(self.url, "POST", "/v1/chat/completions", key=key, body=body, headers=headers)
+
+    def requests(self, **query):
+        found, after = [], None
+        while True:
+            page = self.get("/tollgate/v1/requests", limit=100, **query, **({"after": after} if after else {}))
+            assert page.status == 200, page
+            found += page.json["data"]
+            after = page.json["last_id"]
+            if not page.json["has_more"]:
+                return found
+
+    # The end
+
+    def fsck(self):
+        return run("fsck", "--data", self.data)
+
+    def finish(self):
+        if self.process.process.poll() is None:
+            assert self.process.stop() == 0, self.log.read_text()
+        checked = self.fsck()
+        assert checked.returncode == 0, checked.stdout
+        assert "panicked" not in self.log.read_text(errors="replace"), self.log.read_text(errors="replace")
+        self.assert_no_secret_is_stored()
+
+    def assert_no_secret_is_stored(self):
+        master = self.data / "secrets/master.json"
+        spared = {self.bootstrap_file, master, *self.home.glob("*.spared")}
+        needles = {}
+        for secret in self.secrets:
+            raw = secret.encode()
+            needles[raw] = needles[raw.hex().encode()] = needles[raw.hex().upper().encode()] = secret
+            # In base64 a text looks different at each of three offsets; the middle of each is the same everywhere.
+            for offset in range(3):
+                coded = base64.b64encode(b"\0" * offset + raw)
+                needles[coded[4:-4]] = secret
+        if master.exists():
+            for keys in json.loads(master.read_text()).values():
+                for key in keys:
+                    raw = base64.b64decode(key["key"])
+                    needles[raw] = needles[key["key"].encode()] = needles[raw.hex().encode()] = "a master key"
+        for path in self.home.rglob("*"):
+            if path.is_file() and path not in spared:
+                content = path.read_bytes()
+                for needle, secret in needles.items():
+                    assert needle not in content, f"{secret} is in {path}"
