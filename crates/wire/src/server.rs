@@ -54,7 +54,7 @@ const BODY_START: Duration = Duration::from_secs(5);
 /// So much of a body that nobody wants is read for the sake of the connection.
 const DISCARD_MAX: usize = 64 * 1024;
 /// How long and how much is read after a refusal, so that the peer gets to see the answer before a reset.
-const LINGER: (Duration, usize) = (Duration::from_secs(2), 8 * 1024 * 1024);
+const LINGER: (Duration, usize) = (Duration::from_secs(5), 32 * 1024 * 1024);
 const READ_SIZE: usize = 8 * 1024;
 
 /// What answers requests.

@@ -1,0 +1,313 @@
+"""The contract for automation: first start, later starts, secrets, TLS, signals, work at the machine itself."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import ssl
+import stat
+import subprocess
+import threading
+import time
+
+import pytest
+
+from harness import BINARY, Process, Server, clean_environment, request, run
+
+
+def test_the_first_start_writes_the_file_and_later_ones_leave_it_alone(server):
+    assert set(server.bootstrap) == {"base_url", "organization_id", "project_id", "user_id", "admin_api_key"}
+    assert server.bootstrap["base_url"] == server.url + "/v1"
+    assert stat.S_IMODE(server.bootstrap_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
+    before = server.bootstrap_file.read_bytes()
+    server.restart()
+    assert server.bootstrap_file.read_bytes() == before
+    assert server.get("/tollgate/v1/me").json["is_operator"] is True
+    server.bootstrap_file.unlink()
+    server.restart()
+    assert not server.bootstrap_file.exists()
+    server.bootstrap_file.write_bytes(before)
+
+
+def test_ready_is_ready_and_alive_is_alive(server):
+    assert request(server.url, "GET", "/readyz").json == {"status": "ready"}
+    assert request(server.url, "GET", "/healthz").json == {"status": "ok"}
+
+
+def refused(*args, env=None):
+    done = run("serve", *args, env=env)
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done
+    return done.stderr
+
+
+def test_a_start_that_cannot_be_right_says_why(tmp_path):
+    data = tmp_path / "data"
+    listen = ["--listen", "127.0.0.1:0"]
+    assert "--data" in refused()
+    assert "--bootstrap-file" in refused("--data", data, *listen)
+    existing = tmp_path / "existing.json"
+    existing.write_text("precious")
+    assert "exists already" in refused("--data", data, *listen, "--bootstrap-file", existing)
+    assert existing.read_text() == "precious"
+    assert "--insecure-http" in refused("--data", data, "--listen", "0.0.0.0:0")
+    for flag in ["--database=postgres://x", "--valkey=redis://x", "--metrics-listen=127.0.0.1:0"]:
+        assert "not supported by this version" in refused("--data", data, flag)
+    assert "not supported by this version" in refused("--data", data, env={"TOLLGATE_DATABASE": "postgres://x"})
+    assert "go together" in refused("--data", data, "--tls-cert", existing)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert "Cannot listen" in refused("--data", data, "--listen", address, "--bootstrap-file", tmp_path / "b.json")
+    config = tmp_path / "bad.toml"
+    config.write_text("lisen = 5")
+    assert "lisen" in refused("--config", config)
+    assert not (tmp_path / "b.json").exists(), "a start that failed handed out no key"
+
+
+def test_settings_come_from_flags_then_environment_then_file(tmp_path):
+    config = tmp_path / "tollgate.toml"
+    config.write_text(f'data = "{tmp_path}/data"\nlisten = "127.0.0.1:0"\nowner-email = "file@example.com"\nbootstrap-file = "{tmp_path}/b.json"\n')
+    process = Process(tmp_path / "log", "serve", "--config", config, env={"TOLLGATE_OWNER_EMAIL": "env@example.com"})
+    key = json.loads((tmp_path / "b.json").read_text())["admin_api_key"]
+    users = request(process.url, "GET", "/v1/organization/users", key=key).json["data"]
+    assert process.stop() == 0 and [u["email"] for u in users] == ["env@example.com"]
+
+
+def test_a_second_server_on_one_directory_refuses(server, tmp_path):
+    message = refused("--data", server.data, "--listen", "127.0.0.1:0")
+    assert "is in use by another process" in message and f"pid {server.process.process.pid}" in message
+    for command in [["recover"], ["operator", "grant", "owner@localhost"]]:
+        done = run(*command, "--data", server.data)
+        assert done.returncode == 1 and "is in use by another process" in done.stderr
+
+
+def test_a_server_wants_its_own_secrets(server, tmp_path):
+    key = server.key(server.default_project)["value"]
+    assert server.process.stop() == 0
+    master = server.data / "secrets/master.json"
+    assert stat.S_IMODE(master.stat().st_mode) == 0o600
+    kept = server.home / "kept.spared"
+    master.rename(kept)
+    missing = refused("--data", server.data, "--listen", "127.0.0.1:0")
+    assert str(master) in missing and "is missing" in missing
+
+    (tmp_path / "other-home").mkdir()
+    other = Server(tmp_path / "other-home")
+    assert other.process.stop() == 0
+    wrong = refused("--data", server.data, "--listen", "127.0.0.1:0", "--secrets", other.data / "secrets/master.json")
+    assert "is not the one of this installation" in wrong
+    kept.chmod(0o644)
+    assert "chmod 600" in refused("--data", server.data, "--listen", "127.0.0.1:0", "--secrets", kept)
+    kept.chmod(0o600)
+    server.flags = ("--secrets", kept)
+    server.start()
+    assert server.get("/v1/models", key=key).status == 200
+    server.process.stop()
+    kept.rename(master)
+
+
+def test_a_newer_schema_is_refused(server):
+    assert server.process.stop() == 0
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        database.execute("INSERT INTO schema_migration VALUES (9999, 'x', 0)")
+    message = refused("--data", server.data, "--listen", "127.0.0.1:0")
+    assert "schema version 9999" in message
+    assert "schema version 9999" in run("fsck", "--data", server.data).stderr
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        database.execute("DELETE FROM schema_migration WHERE version = 9999")
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    def make(name):
+        cert, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+                        "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+                       check=True, capture_output=True)
+        return cert, key
+    return make
+
+
+def test_tls_and_a_certificate_that_is_replaced_while_serving(tmp_path, certificate):
+    cert, key = certificate("first")
+    home = tmp_path / "home"
+    home.mkdir()
+    server = Server(home, "--tls-cert", cert, "--tls-key", key)
+    assert server.bootstrap["base_url"].startswith("https://")
+
+    def subject():
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        host, port = server.url.removeprefix("https://").split(":")
+        with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain) as tls:
+            return ssl.DER_cert_to_PEM_cert(tls.getpeercert(True))
+
+    trusted = ssl.create_default_context(cafile=str(cert))
+    answer = request(server.url, "GET", "/v1/organization/projects", key=server.admin_key, tls=trusted)
+    assert answer.status == 200
+    assert subject() == cert.read_text()
+
+    new_cert, new_key = certificate("second")
+    os.replace(new_key, key)
+    os.replace(new_cert, cert)
+    deadline = time.monotonic() + 30
+    while subject() != cert.read_text() and time.monotonic() < deadline:
+        pass
+    assert subject() == cert.read_text(), "the new certificate is in use without a restart"
+    server.finish()
+
+
+def test_the_address_of_a_caller_is_believed_only_from_a_trusted_proxy(tmp_path):
+    for flags, expected in [((), "127.0.0.1"), (("--trusted-proxies", "127.0.0.0/8,10.0.0.0/8"), "203.0.113.9")]:
+        home = tmp_path / str(len(flags))
+        home.mkdir()
+        server = Server(home, *flags)
+        headers = {"X-Forwarded-For": "6.6.6.6, 203.0.113.9, 10.1.2.3"}
+        server.call("POST", "/v1/organization/projects", {"name": "x"}, headers=headers)
+        event = server.get("/v1/organization/audit_logs").json["data"][0]
+        assert event["actor"]["ip_address"] == expected
+        server.finish()
+
+
+def test_a_public_url_is_what_clients_are_told(tmp_path):
+    server = Server(tmp_path, "--public-url", "https://ai.example.com")
+    assert server.bootstrap["base_url"] == "https://ai.example.com/v1"
+    assert server.process.stop() == 0
+
+
+def test_sigterm_lets_requests_end_and_refuses_new_ones(gateway):
+    key = gateway.key(gateway.default_project)["value"]
+    answers = []
+    script = {"output_tokens": 20, "chunk_ms": 100}
+    running = threading.Thread(target=lambda: answers.append(gateway.chat(key, stream=True, simulate=script)))
+    running.start()
+    while not gateway.requests(state="held"):
+        pass
+    gateway.process.process.send_signal(signal.SIGTERM)
+    running.join()
+    assert gateway.process.process.wait(timeout=60) == 0
+    assert answers[0].status == 200 and answers[0].body.endswith(b"data: [DONE]\n\n")
+    gateway.start()
+    assert [r["usage_source"] for r in gateway.requests()] == ["upstream"]
+
+
+def test_what_does_not_end_in_time_is_cut_and_settled(gateway):
+    key = gateway.key(gateway.default_project)["value"]
+    gateway.flags = ("--drain-seconds", "1")
+    gateway.restart()
+    script = {"fault": "stall", "after_bytes": 2000, "output_tokens": 50}
+
+    def call():
+        try:
+            gateway.chat(key, stream=True, simulate=script)
+        except Exception:
+            pass
+
+    running = threading.Thread(target=call)
+    running.start()
+    while not gateway.requests(state="held"):
+        pass
+    started = time.monotonic()
+    assert gateway.process.stop() == 0
+    assert time.monotonic() - started < 20
+    running.join()
+    gateway.start()
+    [recorded] = gateway.requests()
+    assert recorded["state"] == "settled" and recorded["recovered"] is False
+
+
+def test_recover_makes_a_key_for_an_owner_who_lost_theirs(server):
+    assert server.process.stop() == 0
+    out = server.home / "recovered.spared"
+    done = run("recover", "--data", server.data, "--out", out, check=0)
+    assert "sk-tg" not in done.stdout + done.stderr
+    key = server.remember(out.read_text().strip())
+    printed = server.remember(run("recover", "--data", server.data, check=0).stdout.strip())
+    assert run("recover", "--data", server.data, "--out", out).returncode == 1, "nothing is overwritten"
+    assert run("recover", "--data", server.data, "--owner-email", "nobody@example.com").returncode == 1
+    server.start()
+    for secret in (key, printed):
+        assert server.get("/tollgate/v1/me", key=secret).json["is_operator"] is True
+    newest = server.get("/v1/organization/audit_logs").json["data"][0]
+    assert newest["type"] == "api_key.created" and newest["actor"] == {"type": "session", "session": {}, "host": True}
+
+
+def test_being_an_operator_is_given_and_taken_on_the_host_only(server):
+    me = lambda: server.get("/tollgate/v1/me").json["is_operator"]
+    assert me() is True
+    assert server.process.stop() == 0
+    assert "no operator now" in run("operator", "revoke", "owner@localhost", "--data", server.data, check=0).stdout
+    assert "already" in run("operator", "revoke", "owner@localhost", "--data", server.data, check=0).stdout
+    assert run("operator", "grant", "nobody@example.com", "--data", server.data).returncode == 1
+    server.start()
+    assert me() is False
+    assert server.post("/tollgate/v1/models/m", {}).status == 403
+    body = {"email": "x@example.com", "role": "owner", "is_operator": True}
+    assert server.post("/tollgate/v1/users", body).error["param"] == "is_operator"
+    assert server.process.stop() == 0
+    run("operator", "grant", "owner@localhost", "--data", server.data, check=0)
+    server.start()
+    assert me() is True
+
+
+def test_fsck_finds_books_that_do_not_balance(gateway):
+    gateway.limit(gateway.default_project, 1000)
+    assert gateway.chat(gateway.key(gateway.default_project)["value"]).status == 200
+    live = gateway.fsck()
+    assert live.returncode == 0 and "balanced" in live.stdout, "also beside a running server"
+    assert gateway.process.stop() == 0
+    for tamper, repair in [
+        ("UPDATE attempt SET cost = cost + 1", "UPDATE attempt SET cost = cost - 1"),
+        ("UPDATE budget SET settled = settled - 1", "UPDATE budget SET settled = settled + 1"),
+        ("UPDATE usage_rollup SET cost = cost + 1", "UPDATE usage_rollup SET cost = cost - 1"),
+    ]:
+        for statement, balanced in [(tamper, False), (repair, True)]:
+            with sqlite3.connect(gateway.data / "tollgate.db") as database:
+                database.execute(statement)
+            done = gateway.fsck()
+            assert (done.returncode == 0) is balanced, (statement, done.stdout)
+    assert run("fsck", "--data", gateway.home / "nothing").returncode == 1
+
+
+def test_a_nearly_full_disk_admits_nothing_new(gateway):
+    key = gateway.key(gateway.default_project)["value"]
+    gateway.flags = ("--free-mebibytes-min", str(2**40))
+    gateway.restart()
+    answer = gateway.chat(key)
+    assert answer.status == 503 and answer.error["code"] == "storage_low"
+    assert gateway.get("/v1/models", key=key).status == 200
+    gateway.flags = ()
+    gateway.restart()
+    assert gateway.chat(key).status == 200
+
+
+def test_a_file_that_cannot_grow_refuses_and_loses_nothing(gateway):
+    """The disk is full for the database alone: its files may not grow beyond what they are."""
+    key = gateway.key(gateway.default_project)["value"]
+    assert gateway.chat(key).status == 200
+    assert gateway.process.stop() == 0
+    size = (gateway.data / "tollgate.db").stat().st_size // 1024 + 256
+    command = ["bash", "-c", f'ulimit -f {size}; exec "$@"', "x", BINARY, "serve", "--data", gateway.data, "--listen", "127.0.0.1:0"]
+    with open(gateway.log, "ab") as log:
+        limited = subprocess.Popen(
+            ["env", "--ignore-signal=XFSZ", *command], env=clean_environment(), stdout=subprocess.PIPE, stderr=log, text=True)
+    url = limited.stdout.readline().strip()
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}
+    served, codes = 0, set()
+    for _ in range(600):
+        answer = request(url, "POST", "/v1/chat/completions", key=key, body=body)
+        if answer.status == 200:
+            served += 1
+        else:
+            codes.add((answer.status, answer.error["code"]))
+        if len(codes) and served:
+            break
+    limited.send_signal(signal.SIGKILL)
+    limited.wait()
+    assert codes <= {(503, "ledger_unavailable"), (503, "storage_unavailable"), (503, "overloaded")} and codes, codes
+    gateway.start()
+    settled = [r for r in gateway.requests() if r["state"] == "settled"]
+    assert len(settled) >= served + 1, "nothing that was served is missing"
