@@ -2,7 +2,7 @@
 //!
 //! Each operation is one row in the table of its resource's file and one plain function. Routing, permission, audit and
 //! (later) the OpenAPI document read the row, so none of them can be forgotten. Every change passes the gate of
-//! [`gate`]: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
+//! `gate`: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
 //! force.
 
 mod actor;

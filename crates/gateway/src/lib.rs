@@ -1,7 +1,7 @@
 //! The data plane: one request, from its key to its cost.
 //!
-//! [`serve`] is the whole path, read from top to bottom. What it may do is decided on a snapshot of the replica; what it
-//! may cost is held by the ledger before [`upstream`] opens anything, for a dispatch takes the hold by value. Apart from
+//! [`serve()`] is the whole path, read from top to bottom. What it may do is decided on a snapshot of the replica; what it
+//! may cost is held by the ledger before `upstream` opens anything, for a dispatch takes the hold by value. Apart from
 //! the ledger's batch no request here reads the database.
 
 mod call;

@@ -9,7 +9,8 @@ use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Clock, Error, Result};
 
 use crate::api::client::Client;
-use crate::command::{serve, simulate};
+use crate::command::serve::StopSignals;
+use crate::command::simulate;
 use crate::config::ServeOptions;
 use crate::node::Node;
 
@@ -50,6 +51,7 @@ struct Seeded {
 }
 
 pub async fn dev(options: DevOptions) -> Result<()> {
+    let stop = StopSignals::listen()?;
     let home = tempfile::Builder::new()
         .prefix("tollgate-dev-")
         .tempdir()
@@ -76,7 +78,7 @@ pub async fn dev(options: DevOptions) -> Result<()> {
     let admin_key = made["admin_api_key"].as_str().unwrap_or_default().to_owned();
     let seeded = seed(&node.url, &admin_key, options.upstream, &base_url, credential.as_ref()).await?;
     say(&instructions(&node.url, &admin_key, options.upstream, &seeded));
-    serve::wait_for_stop().await?;
+    stop.wait().await;
     node.stop().await;
     Ok(())
 }

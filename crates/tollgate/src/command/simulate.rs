@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tollgate_core::{Clock, Error, Result};
 use tollgate_simulator::Simulator;
 
-use crate::command::serve::wait_for_stop;
+use crate::command::serve::StopSignals;
 use crate::listener;
 
 #[derive(Args, Debug)]
@@ -19,14 +19,16 @@ pub struct SimulateOptions {
 }
 
 pub async fn simulate(options: SimulateOptions) -> Result<()> {
+    let stop = StopSignals::listen()?;
     let (address, serving) = start(options.listen)?;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", Simulator::base_url(address)).and_then(|()| out.flush());
     drop(out);
     tokio::select! {
-        _ = serving => Ok(()),
-        stopped = wait_for_stop() => stopped,
+        _ = serving => {}
+        () = stop.wait() => {}
     }
+    Ok(())
 }
 
 /// Starts a simulated provider on a thread of its own, as a provider is elsewhere.

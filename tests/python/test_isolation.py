@@ -1,0 +1,102 @@
+"""What belongs to another organization is as absent as what does not exist: the same status, the same bytes."""
+
+import sqlite3
+
+import pytest
+
+ABSENT = "00000000000000000000000000"
+
+
+@pytest.fixture
+def foreign(server):
+    """Another organization beside ours, as a later version will make it; its ids, by the names in paths."""
+    project = server.project("theirs")
+    user = server.user("theirs@example.com")
+    server.admin.projects.users.create(project, user_id=user, role="member")
+    key = server.key(project, user_id=user)
+    account = server.admin.projects.service_accounts.create(project, name="robot")
+    server.remember(account.api_key.value)
+    admin = server.post("/v1/organization/admin_api_keys", {"name": "theirs"}).json
+    server.remember(admin["value"])
+    server.limit(project, 500)
+    assert server.process.stop() == 0
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        other = "org-" + ABSENT[:-1] + "1"
+        database.execute("INSERT INTO organization VALUES (?, 'Other', 0)", (other,))
+        for table, column, value in [("project", "id", project), ("organization_user", "user_id", user), ("api_key", "project_id", project),
+                                     ("api_key", "id", admin["id"])]:
+            database.execute(f"UPDATE {table} SET organization_id = ? WHERE {column} = ?", (other, value))
+    server.start()
+    return {"project_id": project, "user_id": user, "api_key_id": key["id"], "service_account_id": account.id, "key_id": admin["id"]}
+
+
+def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, foreign):
+    prefixes = {"project_id": "proj_", "user_id": "user-", "api_key_id": "key_", "service_account_id": "svc_acct_", "key_id": "key_"}
+    absent = {name: prefix + ABSENT for name, prefix in prefixes.items()}
+    project = "/v1/organization/projects/{project_id}"
+    limit = {"threshold_amount": 1, "currency": "USD", "interval": "month"}
+    operations = [
+        ("GET", project, None), ("POST", project, {"name": "x"}), ("POST", project + "/archive", {}),
+        ("GET", project + "/users", None), ("POST", project + "/users", {"email": "owner@localhost", "role": "member"}),
+        ("GET", project + "/users/{user_id}", None), ("POST", project + "/users/{user_id}", {"role": "owner"}),
+        ("DELETE", project + "/users/{user_id}", None),
+        ("GET", project + "/api_keys", None), ("POST", project + "/api_keys", {"name": "x"}), ("GET", project + "/api_keys/{api_key_id}", None),
+        ("POST", project + "/api_keys/{api_key_id}", {"scopes": []}), ("DELETE", project + "/api_keys/{api_key_id}", None),
+        ("GET", project + "/service_accounts", None), ("POST", project + "/service_accounts", {"name": "x"}),
+        ("GET", project + "/service_accounts/{service_account_id}", None),
+        ("POST", project + "/service_accounts/{service_account_id}", {"name": "x"}),
+        ("DELETE", project + "/service_accounts/{service_account_id}", None),
+        ("POST", project + "/service_accounts/{service_account_id}/api_keys", {"name": "x"}),
+        ("GET", project + "/spend_limit", None), ("POST", project + "/spend_limit", limit), ("DELETE", project + "/spend_limit", None),
+        ("GET", "/v1/organization/users/{user_id}", None), ("POST", "/v1/organization/users/{user_id}", {"role": "owner"}),
+        ("DELETE", "/v1/organization/users/{user_id}", None),
+        ("GET", "/v1/organization/admin_api_keys/{key_id}", None), ("DELETE", "/v1/organization/admin_api_keys/{key_id}", None),
+    ]
+    # Each foreign thing is also asked for under a project of ours.
+    own = {**foreign, "project_id": server.default_project}
+    before = stored(server)
+    for method, path, body in operations:
+        theirs = server.call(method, path.format(**foreign), body)
+        nothing = server.call(method, path.format(**absent), body)
+        malformed = server.call(method, path.format(**{name: "x%27;--" for name in foreign}), body)
+        assert theirs.status == 404 and theirs.error["code"] == "not_found", (method, path, theirs)
+        assert theirs.body == nothing.body == malformed.body, (method, path)
+        if path.startswith(project + "/") and path.endswith("_id}"):
+            assert server.call(method, path.format(**own), body).body == nothing.body.replace(b"such project", b"such " + _name(path)), (method, path)
+    assert stored(server) == before
+    _unite(server)
+
+
+def stored(server):
+    """All rows, but for when keys were last used, which every request moves."""
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        tables = [name for name, in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        columns = {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] != "last_used_at"] for table in tables}
+        return {table: sorted(map(repr, database.execute(f"SELECT {', '.join(columns[table])} FROM {table}"))) for table in tables}
+
+
+def _name(path):
+    return {"user_id": b"user", "api_key_id": b"API key", "service_account_id": b"service account"}[path.rsplit("{", 1)[1].rstrip("}")]
+
+
+def test_lists_and_filters_show_nothing_foreign(server, foreign):
+    assert [p["id"] for p in server.get("/v1/organization/projects", include_archived="true").json["data"]] == [server.default_project]
+    assert [u["id"] for u in server.get("/v1/organization/users").json["data"]] == [server.owner]
+    assert foreign["key_id"] not in server.get("/v1/organization/admin_api_keys").body.decode()
+    for query in [{"project_ids": foreign["project_id"]}, {"user_ids": foreign["user_id"]}, {"api_key_ids": foreign["api_key_id"]}]:
+        page = server.get("/v1/organization/usage/completions", start_time=1, limit=1, **query).json
+        assert page["data"][0]["results"] == []
+    body = {"name": "x", "user_id": foreign["user_id"]}
+    refused = server.post(f"/v1/organization/projects/{server.default_project}/api_keys", body)
+    assert refused.status == 400 and refused.error["param"] == "user_id"
+    _unite(server)
+
+
+def _unite(server):
+    """Puts things back, so that the books are checked as one organization's."""
+    assert server.process.stop() == 0
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        for table in ("project", "organization_user", "api_key"):
+            database.execute(f"UPDATE {table} SET organization_id = ?", (server.organization,))
+        database.execute("DELETE FROM organization WHERE id <> ?", (server.organization,))
+    server.start()
