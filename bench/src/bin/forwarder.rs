@@ -50,16 +50,7 @@ async fn forward(
     let body = body.collect().await?.to_bytes();
     head.headers.remove("connection");
     let idle = pool.borrow_mut().pop();
-    let mut sender = match idle {
-        Some(sender) => sender,
-        None => {
-            let stream = TcpStream::connect(upstream.as_str()).await?;
-            stream.set_nodelay(true)?;
-            let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            tokio::task::spawn_local(connection);
-            sender
-        }
-    };
+    let mut sender = if let Some(sender) = idle { sender } else { connect(&upstream).await? };
     sender.ready().await?;
     let response = sender.send_request(Request::from_parts(head, Full::new(body))).await?;
     tokio::task::spawn_local(async move {
@@ -67,5 +58,13 @@ async fn forward(
             pool.borrow_mut().push(sender);
         }
     });
-    Ok(response.map(|body| body.boxed()))
+    Ok(response.map(BodyExt::boxed))
+}
+
+async fn connect(upstream: &str) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    let stream = TcpStream::connect(upstream).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(connection);
+    Ok(sender)
 }

@@ -61,15 +61,13 @@ async fn call(
     let (mut latencies, mut failures, mut connection) = (Vec::with_capacity(requests), 0, None);
     let mut answer = Vec::with_capacity(64 * 1024);
     while latencies.len() + failures < requests && now() < deadline {
-        let current = match connection.take() {
-            Some(connection) => connection,
-            None => match dialer.dial(&address).await {
-                Ok(connection) => connection,
-                Err(_) => {
-                    failures += 1;
-                    continue;
-                }
-            },
+        let kept = match connection.take() {
+            Some(connection) => Ok(connection),
+            None => dialer.dial(&address).await,
+        };
+        let Ok(current) = kept else {
+            failures += 1;
+            continue;
         };
         let begun = now();
         answer.clear();

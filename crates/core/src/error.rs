@@ -87,16 +87,25 @@ impl Error {
             .code("not_found")
     }
 
+    /// A 403 of the administration: the key's owner, or its scopes, do not allow it.
     pub fn forbidden(missing: &str) -> Self {
-        Self::new(
-            Kind::Forbidden,
-            format!(
-                "You have insufficient permissions for this operation. Missing scopes: {missing}. Check that you \
-                 have the correct role in your organization, and if you're using a restricted API key, that it has \
-                 the necessary scopes."
-            ),
+        Self::insufficient(missing, "organization")
+    }
+
+    /// A 403 of the data plane, where the role in the project counts as well.
+    pub fn forbidden_in_project(missing: &str) -> Self {
+        Self::insufficient(
+            missing,
+            "organization (Reader, Writer, Owner) and project (Viewer, Member, Owner)",
         )
-        .code("insufficient_permissions")
+    }
+
+    fn insufficient(missing: &str, roles: &str) -> Self {
+        let message = format!(
+            "You have insufficient permissions for this operation. Missing scopes: {missing}. Check that you have the \
+             correct role in your {roles}, and if you're using a restricted API key, that it has the necessary scopes."
+        );
+        Self::new(Kind::Forbidden, message)
     }
 
     pub fn internal(message: impl Into<String>) -> Self {

@@ -27,7 +27,7 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange) -> Result<Cal
     let Some(project) = key.project else {
         // An admin key opens the administration and never a model.
         debug_assert_eq!(PresentedKey::parse(presented).map(|key| key.kind), Some(KeyKind::Admin));
-        return Err(Error::forbidden("api.model.request"));
+        return Err(Error::forbidden_in_project("api.model.request"));
     };
     Refused::unless_organization(headers.get("openai-organization"), key)?;
     Refused::unless_project(headers.get("openai-project"), project)?;

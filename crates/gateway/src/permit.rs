@@ -10,7 +10,7 @@ use crate::Gateway;
 use crate::caller::Caller;
 
 pub(crate) fn scope(caller: &Caller, needed: Permission) -> Result<()> {
-    if caller.key.allows(needed) { Ok(()) } else { Err(Error::forbidden(needed.as_str())) }
+    if caller.key.allows(needed) { Ok(()) } else { Err(Error::forbidden_in_project(needed.as_str())) }
 }
 
 /// The model, if some upstream serves it.

@@ -60,6 +60,10 @@ pub(crate) async fn relay(
     call: &Call,
     told: Told,
 ) -> Result<()> {
+    if let Some(coding) = foreign_coding(&sent.answer) {
+        let message = "The upstream compressed its answer, though it was asked not to.";
+        return Err(Error::new(Kind::UpstreamFailed, message).code("upstream_failed").source(coding));
+    }
     match sent.answer.head.status {
         200..=299 if is_events(&sent.answer) => stream(gateway, pool, exchange, sent, call, told).await,
         200..=299 | 400 | 402 | 404..=499 | 500..=599 => whole(gateway, pool, exchange, sent, told).await,
@@ -69,6 +73,12 @@ pub(crate) async fn relay(
             .code("upstream_failed")
             .source(format!("status {status}"))),
     }
+}
+
+/// A coding of the answer in which its usage could not be read.
+fn foreign_coding(answer: &ClientExchange) -> Option<String> {
+    let coding = answer.head.headers.get("content-encoding")?.trim();
+    (!coding.is_empty() && !coding.eq_ignore_ascii_case("identity")).then(|| coding.to_owned())
 }
 
 fn is_events(answer: &ClientExchange) -> bool {

@@ -7,8 +7,20 @@ use tollgate_core::{Error, Result};
 
 const BACKLOG: u32 = 1024;
 
+/// Allows this process as many open files as the system lets it have: each connection is one, and the usual limit is
+/// some thousand.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Err(error) = raised {
+        tracing::warn!(%error, files = limit.current, "the limit of open files could not be raised");
+    }
+}
+
 /// Binds an address. That another process has it is an error, and not a socket shared by accident.
 pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener> {
+    raise_file_limit();
     let bound = (|| {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;

@@ -144,9 +144,7 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
     };
     if !scopes.within(cx.actor.scopes) {
         let message = "A key can give only scopes that it has itself.";
-        return Err(Error::new(tollgate_core::Kind::Forbidden, message)
-            .code("insufficient_permissions")
-            .param("scopes"));
+        return Err(Error::new(tollgate_core::Kind::Forbidden, message).param("scopes"));
     }
     let wished = api_keys::expiry(cx, input.expires_in_seconds)?;
     let expires_at = match (wished, cx.actor.expires_at) {

@@ -125,11 +125,12 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
         .await?;
     set_models(cx, id, &models).await?;
     cx.changed(Entity::Upstream, id).await?;
-    tell(cx, id, &json!({"created": {"name": name, "base_url": address.to_string(), "models": models}}));
+    tell(cx, id, &json!({"created": {"name": name, "models": models}}));
     find(cx, id).await?.shown_to(cx).await
 }
 
-/// OpenAI has no event for upstreams: it is told as a change of the organization whose operator made it.
+/// OpenAI has no event for upstreams: it is told as a change of the organization whose operator made it. Addresses are
+/// the operator's business, and the audit log is read by owners as well.
 fn tell(cx: &mut Cx, id: UpstreamId, what: &Value) {
     let organization = cx.organization();
     let payload = json!({"id": organization, "changes_requested": {"upstream_id": id, "upstream": what}});
@@ -216,8 +217,9 @@ async fn update(cx: &mut Cx, input: UpdateUpstream) -> Result<Upstream> {
         set_models(cx, id, models).await?;
     }
     cx.changed(Entity::Upstream, id).await?;
-    let what = json!({"updated": {"name": name, "base_url": input.base_url, "models": models,
-        "api_key": if input.api_key.is_absent() { "kept" } else { "replaced" }}});
+    let is_moved = address.to_string() != old.to_string();
+    let what = json!({"updated": {"name": name, "models": models, "is_address_changed": is_moved,
+        "is_credential_changed": !input.api_key.is_absent()}});
     tell(cx, id, &what);
     find(cx, id).await?.shown_to(cx).await
 }
