@@ -25,3 +25,23 @@ def gateway(server, simulator):
     """A server whose models are the simulated provider's."""
     server.upstream(simulator)
     return server
+
+
+FIGURES = pytest.StashKey()
+
+
+def pytest_configure(config):
+    config.stash[FIGURES] = []
+
+
+@pytest.fixture
+def report(request):
+    """Says a figure of an experiment, which is printed when all is over."""
+    return request.config.stash[FIGURES].append
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.stash[FIGURES]:
+        terminalreporter.section("experiments")
+        for figure in config.stash[FIGURES]:
+            terminalreporter.write_line(figure)

@@ -39,11 +39,11 @@ class Caller(threading.Thread):
         self.stopping = True
 
 
-def test_kill_9_at_random_moments_loses_nothing_and_counts_nothing_twice(gateway, simulator):
+def test_kill_9_at_random_moments_loses_nothing_and_counts_nothing_twice(gateway, simulator, report):
     """Half of the rounds under a hard limit. The simulator's own list is the witness."""
     rounds = 200 if FULL else 20
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
+    print(f"seed {seed}")  # shown if it fails
     moments = random.Random(seed)
     simulator.config(latency_ms=2, output_tokens="max")
     project = gateway.default_project
@@ -78,10 +78,10 @@ def test_kill_9_at_random_moments_loses_nothing_and_counts_nothing_twice(gateway
         assert cost >= billed.get(request_id, 0) or not recorded[request_id]["recovered"]
     checked = gateway.fsck()
     assert checked.returncode == 0, checked.stdout
-    print(f"{rounds} kills, {len(served)} served, {len(recorded)} recorded, {len(recovered)} recovered; {checked.stdout.strip()}")
+    report(f"{rounds} kills, {len(served)} served, {len(recorded)} recorded, {len(recovered)} recovered; {checked.stdout.strip()}")
 
 
-def test_no_request_that_starts_after_a_delete_has_returned_succeeds(gateway):
+def test_no_request_that_starts_after_a_delete_has_returned_succeeds(gateway, report):
     rounds = 40 if FULL else 5
     project, late, before = gateway.default_project, 0, 0
     for number in range(rounds):
@@ -102,7 +102,7 @@ def test_no_request_that_starts_after_a_delete_has_returned_succeeds(gateway):
         assert started_later and set(started_later) == {401}, started_later
         late += len(started_later)
         before += sum(1 for begun, status, _ in calls if begun <= returned and status == 200)
-    print(f"{rounds} revocations, {before} calls served before, {late} begun after: all refused")
+    report(f"{rounds} revocations, {before} calls served before, {late} begun after: all refused")
 
 
 def test_archiving_and_removal_are_as_immediate_as_revoking(gateway):

@@ -123,7 +123,7 @@ async def at_once(server, key, body, count):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_thousand_requests_at_once_never_overspend(gateway, simulator, stream):
+def test_a_thousand_requests_at_once_never_overspend(gateway, simulator, report, stream):
     """The limit has room for 37.5 requests, and the provider bills each at its maximum."""
     project = gateway.default_project
     key = gateway.key(project)["value"]
@@ -154,3 +154,5 @@ def test_a_thousand_requests_at_once_never_overspend(gateway, simulator, stream)
     billed = sum(entry["billed_input"] * 2.5e-6 + entry["billed_output"] * 10e-6 for entry in simulator.requests)
     assert limit - bound <= billed <= limit
     assert {request["state"] for request in gateway.requests()} == {"settled"}
+    report(f"1000 at once, stream {stream}: {len(served)} served, {len(held)} told that money is held; in the end the provider billed "
+           f"${billed:.6f} of ${limit:.2f}, a request being ${bound:.6f} at most")
