@@ -4,12 +4,14 @@
 //! may cost is held by the ledger before `upstream` opens anything, for a dispatch takes the hold by value. Apart from
 //! the ledger's batch no request here reads the database.
 
+mod body;
 mod call;
 mod caller;
 mod models;
 mod observe;
 mod permit;
 mod relay;
+mod route;
 mod serve;
 mod sse;
 mod upstream;

@@ -5,8 +5,9 @@ use tollgate_core::{AttemptId, Permission, Result};
 use tollgate_ledger::Attempt;
 use tollgate_wire::Exchange;
 
-use crate::call::{Call, Route};
+use crate::call::Call;
 use crate::caller::{self, Caller};
+use crate::route::Route;
 use crate::upstream::{self, Pool};
 use crate::{Gateway, models, permit, relay};
 

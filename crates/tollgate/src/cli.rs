@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::Format;
-use crate::api::commands::{CostCommand, KeyCommand, ModelCommand, ProjectCommand, ServiceAccountCommand};
-use crate::api::commands::{SpendLimitCommand, UpstreamCommand, UsageCommand};
+use crate::api::arguments::{CostCommand, KeyCommand, ModelCommand, ProjectCommand, ServiceAccountCommand};
+use crate::api::arguments::{SpendLimitCommand, UpstreamCommand, UsageCommand};
 use crate::command::dev::DevOptions;
 use crate::command::maintenance::{BackupOptions, DataOptions, OperatorCommand, RecoverOptions};
 use crate::command::simulate::SimulateOptions;

@@ -7,6 +7,7 @@
 mod body;
 mod client;
 mod dial;
+mod exchange;
 mod head;
 mod models;
 mod server;
@@ -16,7 +17,8 @@ mod tls;
 pub use body::{BodyError, ChunkFrame};
 pub use client::{ClientConnection, Exchange as ClientExchange, ResponseError};
 pub use dial::{DialError, Dialer};
+pub use exchange::{Exchange, Reply};
 pub use head::{Headers, RequestHead, ResponseHead, percent_decoded};
 pub use models::list_models;
-pub use server::{Exchange, Limits, Reply, Server, Service};
+pub use server::{Limits, Server, Service};
 pub use tls::{ServerTls, client_config};

@@ -1,6 +1,7 @@
 //! The command line over the API of any server that speaks OpenAI's.
 
 mod amount;
+pub mod arguments;
 pub mod client;
 pub mod commands;
 mod output;

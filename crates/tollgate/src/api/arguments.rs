@@ -1,0 +1,283 @@
+//! What can be said to the commands over the API.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Args, Clone, Debug)]
+pub struct InProject {
+    /// Id of the project
+    #[arg(short, long, env = "TOLLGATE_PROJECT", value_name = "ID")]
+    pub(crate) project: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Many {
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ProjectCommand {
+    List {
+        #[command(flatten)]
+        many: Many,
+        /// Archived ones too
+        #[arg(long)]
+        archived: bool,
+    },
+    Get {
+        id: String,
+    },
+    Create {
+        name: String,
+    },
+    /// Rename
+    Update {
+        id: String,
+        #[arg(long)]
+        name: String,
+    },
+    /// End a project for good: its keys stop at once, its history stays
+    Archive {
+        id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum KeyCommand {
+    List {
+        #[command(flatten)]
+        project: InProject,
+        #[command(flatten)]
+        many: Many,
+        /// Also keys whose owner has no access to the project
+        #[arg(long)]
+        all: bool,
+    },
+    Get {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Make a key; its secret is shown once
+    Create {
+        name: String,
+        #[command(flatten)]
+        project: InProject,
+        /// me, a user's id, or a service account's id
+        #[arg(long, default_value = "me")]
+        owner: String,
+        /// What it may do; all if not given
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// Such as 90d, or never
+        #[arg(long, default_value = "never", value_name = "TIME")]
+        expires: String,
+        /// Write the secret to this file (0600, must not exist) instead of stdout
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Change scopes or expiry
+    Update {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// Allow everything again
+        #[arg(long, conflicts_with = "scopes")]
+        all_scopes: bool,
+        #[arg(long, value_name = "TIME")]
+        expires: Option<String>,
+    },
+    /// End a key for good
+    Revoke {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ServiceAccountCommand {
+    List {
+        #[command(flatten)]
+        project: InProject,
+        #[command(flatten)]
+        many: Many,
+    },
+    Get {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Make an account with a key, whose secret is shown once
+    Create {
+        name: String,
+        #[command(flatten)]
+        project: InProject,
+        /// Only the account, with neither role nor key
+        #[arg(long)]
+        no_key: bool,
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    Update {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, value_parser = ["member", "owner"])]
+        role: Option<String>,
+    },
+    /// End an account and all its keys
+    Delete {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum SpendLimitCommand {
+    Get {
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Set or replace, such as 50usd
+    Set {
+        amount: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Remove
+    Clear {
+        #[command(flatten)]
+        project: InProject,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum UpstreamCommand {
+    List {
+        #[command(flatten)]
+        many: Many,
+    },
+    Get {
+        id: String,
+    },
+    /// Connect a provider
+    Add {
+        name: String,
+        #[arg(long)]
+        base_url: String,
+        /// File with the provider's key, or - for stdin
+        #[arg(long, value_name = "FILE")]
+        api_key_file: Option<PathBuf>,
+        /// Models it serves; its own list if none is given
+        #[arg(long = "model", value_name = "MODEL")]
+        models: Vec<String>,
+    },
+    Update {
+        id: String,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long)]
+        base_url: Option<String>,
+        #[arg(long, value_name = "FILE")]
+        api_key_file: Option<PathBuf>,
+        #[arg(long = "model", value_name = "MODEL")]
+        models: Vec<String>,
+    },
+    /// Disconnect
+    #[command(alias = "delete")]
+    Rm {
+        id: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ModelCommand {
+    List,
+    Get {
+        model: String,
+    },
+    /// Set prices (US dollars per million tokens) and limits; `none` goes back to the embedded figure
+    Set {
+        model: String,
+        #[arg(long, value_name = "USD")]
+        input: Option<String>,
+        #[arg(long, value_name = "USD")]
+        cached_input: Option<String>,
+        #[arg(long, value_name = "USD")]
+        output_price: Option<String>,
+        #[arg(long, value_name = "TOKENS")]
+        context: Option<i64>,
+        #[arg(long, value_name = "TOKENS")]
+        max_output: Option<i64>,
+    },
+    /// Go back to all embedded figures
+    Reset {
+        model: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Period {
+    /// How far back, such as 7d or 12h
+    #[arg(long, default_value = "7d", value_name = "TIME")]
+    pub(crate) since: String,
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+}
+
+#[derive(Args, Debug)]
+pub struct Narrow {
+    #[arg(long = "project", value_name = "ID")]
+    pub(crate) projects: Vec<String>,
+    #[arg(long = "api-key-id", value_name = "ID")]
+    pub(crate) keys: Vec<String>,
+    #[arg(long = "user", value_name = "ID")]
+    pub(crate) users: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CostBy {
+    Project,
+    Key,
+    User,
+    LineItem,
+}
+
+#[derive(Args, Debug)]
+pub struct CostCommand {
+    #[command(flatten)]
+    pub(crate) period: Period,
+    /// Group by these
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub(crate) by: Vec<CostBy>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum UsageBy {
+    Project,
+    Key,
+    User,
+    Model,
+}
+
+#[derive(Args, Debug)]
+pub struct UsageCommand {
+    #[command(flatten)]
+    pub(crate) period: Period,
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub(crate) by: Vec<UsageBy>,
+    /// Width of a bucket
+    #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
+    pub(crate) bucket: String,
+    #[arg(long, default_value = "completions", value_parser = ["completions", "embeddings"])]
+    pub(crate) endpoint: String,
+}
