@@ -113,6 +113,11 @@ impl fmt::Display for Permission {
     }
 }
 
+/// A stored scope of a version that knew more. It restricts, and opens nothing.
+const UNKNOWN_SCOPE: u32 = 1 << 31;
+/// What such a scope is shown and stored as, for an empty list would mean all scopes.
+const UNKNOWN_WORD: &str = "unknown";
+
 /// The scopes of a key, or all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(u32);
@@ -144,9 +149,8 @@ impl Scopes {
 
     /// Reads stored scopes: space-separated. A word this version does not know restricts to nothing it knows.
     pub fn from_stored(text: &str) -> Self {
-        const UNKNOWN: u32 = 1 << 31;
         text.split_whitespace().fold(Self::UNRESTRICTED, |Self(bits), word| {
-            Self(bits | Permission::parse(word).map_or(UNKNOWN, Permission::bit))
+            Self(bits | Permission::parse(word).map_or(UNKNOWN_SCOPE, Permission::bit))
         })
     }
 
@@ -155,11 +159,9 @@ impl Scopes {
     }
 
     pub fn to_list(self) -> Vec<&'static str> {
-        Permission::ALL
-            .iter()
-            .filter(|permission| self.0 & permission.bit() != 0)
-            .map(|p| p.as_str())
-            .collect()
+        let known = Permission::ALL.iter().filter(|permission| self.0 & permission.bit() != 0);
+        let unknown = (self.0 & UNKNOWN_SCOPE != 0).then_some(UNKNOWN_WORD);
+        known.map(|permission| permission.as_str()).chain(unknown).collect()
     }
 
     pub fn known(kind: KeyKind) -> Vec<&'static str> {
@@ -251,6 +253,11 @@ mod tests {
         assert_eq!(Scopes::from_stored(&admin.to_stored()), admin);
         let future = Scopes::from_stored("api.from.the.future");
         assert!(!future.is_unrestricted());
+        assert_eq!(
+            Scopes::from_stored(&future.to_stored()),
+            future,
+            "it does not turn into all scopes when it is stored again"
+        );
         assert!(Permission::ALL.iter().all(|permission| !future.allows(*permission)));
     }
 

@@ -71,6 +71,9 @@ struct Inner {
     last_id: AtomicU64,
 }
 
+/// Ten seconds, in milliseconds and a counter of 16 bits: further ahead of the clock ids do not run.
+const AHEAD_MAX: u64 = 10_000 << 16;
+
 enum Source {
     System,
     Manual(AtomicI64),
@@ -115,12 +118,14 @@ impl Clock {
     /// Makes an id that sorts after every id this clock made before.
     pub fn next_id<K: Identified>(&self) -> Id<K> {
         let now = u64::try_from(self.now_millis()).unwrap_or(0) << 16;
+        // A clock that was put back far takes the ids back with it: their time matters more than their order.
+        let follow = |last: u64| if last > now + AHEAD_MAX { now } else { now.max(last + 1) };
         let previous = self
             .0
             .last_id
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(now.max(last + 1)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(follow(last)))
             .unwrap_or_default();
-        let order = now.max(previous + 1);
+        let order = follow(previous);
         Id::from_bits((u128::from(order) << 64) | u128::from(crate::secret::random_u64()))
     }
 }
@@ -167,5 +172,18 @@ mod tests {
         );
         clock.advance(Duration::from_secs(1));
         assert!(clock.next_id::<crate::id::kind::Project>() > ids[999]);
+    }
+
+    #[test]
+    fn ids_follow_a_clock_that_is_put_back_far_and_ignore_a_small_step() {
+        let clock = Clock::manual(Timestamp(10_000));
+        let Source::Manual(millis) = &clock.0.source else { unreachable!() };
+        let first: ProjectId = clock.next_id();
+        millis.fetch_sub(5_000, Ordering::SeqCst);
+        assert!(clock.next_id() > first);
+        millis.fetch_sub(3_600_000, Ordering::SeqCst);
+        let back: ProjectId = clock.next_id();
+        assert_eq!(back.created_at(), Timestamp(6_395));
+        assert!(clock.next_id() > back);
     }
 }
