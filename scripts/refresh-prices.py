@@ -27,6 +27,15 @@ MAX_OUTPUT = {
     "o4-mini": 100000, "gpt-5": 128000, "gpt-5-mini": 128000, "gpt-5-nano": 128000,
 }
 
+# The most tokens that one image is counted as, by the providers' published rules: tiles of 512 pixels on a side, of which
+# the largest image has 8 (base + 8 tiles), or patches of 32 pixels, of which it has 1,536 (times the model's factor).
+# A model not listed is bounded by its context window.
+IMAGE_TOKENS = {
+    "gpt-4-turbo": 85 + 8 * 170, "gpt-4o": 85 + 8 * 170, "gpt-4.1": 85 + 8 * 170, "gpt-4o-mini": 2833 + 8 * 5667,
+    "o1": 75 + 8 * 150, "o3": 75 + 8 * 150, "gpt-5": 70 + 8 * 140,
+    "gpt-4.1-mini": 2489, "gpt-5-mini": 2489, "gpt-4.1-nano": 3779, "gpt-5-nano": 3779, "o4-mini": 2642,
+}
+
 RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"]
 
 OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
@@ -102,13 +111,14 @@ def main():
                 continue
             for name in filter(lambda name: not OTHER_KINDS.search(name), names(model.match)):
                 limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
-                lines.setdefault(name, "\t".join([name, *cells, str(limit)]))
+                image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE), IMAGE_TOKENS.get(model.id, ""))
+                lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image)]))
     header = [
         f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
         "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD stands for any date.",
         "# " + "\t".join([
             "model", "input", "cached_input", "cache_write", "output", "long_context_above", "long_input",
-            "long_cached_input", "long_cache_write", "long_output", "context_tokens", "max_output_tokens"]),
+            "long_cached_input", "long_cache_write", "long_output", "context_tokens", "max_output_tokens", "image_tokens"]),
     ]
     TARGET.write_text("\n".join(header + [lines[name] for name in sorted(lines)]) + "\n")
     print(f"{len(lines)} models written to {TARGET}")

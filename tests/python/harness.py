@@ -238,6 +238,7 @@ class Server:
 
     def finish(self):
         if self.process.process.poll() is None:
+            self.assert_no_secret_is_stored()  # while the database has its log beside it
             assert self.process.stop() == 0, self.log.read_text()
         checked = self.fsck()
         assert checked.returncode == 0, checked.stdout

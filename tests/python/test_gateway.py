@@ -116,7 +116,9 @@ def test_cached_input_is_cheaper(gateway):
 @pytest.mark.parametrize("body, param", [
     ({}, "model"), ({"model": ""}, "model"), ({"model": 5}, "model"), ({"model": "gpt-4o"}, "messages"),
     ({"model": "gpt-4o", "messages": "hi"}, "messages"), ({"model": "gpt-4o", "messages": [], "n": 0}, "n"),
-    ({"model": "gpt-4o", "messages": [], "max_tokens": -1}, "max_completion_tokens"),
+    ({"model": "gpt-4o", "messages": [], "max_tokens": -1}, "max_tokens"),
+    ({"model": "gpt-4o", "messages": [], "max_tokens": 0}, "max_tokens"),
+    ({"model": "gpt-4o", "messages": [], "max_completion_tokens": 9223372036854775807}, "max_completion_tokens"),
     ({"model": "gpt-4o", "messages": [], "stream": 1}, "stream"), ({"model": "gpt-4o", "messages": [], "store": True}, "store"),
     ({"model": "gpt-4o", "messages": [], "service_tier": "flex"}, "service_tier"),
     ({"model": "gpt-4o", "messages": [], "MODEL": "other"}, "MODEL"),
@@ -166,11 +168,13 @@ def test_an_upstream_that_is_down_is_a_502_and_costs_nothing(gateway):
     assert outcome(gateway) == ("voided", None)
 
 
-@pytest.mark.parametrize("status, expected", [(400, ("voided", None)), (429, ("voided", None)), (500, ("settled", "bound")), (503, ("settled", "bound"))])
-def test_an_error_of_the_upstream_is_passed_on(gateway, status, expected):
+@pytest.mark.parametrize("status, told, code, expected", [
+    (400, 400, None, ("voided", None)), (429, 429, "upstream_rate_limited", ("voided", None)),
+    (500, 502, "upstream_failed", ("settled", "bound")), (503, 503, "upstream_unavailable", ("settled", "bound"))])
+def test_an_error_of_the_upstream_is_told_and_what_concerns_its_account_is_not(gateway, status, told, code, expected):
     answer = gateway.chat(gateway.key(gateway.default_project)["value"], simulate={"fault": "status", "status": status, "retry_after": 7})
-    assert answer.status == status and answer.headers["retry-after"] == "7"
-    assert answer.error["message"] == "The script says so."
+    assert answer.status == told and answer.headers["retry-after"] == "7" and answer.error["code"] == code
+    assert ("The script says so." in answer.error["message"]) == (status == 400)
     assert outcome(gateway) == expected
 
 

@@ -260,9 +260,9 @@ def test_fsck_finds_books_that_do_not_balance(gateway):
     assert live.returncode == 0 and "balanced" in live.stdout, "also beside a running server"
     assert gateway.process.stop() == 0
     for tamper, repair in [
-        ("UPDATE attempt SET cost = cost + 1", "UPDATE attempt SET cost = cost - 1"),
+        ("UPDATE attempt SET output_cost = output_cost + 1", "UPDATE attempt SET output_cost = output_cost - 1"),
         ("UPDATE budget SET settled = settled - 1", "UPDATE budget SET settled = settled + 1"),
-        ("UPDATE usage_rollup SET cost = cost + 1", "UPDATE usage_rollup SET cost = cost - 1"),
+        ("UPDATE usage_rollup SET output_cost = output_cost + 1", "UPDATE usage_rollup SET output_cost = output_cost - 1"),
     ]:
         for statement, balanced in [(tamper, False), (repair, True)]:
             with sqlite3.connect(gateway.data / "tollgate.db") as database:

@@ -59,7 +59,10 @@ impl Actor {
         match access {
             Access::AnyKey => Ok(()),
             Access::Needs(permission) if self.may(permission) => Ok(()),
-            Access::Needs(permission) => Err(Error::forbidden(permission.as_str())),
+            Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
+            Access::Needs(permission) | Access::OperatorOr(permission) => {
+                Err(Error::forbidden(permission.as_str()))
+            }
             Access::Operator if self.acts_as_operator() => Ok(()),
             Access::Operator => Err(Error::forbidden(Permission::Operator.as_str())),
         }

@@ -80,14 +80,14 @@ pub(crate) async fn write(
     recorded: &Recorded,
 ) -> Result<()> {
     let id: AuditLogId = clock.next_id();
-    let (actor_id, actor_email) = match author {
-        Author::Actor(actor) => (Some(actor.owner.to_string()), actor.email.clone()),
-        Author::Host => (None, None),
+    let (actor_id, actor_email, actor_key_id) = match author {
+        Author::Actor(actor) => (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key)),
+        Author::Host => (None, None, None),
     };
     tx.execute(
         "INSERT INTO audit_log (id, organization_id, event_type, effective_at, project_id, project_name, actor,
-            actor_id, actor_email, resource_id, payload)
-         VALUES ($1, $2, $3, $4, $5, (SELECT name FROM project WHERE id = $5), $6, $7, $8, $9, $10)",
+            actor_id, actor_email, actor_key_id, resource_id, payload)
+         VALUES ($1, $2, $3, $4, $5, (SELECT name FROM project WHERE id = $5), $6, $7, $8, $9, $10, $11)",
         &params![
             id,
             organization,
@@ -97,6 +97,7 @@ pub(crate) async fn write(
             author.wire().to_string(),
             actor_id,
             actor_email,
+            actor_key_id,
             recorded.resource_id,
             recorded.payload.to_string(),
         ],

@@ -142,6 +142,8 @@ impl Admin {
         let (reply, seq) = self.db.write_with(work).await?;
         if let Some(seq) = seq {
             self.desk.replica.reach(seq).await?;
+            // It may have been a limit that was raised, or a project that clamps now.
+            self.ledger.reconsider();
         }
         Ok(reply)
     }

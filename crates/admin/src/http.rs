@@ -161,7 +161,8 @@ impl Admin {
         let key = snapshot
             .verify(&self.desk.keyring, presented, now)
             .map_err(|refused| refused.error(presented))?;
-        Refused::unless_organization(headers.get("openai-organization"), key)?;
+        Refused::unless_organization(headers.all("openai-organization"), key)?;
+        Refused::unless_project(headers.all("openai-project"), key.project)?;
         self.desk.replica.note_use(key, now);
         Ok(Actor::of(key, &snapshot, self.origin(exchange)))
     }

@@ -18,6 +18,8 @@ pub enum Access {
     Needs(Permission),
     /// An admin key of an operator of the installation.
     Operator,
+    /// An admin key with the permission, or of an operator, who reads what operators write.
+    OperatorOr(Permission),
     /// Any valid key, project keys included.
     AnyKey,
 }

@@ -14,6 +14,9 @@ pub(crate) enum QueryValue {
     Map(BTreeMap<String, String>),
 }
 
+/// Values of one list. A longer one is no question that a person or a client of OpenAI's asks.
+const LIST_MAX: usize = 256;
+
 #[derive(Debug, Default)]
 pub(crate) struct Query(BTreeMap<String, QueryValue>);
 
@@ -140,6 +143,9 @@ impl<'de> Deserializer<'de> for QueryValue {
             Self::Text(text) => text.split(',').map(str::to_owned).collect(),
             Self::Map(map) => return map_reader(map).deserialize_any(visitor),
         };
+        if list.len() > LIST_MAX {
+            return Err(de::Error::custom(format_args!("at most {LIST_MAX} values, but got {}", list.len())));
+        }
         SeqDeserializer::new(list.into_iter().map(TextReader)).deserialize_any(visitor)
     }
 

@@ -147,6 +147,8 @@ ids! {
     AuditLogId = AuditLog, "audit_log-", "audit log";
     UpstreamId = Upstream, "upstream_", "upstream";
     SpendLimitId = SpendLimit, "spend_limit_", "spend limit";
+    /// A correction or a refund.
+    AdjustmentId = Adjustment, "adj_", "adjustment";
 }
 
 /// Who owns a key and is accountable for what it spends.

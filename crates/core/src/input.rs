@@ -67,10 +67,23 @@ pub fn explain(path: &Path, complaint: &str) -> Error {
     if let Some((found, expected)) =
         complaint.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected "))
     {
+        let (expected, found) = (in_json(expected), in_json(found));
         let message = format!("Invalid type for '{param}': expected {expected}, but got {found} instead.");
         return Error::bad_request(message).code("invalid_type").param(param);
     }
     Error::invalid(param, format!("Invalid value for '{param}': {complaint}."))
+}
+
+/// What a type of the program's is called in JSON.
+fn in_json(text: &str) -> &str {
+    match text {
+        "i64" | "u64" | "i32" | "u32" | "usize" => "an integer",
+        "map" => "an object",
+        "sequence" | "a sequence" => "an array",
+        "unit" | "unit value" => "null",
+        _ if text.starts_with("struct ") => "an object",
+        _ => text,
+    }
 }
 
 fn quoted<'m>(complaint: &'m str, before: &str) -> Option<&'m str> {
@@ -121,6 +134,16 @@ mod tests {
             let (message, found, found_code) = refusal(text);
             assert_eq!((found.as_deref(), found_code), (Some(param), Some(code)), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn a_complaint_is_in_the_words_of_json() {
+        assert_eq!(
+            refusal(r#"{"name":"x","parts":[5]}"#).0,
+            "Invalid type for 'parts[0]': expected an object, but got integer `5` instead."
+        );
+        assert!(refusal(r#"{"name":"x","parts":[{"count":true}]}"#).0.contains("expected an integer"));
+        assert!(refusal(r#"{"name":"x","parts":{}}"#).0.contains("expected an array, but got an object"));
     }
 
     #[test]

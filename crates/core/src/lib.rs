@@ -4,7 +4,7 @@
 //! Words (OpenAI's where they exist): an *organization* holds *projects*; a project holds *API keys*, each owned by a
 //! *user* or a *service account*. A *caller* is who a key proves. A *hold* is money reserved for one request before it
 //! is sent to an *upstream* (a provider connection); it ends *settled* or *voided*. A *bound* is the most a request can
-//! cost. An *attempt* is one dispatch to an upstream: a hold and all that became of it.
+//! cost. A *budget* is a spend limit over one period. An *attempt* is one dispatch to an upstream: a hold and all that became of it.
 
 pub mod address;
 pub mod budget;
@@ -16,19 +16,22 @@ pub mod money;
 pub mod not_served;
 pub mod page;
 pub mod patch;
+pub mod period;
 pub mod permission;
 pub mod price;
 pub mod price_book;
 pub mod seal;
 pub mod secret;
 pub mod time;
+pub mod upstream;
 
 pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
-    AttemptId, AuditLogId, KeyId, OrganizationId, Principal, ProjectId, ServiceAccountId, SpendLimitId,
-    UpstreamId, UserId,
+    AdjustmentId, AttemptId, AuditLogId, KeyId, OrganizationId, Principal, ProjectId, ServiceAccountId,
+    SpendLimitId, UpstreamId, UserId,
 };
 pub use money::{Money, UnitPrice};
+pub use period::{Interval, Period, Zone};
 pub use permission::{Permission, Scopes};
 pub use time::{Clock, Timestamp};

@@ -45,6 +45,12 @@ impl Money {
         decimal(text, 9).map(Self)
     }
 
+    /// What is left, if it is not less than nothing.
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        let left = self.0.checked_sub(other.0)?;
+        (left >= 0).then_some(Self(left))
+    }
+
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))

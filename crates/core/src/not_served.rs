@@ -12,7 +12,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("/v1/organization/invites", "invites"),
     ("/v1/organization/roles", "roles"),
     ("/v1/organization/spend_alerts", "spend alerts"),
-    ("/v1/organization/spend_limit", "spend limits of organizations"),
     ("/v1/organization/usage", "usage of other endpoints than completions and embeddings"),
     ("/v1/organization/users/*/roles", "role assignments"),
     ("/v1/organization/workload_identity_providers", "workload identity"),

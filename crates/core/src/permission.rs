@@ -56,6 +56,8 @@ permissions! {
     /// Umbrella: every write of the administration API.
     ManagementWrite = "api.management.write", Management Write;
     UsageRead = "api.usage.read", Management Read;
+    /// Corrections and refunds of what requests cost.
+    UsageWrite = "tollgate.usage.write", Management Write;
     ProjectsRead = "api.organization.projects.read", Management Read;
     ProjectsWrite = "api.organization.projects.write", Management Write;
     ProjectUsersRead = "api.organization.projects.users.read", Management Read;

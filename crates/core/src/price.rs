@@ -9,6 +9,8 @@ pub struct TokenUsage {
     pub cached_input: u64,
     pub cache_write: u64,
     pub output: u64,
+    /// Of the output, what was made after the client had gone.
+    pub drained_output: u64,
 }
 
 impl TokenUsage {
@@ -24,6 +26,10 @@ impl TokenUsage {
 
     pub fn cache_write(self) -> u64 {
         self.cache_write.min(self.input - self.cached_input())
+    }
+
+    pub fn drained_output(self) -> u64 {
+        self.drained_output.min(self.output)
     }
 }
 
@@ -58,11 +64,13 @@ pub struct Cost {
     pub cached_input: Money,
     pub cache_write: Money,
     pub output: Money,
+    /// Output that nobody was there to read any more.
+    pub drained_output: Money,
 }
 
 impl Cost {
     pub fn total(self) -> Money {
-        self.input + self.cached_input + self.cache_write + self.output
+        self.input + self.cached_input + self.cache_write + self.output + self.drained_output
     }
 }
 
@@ -80,7 +88,8 @@ impl Price {
             input: rates.input.times(usage.uncached_input()),
             cached_input: rates.cached_input.unwrap_or(rates.input).times(usage.cached_input()),
             cache_write: rates.cache_write.unwrap_or(rates.input).times(usage.cache_write()),
-            output: rates.output.unwrap_or_default().times(usage.output),
+            output: rates.output.unwrap_or_default().times(usage.output - usage.drained_output()),
+            drained_output: rates.output.unwrap_or_default().times(usage.drained_output()),
         }
     }
 
@@ -90,9 +99,10 @@ impl Price {
         let at = |rates: Rates| {
             let output = if output_max == 0 { UnitPrice(0) } else { rates.output? };
             Some(Bound {
-                // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three.
+                // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three,
+                // and splitting the output one for two.
                 input: rates.dearest_input().times(input_max) + Money(if input_max > 0 { 2 } else { 0 }),
-                output: output.times(output_max),
+                output: output.times(output_max) + Money(i64::from(output_max > 0)),
             })
         };
         let usual = at(self.rates)?;
@@ -103,6 +113,159 @@ impl Price {
             }
             _ => Some(usual),
         }
+    }
+
+    /// The most output that, with so much input, costs no more than `money`; `None` if not even the input fits.
+    fn output_within(&self, input_max: u64, money: Money) -> Option<u64> {
+        let one = self.bound(input_max, 1)?;
+        let left = money.checked_sub(one.input)?;
+        let dearest = match self.long_context {
+            Some((threshold, rates)) if input_max > threshold => self.rates.output?.max(rates.output?),
+            _ => self.rates.output?,
+        };
+        if dearest == UnitPrice(0) {
+            return Some(u64::MAX);
+        }
+        // One nano-dollar is kept for rounding, as in the bound.
+        let pico = i128::from(left.checked_sub(Money(1))?.nanos()) * 1_000;
+        u64::try_from(pico / i128::from(dearest.0)).ok()
+    }
+}
+
+/// By how much more than was bounded a model's answers have taken and made, in millionths: a million where none has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun {
+    pub input_ppm: u64,
+    pub output_ppm: u64,
+}
+
+impl Overrun {
+    pub const NONE: Self = Self { input_ppm: MILLION, output_ppm: MILLION };
+}
+
+impl Default for Overrun {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+const MILLION: u64 = 1_000_000;
+
+/// The most tokens a request can take and make. `None` is what nothing limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// As counted from the request, and no more than the model takes whatever was counted.
+    pub input: Option<u64>,
+    pub input_max: Option<u64>,
+    /// Of one choice as the upstream is told, and no more than the model makes whatever it is told.
+    pub output_each: Option<u64>,
+    pub output_each_max: Option<u64>,
+    pub choices: u64,
+    /// Output that is billed beside the choices, such as a prediction that was rejected.
+    pub output_extra: u64,
+    pub overrun: Overrun,
+}
+
+impl Size {
+    /// Of embeddings and the like.
+    pub const fn without_output(input: Option<u64>) -> Self {
+        Self {
+            input,
+            input_max: None,
+            output_each: Some(0),
+            output_each_max: Some(0),
+            choices: 1,
+            output_extra: 0,
+            overrun: Overrun::NONE,
+        }
+    }
+
+    /// All input that can be billed.
+    pub fn input_bound(&self) -> Option<u64> {
+        Some(overrun(self.input?, self.overrun.input_ppm, self.input_max))
+    }
+
+    /// All output that can be billed.
+    pub fn output_bound(&self) -> Option<u64> {
+        let each = overrun(self.output_each?, self.overrun.output_ppm, self.output_each_max);
+        Some(each.saturating_mul(self.choices).saturating_add(self.output_extra))
+    }
+
+    /// All output that the upstream is allowed.
+    pub fn output_told(&self) -> Option<u64> {
+        Some(self.output_each?.saturating_mul(self.choices).saturating_add(self.output_extra))
+    }
+
+    /// The most that one choice may be allowed so that all output is at most `output`.
+    fn each_within(&self, output: u64) -> u64 {
+        let each = output.saturating_sub(self.output_extra) / self.choices.max(1);
+        let told = u128::from(each) * u128::from(MILLION) / u128::from(self.overrun.output_ppm.max(MILLION));
+        u64::try_from(told).unwrap_or(u64::MAX)
+    }
+}
+
+/// `tokens` and what they may be exceeded by, within what is possible at all.
+fn overrun(tokens: u64, ppm: u64, possible: Option<u64>) -> u64 {
+    let exceeded = (u128::from(tokens) * u128::from(ppm.max(MILLION))).div_ceil(u128::from(MILLION));
+    u64::try_from(exceeded).unwrap_or(u64::MAX).min(possible.unwrap_or(u64::MAX)).max(tokens)
+}
+
+/// A request as far as its cost is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The price in force when it was admitted, which stays its price.
+    pub price: Option<Price>,
+    pub size: Size,
+    /// What an operator says that no request to the model costs more than.
+    pub ceiling: Option<Money>,
+}
+
+impl Request {
+    /// One whose bound is known, or known to be none, and nothing else of it.
+    pub fn flat(bound: Option<Money>) -> Self {
+        let rates =
+            Rates { input: UnitPrice(0), cached_input: None, cache_write: None, output: Some(UnitPrice(0)) };
+        let size = Size { output_each: None, output_each_max: None, ..Size::without_output(None) };
+        Self { price: Some(Price { rates, long_context: None }), size, ceiling: bound }
+    }
+
+    /// The most it can cost; `None` if that is not known.
+    pub fn bound(&self) -> Option<Bound> {
+        let price = self.price?;
+        let computed = match (self.size.input_bound(), self.size.output_bound()) {
+            (Some(input), Some(output)) => price.bound(input, output),
+            _ => None,
+        };
+        match (computed, self.ceiling) {
+            (Some(bound), Some(ceiling)) => Some(bound.within(ceiling)),
+            (None, Some(ceiling)) if self.is_priced() => Some(Bound { input: Money::ZERO, output: ceiling }),
+            (bound, _) => bound,
+        }
+    }
+
+    /// Whether its usage can be turned into money.
+    pub fn is_priced(&self) -> bool {
+        // An output without a price is found out by asking what one token of it would cost.
+        self.price.is_some_and(|price| price.bound(1, self.size.output_bound().unwrap_or(1).min(1)).is_some())
+    }
+
+    pub fn cost(&self, usage: TokenUsage) -> Cost {
+        match self.price {
+            Some(price) if self.is_priced() => price.cost(usage),
+            _ => Cost::default(),
+        }
+    }
+
+    /// The same with less output, so that it costs at most `money`; `None` if less than `output_each_min` would be left.
+    #[must_use]
+    pub fn clamped(&self, money: Money, output_each_min: u64) -> Option<Self> {
+        let output = self.price?.output_within(self.size.input_bound()?, money)?;
+        let each = self.size.each_within(output).min(self.size.output_each.unwrap_or(u64::MAX));
+        if each < output_each_min.max(1) {
+            return None;
+        }
+        let clamped = Self { size: Size { output_each: Some(each), ..self.size }, ..*self };
+        clamped.bound().is_some_and(|bound| bound.total() <= money).then_some(clamped)
     }
 }
 
@@ -116,6 +279,11 @@ pub struct Bound {
 impl Bound {
     pub fn total(self) -> Money {
         self.input + self.output
+    }
+
+    fn within(self, ceiling: Money) -> Self {
+        let input = self.input.min(ceiling);
+        Self { input, output: self.output.min(ceiling - input) }
     }
 }
 
@@ -139,12 +307,13 @@ mod tests {
 
     #[test]
     fn each_component_is_charged_at_its_own_rate() {
-        let usage = TokenUsage { input: 1_000, cached_input: 400, cache_write: 100, output: 10 };
+        let usage =
+            TokenUsage { input: 1_000, cached_input: 400, cache_write: 100, output: 10, drained_output: 4 };
         let cost = price().cost(usage);
         assert_eq!(cost.input, Money(1_250_000));
         assert_eq!(cost.cached_input, Money(100_000));
         assert_eq!(cost.cache_write, Money(312_500));
-        assert_eq!(cost.output, Money(150_000));
+        assert_eq!((cost.output, cost.drained_output), (Money(90_000), Money(60_000)));
     }
 
     #[test]
@@ -163,8 +332,44 @@ mod tests {
     }
 
     #[test]
+    fn a_ceiling_bounds_what_nothing_else_does_and_prices_nothing() {
+        let size = Size { output_each: None, output_each_max: None, ..Size::without_output(Some(10)) };
+        let request = Request { price: Some(price()), size, ceiling: None };
+        assert_eq!(request.bound(), None);
+        let flat = Request { ceiling: Some(Money(500)), ..request };
+        assert_eq!(flat.bound().unwrap().total(), Money(500));
+        assert_eq!(Request { price: None, ..flat }.bound(), None);
+        let dear = Request { size: Size::without_output(Some(1_000)), ..flat };
+        assert_eq!(dear.bound().unwrap().total(), Money(500));
+    }
+
+    #[test]
+    fn a_model_that_overran_its_limit_is_bounded_by_what_it_does_and_by_what_it_can() {
+        let size = Size {
+            output_each: Some(100),
+            choices: 2,
+            overrun: Overrun { input_ppm: 1_500_000, output_ppm: 2_500_000 },
+            input_max: Some(1_200),
+            output_each_max: Some(400),
+            ..Size::without_output(Some(1_000))
+        };
+        assert_eq!(
+            (size.input_bound(), size.output_bound(), size.output_told()),
+            (Some(1_200), Some(500), Some(200))
+        );
+        let wild = Overrun { output_ppm: 10_000_000, ..Overrun::NONE };
+        assert_eq!(Size { overrun: wild, ..size }.output_bound(), Some(800));
+        assert_eq!(
+            Size { output_each_max: Some(50), ..size }.output_bound(),
+            Some(200),
+            "never below what it is told"
+        );
+    }
+
+    #[test]
     fn a_contradictory_report_counts_no_token_twice() {
-        let usage = TokenUsage { input: 10, cached_input: 50, cache_write: 50, output: 0 };
+        let usage = TokenUsage { input: 10, cached_input: 50, cache_write: 50, output: 0, drained_output: 5 };
+        assert_eq!(usage.drained_output(), 0);
         assert_eq!((usage.uncached_input(), usage.cached_input(), usage.cache_write()), (0, 10, 0));
     }
 
@@ -173,7 +378,7 @@ mod tests {
         fn no_actual_within_the_token_bounds_costs_more_than_the_bound(
             input_max in 0..400_000u64, output_max in 0..200_000u64,
             input in 0..=100u64, cached in 0..=100u64, written in 0..=100u64, output in 0..=100u64,
-            odd in 0..1000i64,
+            drained in 0..=100u64, odd in 0..1000i64,
         ) {
             let mut price = price();
             price.rates.input.0 += odd;
@@ -181,8 +386,32 @@ mod tests {
             let input = input_max * input / 100;
             let cached_input = input * cached / 100;
             let cache_write = (input - cached_input) * written / 100;
-            let usage = TokenUsage { input, cached_input, cache_write, output: output_max * output / 100 };
+            let output = output_max * output / 100;
+            let usage = TokenUsage { input, cached_input, cache_write, output, drained_output: output * drained / 100 };
             prop_assert!(price.cost(usage).total() <= price.bound(input_max, output_max).unwrap().total());
+        }
+
+        #[test]
+        fn a_clamped_request_fits_and_one_token_more_would_not(
+            input in 0..400_000u64, each in 1..200_000u64, choices in 1..10u64, extra in 0..1_000u64,
+            output_ppm in 1_000_000..3_000_000u64, money in 0..20_000_000_000i64, least in 0..500u64,
+        ) {
+            let size = Size {
+                output_each: Some(each), output_each_max: None, choices, output_extra: extra,
+                overrun: Overrun { input_ppm: 1_100_000, output_ppm }, ..Size::without_output(Some(input))
+            };
+            let request = Request { price: Some(price()), size, ceiling: None };
+            // Unscaling and rounding may leave a few tokens unused, never a relevant part.
+            let with = |told: u64| Request { size: Size { output_each: Some(told + 3), ..size }, ..request };
+            let is_over = |request: Request| request.bound().unwrap().total() > Money(money);
+            if let Some(clamped) = request.clamped(Money(money), least) {
+                prop_assert!(!is_over(clamped));
+                let told = clamped.size.output_each.unwrap();
+                prop_assert!(told >= least.max(1) && told <= each);
+                prop_assert!(told == each || is_over(with(told)));
+            } else {
+                prop_assert!(each < least.max(1) + 3 || is_over(with(least.max(1))));
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::money::UnitPrice;
+use crate::money::{Money, UnitPrice};
 use crate::price::{Price, Rates};
 
 /// What a model costs and how much it takes.
@@ -15,6 +15,12 @@ pub struct ModelFacts {
     /// Input and output together.
     pub context_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
+    /// Whether that is an operator's limit, which upstreams are told, and not only what the provider publishes.
+    pub is_max_output_own: bool,
+    /// The most tokens that one image is counted as.
+    pub image_tokens: Option<u64>,
+    /// What an operator says that no request costs more than.
+    pub request_cost_max: Option<Money>,
 }
 
 /// What an operator says of a model; `None` leaves the embedded figure.
@@ -26,6 +32,8 @@ pub struct ModelOverride {
     pub output_price: Option<UnitPrice>,
     pub context_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
+    pub image_tokens: Option<u64>,
+    pub request_cost_max: Option<Money>,
 }
 
 struct Book {
@@ -86,6 +94,9 @@ impl ModelOverride {
             price,
             context_tokens: self.context_tokens.or(embedded.context_tokens),
             max_output_tokens: self.max_output_tokens.or(embedded.max_output_tokens),
+            is_max_output_own: self.max_output_tokens.is_some(),
+            image_tokens: self.image_tokens.or(embedded.image_tokens),
+            request_cost_max: self.request_cost_max,
         }
     }
 
@@ -102,7 +113,7 @@ impl ModelOverride {
 
 fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
     let cells: Vec<&str> = line.split('\t').collect();
-    let [name, usual @ .., context, max_output] = cells.as_slice() else { return None };
+    let [name, usual @ .., context, max_output, image] = cells.as_slice() else { return None };
     let [input, cached, write, output, threshold, long @ ..] = usual else { return None };
     let [long_input, long_cached, long_write, long_output] = long else { return None };
     let number = |cell: &str| if cell.is_empty() { Some(None) } else { cell.parse::<u64>().ok().map(Some) };
@@ -115,6 +126,9 @@ fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
         price: Some(Price { rates: usual, long_context }),
         context_tokens: number(context)?,
         max_output_tokens: number(max_output)?,
+        is_max_output_own: false,
+        image_tokens: number(image)?,
+        request_cost_max: None,
     };
     Some((name, facts))
 }
@@ -146,6 +160,7 @@ mod tests {
         let mini = embedded("gpt-4o-mini");
         assert_eq!(mini.price.unwrap().rates.input, UnitPrice(150_000));
         assert_eq!((mini.context_tokens, mini.max_output_tokens), (Some(128_000), Some(16_384)));
+        assert_eq!((mini.image_tokens, embedded("gpt-3.5-turbo").image_tokens), (Some(48_169), None));
         assert_eq!(embedded("gpt-6-astra-2027-01-31"), embedded("gpt-6-astra"));
         assert!(embedded("ft:gpt-4o-2024-08-06:acme").price.is_some());
         for unknown in ["gpt-4o-2031-01-01", "llama3.1", "", "gpt-4o-mini-", "ключ-ключ-ключ"] {

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Id, Identified};
@@ -36,29 +34,6 @@ impl fmt::Display for Timestamp {
             Err(_) => self.0.fmt(f),
         }
     }
-}
-
-/// The half-open span `start..end` over which a spend limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Period {
-    pub start: Timestamp,
-    pub end: Timestamp,
-}
-
-impl Period {
-    /// The calendar month in UTC that holds `at`: OpenAI's only interval.
-    pub fn month_of(at: Timestamp) -> Self {
-        let date = jiff::Timestamp::from_second(at.0)
-            .map_or(Date::constant(1970, 1, 1), |time| time.to_zoned(TimeZone::UTC).date());
-        let first = date.first_of_month();
-        let next = first.checked_add(jiff::Span::new().months(1)).unwrap_or(Date::MAX);
-        Self { start: midnight(first), end: midnight(next) }
-    }
-}
-
-fn midnight(date: Date) -> Timestamp {
-    let start = date.to_zoned(TimeZone::UTC).map_or(i64::MAX, |zoned| zoned.timestamp().as_second());
-    Timestamp(start)
 }
 
 /// The source of the current time and of ids that sort by it. Clones share one clock.
@@ -149,16 +124,6 @@ impl Stopwatch {
 mod tests {
     use super::*;
     use crate::id::ProjectId;
-
-    #[test]
-    fn a_month_runs_from_its_first_to_the_next_first_in_utc() {
-        let february = Period::month_of(Timestamp(1_709_164_800)); // 2024-02-29T00:00:00Z
-        assert_eq!(february.start.to_string(), "2024-02-01T00:00:00Z");
-        assert_eq!(february.end.to_string(), "2024-03-01T00:00:00Z");
-        let december = Period::month_of(Timestamp(1_798_761_599)); // 2026-12-31T23:59:59Z
-        assert_eq!(december.end.to_string(), "2027-01-01T00:00:00Z");
-        assert_eq!(Period::month_of(december.end).start, december.end);
-    }
 
     #[test]
     fn ids_of_one_moment_keep_their_order() {

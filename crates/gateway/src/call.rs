@@ -1,14 +1,14 @@
 //! What is called: of the body what concerns permission, money and metering. The rest is the upstream's business, and its
 //! bytes are not touched.
 
-use std::borrow::Cow;
-use std::ops::Range;
-
 use serde_json::value::RawValue;
 use tollgate_core::price_book::ModelFacts;
+use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result, input};
 
 use crate::body::Body;
+use crate::edit::Edit;
+use crate::output_limit::OutputLimit;
 use crate::route::Endpoint;
 
 /// A request's body as far as it is understood here.
@@ -18,21 +18,18 @@ pub(crate) struct Call {
     pub(crate) model: String,
     pub(crate) is_stream: bool,
     /// How the body is changed so that a stream ends with its usage; `None` if it does already, or is no stream.
-    pub(crate) usage_edit: Option<Edit>,
-    body_length: u64,
-    /// Whether all of the input is in the body as text. Images and files cost tokens that are not in their address.
-    is_text: bool,
-    /// The most output of one choice, as the request limits it.
-    output_limit: Option<u64>,
+    usage_edit: Option<Edit>,
+    output_limit: OutputLimit,
+    /// Whether its answer has to have a form, so that it must not be cut shorter than it asked for.
+    pub(crate) is_structured: bool,
+    body_bytes: u64,
+    images: u64,
+    /// Bytes that the addresses of images take in the body.
+    image_bytes: u64,
+    /// Whether there is content whose size the body does not show.
+    has_files: bool,
     choices: u64,
     has_prediction: bool,
-}
-
-/// A change of the body: these bytes are replaced by that text.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Edit {
-    pub(crate) range: Range<usize>,
-    pub(crate) text: String,
 }
 
 /// Tokens a provider may add around the messages.
@@ -50,9 +47,12 @@ impl Call {
             model: model.to_owned(),
             is_stream: false,
             usage_edit: None,
-            body_length: bytes.len() as u64,
-            is_text: true,
-            output_limit: None,
+            output_limit: OutputLimit::default(),
+            is_structured: body.is_structured(),
+            body_bytes: bytes.len() as u64,
+            images: 0,
+            image_bytes: 0,
+            has_files: false,
             choices: 1,
             has_prediction: body.prediction.is_some(),
         };
@@ -62,17 +62,15 @@ impl Call {
         }
         let messages = body.messages.as_ref().ok_or_else(|| missing("messages"))?;
         body.refuse_what_is_missing(messages)?;
-        call.is_text = !messages.has_files;
-        call.output_limit = body.max_tokens.max(body.max_completion_tokens).map(non_negative).transpose()?;
-        call.choices = match body.n.unwrap_or(1) {
-            n @ 1..=CHOICES_MAX => u64::try_from(n).unwrap_or(1),
-            n => {
-                return Err(Error::invalid(
-                    "n",
-                    format!("Invalid 'n': expected a value from 1 to {CHOICES_MAX}, but got {n}."),
-                ));
-            }
-        };
+        (call.images, call.image_bytes) = (messages.images, messages.image_bytes);
+        call.has_files = messages.has_files;
+        let limits = [
+            (OutputLimitField::MaxTokens, body.max_tokens),
+            (OutputLimitField::MaxCompletionTokens, body.max_completion_tokens),
+        ];
+        call.output_limit = OutputLimit::read(bytes, limits)?;
+        // Of the second kind only the best are answered, and all are billed.
+        call.choices = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
         call.is_stream = body.stream.unwrap_or(false);
         if call.is_stream {
             call.usage_edit = ask_for_usage(bytes, body.stream_options.0)?;
@@ -81,37 +79,64 @@ impl Call {
     }
 
     /// The most tokens the input can be. Every token of a text stands for at least one of its bytes, and the body has
-    /// all the text; what is not in the body is limited by the context alone.
+    /// all the text; an image is at most what the model's provider publishes; and all of it is within the context.
     pub(crate) fn input_max(&self, facts: &ModelFacts) -> Option<u64> {
-        let by_bytes = self.is_text.then_some(self.body_length + FRAMING_TOKENS);
+        let text = self.body_bytes - self.image_bytes + FRAMING_TOKENS;
+        let counted = self.image_tokens(facts).map(|images| images.saturating_add(text));
         // A list of embeddings inputs may be longer than the context: each has it to itself.
-        let by_context = facts.context_tokens.filter(|_| self.endpoint == Endpoint::ChatCompletions);
-        by_bytes.into_iter().chain(by_context).min()
+        let context = facts.context_tokens.filter(|_| self.makes_output());
+        counted.into_iter().chain(context).min()
     }
 
-    /// The most tokens the output can be, over all choices; `None` if nothing limits it.
-    pub(crate) fn output_max(&self, facts: &ModelFacts) -> Option<u64> {
+    /// The most output of one choice as the request limits it, and what is known of the model; `None` if nothing does.
+    pub(crate) fn output_each(&self, facts: &ModelFacts) -> Option<u64> {
         if self.endpoint == Endpoint::Embeddings {
             return Some(0);
         }
-        let one = self.output_limit.or(facts.max_output_tokens).or(facts.context_tokens)?;
-        // Tokens of a prediction that was rejected are billed as output.
-        let prediction = if self.has_prediction { self.body_length } else { 0 };
-        Some(one.saturating_add(prediction).saturating_mul(self.choices))
+        let of_model = facts.max_output_tokens.or(facts.context_tokens);
+        self.output_limit.tokens().into_iter().chain(of_model).min()
+    }
+
+    pub(crate) fn makes_output(&self) -> bool {
+        self.endpoint == Endpoint::ChatCompletions
+    }
+
+    /// What the images can be at most; `None` if that is not known of the model, or there is content that shows nothing
+    /// of its size.
+    pub(crate) fn image_tokens(&self, facts: &ModelFacts) -> Option<u64> {
+        match self.images {
+            _ if self.has_files => None,
+            0 => Some(0),
+            images => facts.image_tokens.map(|one| one.saturating_mul(images)),
+        }
+    }
+
+    pub(crate) fn choices(&self) -> u64 {
+        self.choices
+    }
+
+    /// Tokens of a prediction that was rejected are billed as output, whatever the limit.
+    pub(crate) fn output_extra(&self) -> u64 {
+        if self.has_prediction { self.body_bytes } else { 0 }
     }
 
     pub(crate) fn input_estimate(&self) -> u64 {
-        self.body_length.div_ceil(BYTES_PER_TOKEN)
+        self.body_bytes.div_ceil(BYTES_PER_TOKEN)
     }
 
-    /// The body as it is sent on.
-    pub(crate) fn edited<'b>(&self, body: &'b [u8]) -> Cow<'b, [u8]> {
-        match &self.usage_edit {
-            None => Cow::Borrowed(body),
-            Some(Edit { range, text }) => {
-                Cow::Owned([&body[..range.start], text.as_bytes(), &body[range.end..]].concat())
-            }
+    /// Whether the usage at the end of the stream is for us alone.
+    pub(crate) fn strips_usage(&self) -> bool {
+        self.usage_edit.is_some()
+    }
+
+    /// How the body is changed for an upstream that reads `field`, so that no choice has more output than `limit`.
+    pub(crate) fn edits(&self, body: &[u8], field: OutputLimitField, limit: Option<u64>) -> Vec<Edit> {
+        if self.endpoint == Endpoint::Embeddings {
+            return Vec::new();
         }
+        let mut edits = self.output_limit.edits(body, field, limit);
+        edits.extend(self.usage_edit.clone());
+        edits
     }
 }
 
@@ -121,20 +146,20 @@ fn missing(name: &str) -> Error {
         .param(name)
 }
 
-fn non_negative(tokens: i64) -> Result<u64> {
-    u64::try_from(tokens).map_err(|_| {
-        Error::invalid("max_completion_tokens", "The most tokens to generate cannot be negative.")
-    })
+fn choices(name: &str, count: Option<i64>) -> Result<u64> {
+    match count.unwrap_or(1) {
+        count @ 1..=CHOICES_MAX => Ok(count.unsigned_abs()),
+        count => Err(Error::invalid(
+            name,
+            format!("Invalid '{name}': expected a value from 1 to {CHOICES_MAX}, but got {count}."),
+        )),
+    }
 }
 
 /// The change that makes a stream report its usage. Without it what a stream cost would be a guess.
 fn ask_for_usage(body: &[u8], options: Option<&RawValue>) -> Result<Option<Edit>> {
-    const ASK: &str = r#""stream_options":{"include_usage":true}"#;
     let Some(options) = options else {
-        let open = body.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
-        let is_empty = body[open..].trim_ascii_start().first() == Some(&b'}');
-        let comma = if is_empty { "" } else { "," };
-        return Ok(Some(Edit { range: open..open, text: format!("{ASK}{comma}") }));
+        return Ok(Some(Edit::insert(body, r#""stream_options":{"include_usage":true}"#)));
     };
     let given: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(options.get())
         .map_err(|_| {
@@ -145,8 +170,7 @@ fn ask_for_usage(body: &[u8], options: Option<&RawValue>) -> Result<Option<Edit>
         return Ok(None);
     }
     given.insert("include_usage".to_owned(), serde_json::Value::Bool(true));
-    let start = options.get().as_ptr().addr() - body.as_ptr().addr();
-    let range = start..start + options.get().len();
+    let range = Edit::range_of(body, options.get());
     Ok(Some(Edit { range, text: serde_json::Value::Object(given).to_string() }))
 }
 
@@ -162,7 +186,8 @@ mod tests {
 
     fn sent(text: &str) -> serde_json::Value {
         let call = Call::read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
-        serde_json::from_slice(&call.edited(text.as_bytes())).unwrap()
+        let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, None);
+        serde_json::from_slice(&crate::edit::apply(text.as_bytes(), &edits)).unwrap()
     }
 
     #[test]
@@ -195,6 +220,8 @@ mod tests {
             r#","meſſages":[]"#,
             r#","\u006dodel":"other""#,
             r#","max_tokenſ":5"#,
+            r#","messages":[{"role":"user","Content":[{"type":"image_url"}]}]"#,
+            r#","tools":[{"Type":"live_search"}]"#,
         ] {
             assert!(chat(fields).is_err(), "{fields}");
         }
@@ -211,7 +238,14 @@ mod tests {
             (r#","audio":{"voice":"x"}"#, "audio"),
             (r#","n":0"#, "n"),
             (r#","n":129"#, "n"),
-            (r#","max_tokens":-1"#, "max_completion_tokens"),
+            (r#","best_of":0"#, "best_of"),
+            (r#","max_tokens":-1"#, "max_tokens"),
+            (r#","models":["dear"]"#, "models"),
+            (r#","plugins":[]"#, "plugins"),
+            (r#","search_parameters":{}"#, "search_parameters"),
+            (r#","data_sources":[]"#, "data_sources"),
+            (r#","chat_template":"x""#, "chat_template"),
+            (r#","tools":[{"type":"function"},{"type":"live_search"}]"#, "tools[1].type"),
             (r#","max_tokens":"5""#, "max_tokens"),
             (r#","stream":"yes""#, "stream"),
         ] {
@@ -243,21 +277,30 @@ mod tests {
 
     #[test]
     fn bounds_come_from_the_request_then_the_model() {
-        let facts = ModelFacts { price: None, context_tokens: Some(8_000), max_output_tokens: Some(1_000) };
+        let facts = ModelFacts {
+            context_tokens: Some(8_000),
+            max_output_tokens: Some(1_000),
+            ..ModelFacts::default()
+        };
         let none = ModelFacts::default();
         let plain = chat("").unwrap();
-        assert_eq!((plain.output_max(&facts), plain.output_max(&none)), (Some(1_000), None));
-        assert_eq!(plain.input_max(&none), Some(plain.body_length + FRAMING_TOKENS));
+        assert_eq!((plain.output_each(&facts), plain.output_each(&none)), (Some(1_000), None));
+        assert_eq!(plain.input_max(&none), Some(plain.body_bytes + FRAMING_TOKENS));
         let limited = chat(r#","max_tokens":10,"max_completion_tokens":20,"n":3"#).unwrap();
-        assert_eq!(limited.output_max(&facts), Some(60));
+        assert_eq!((limited.output_each(&facts), limited.choices()), (Some(20), 3));
+        assert_eq!(chat(r#","n":2,"best_of":5"#).unwrap().choices(), 5);
+        let endless = chat(r#","max_tokens":9000000"#).unwrap();
+        assert_eq!(endless.output_each(&facts), Some(1_000), "a model makes no more than it can");
         let predicted = chat(r#","max_tokens":10,"prediction":{"type":"content","content":"x"}"#).unwrap();
-        assert_eq!(predicted.output_max(&facts), Some(10 + predicted.body_length));
+        assert_eq!((plain.output_extra(), predicted.output_extra()), (0, predicted.body_bytes));
         let image = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}}]}]}"#;
         let image = Call::read(Endpoint::ChatCompletions, image.as_bytes()).unwrap();
         assert_eq!((image.input_max(&facts), image.input_max(&none)), (Some(8_000), None));
+        let seen = ModelFacts { image_tokens: Some(1_445), ..none };
+        assert_eq!(image.input_max(&seen), Some(1_445 + image.body_bytes - 11 + FRAMING_TOKENS));
         let embeddings = Call::read(Endpoint::Embeddings, br#"{"model":"m","input":["a"]}"#).unwrap();
         assert_eq!(
-            (embeddings.output_max(&none), embeddings.input_max(&none)),
+            (embeddings.output_each(&none), embeddings.input_max(&none)),
             (Some(0), Some(27 + FRAMING_TOKENS))
         );
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use tollgate_core::key::{KeyKind, PresentedKey};
-use tollgate_core::{Error, ProjectId, Result};
+use tollgate_core::{Error, Permission, ProjectId, Result};
 use tollgate_replica::{Key, Refused};
 use tollgate_wire::Exchange;
 
-use crate::Gateway;
+use crate::{Gateway, permit};
 
 /// Who a key proves, and for which project.
 pub(crate) struct Caller {
@@ -15,8 +15,8 @@ pub(crate) struct Caller {
     pub(crate) project: ProjectId,
 }
 
-/// Proves the caller on the newest snapshot. Costs no query, whatever is presented.
-pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange) -> Result<Caller> {
+/// Proves the caller, who wants to do what needs `wanted`, on the newest snapshot. Costs no query, whatever is presented.
+pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permission) -> Result<Caller> {
     let headers = &exchange.head.headers;
     let presented = headers.bearer().ok_or_else(Refused::missing)?;
     let now = gateway.clock.now();
@@ -27,10 +27,12 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange) -> Result<Cal
     let Some(project) = key.project else {
         // An admin key opens the administration and never a model.
         debug_assert_eq!(PresentedKey::parse(presented).map(|key| key.kind), Some(KeyKind::Admin));
-        return Err(Error::forbidden_in_project("api.model.request"));
+        return Err(Error::forbidden_in_project(wanted.as_str()));
     };
-    Refused::unless_organization(headers.get("openai-organization"), key)?;
-    Refused::unless_project(headers.get("openai-project"), project)?;
+    Refused::unless_organization(headers.all("openai-organization"), key)?;
+    Refused::unless_project(headers.all("openai-project"), Some(project))?;
+    let caller = Caller { key: Arc::clone(key), project };
+    permit::scope(&caller, wanted)?;
     gateway.replica.note_use(key, now);
-    Ok(Caller { key: Arc::clone(key), project })
+    Ok(caller)
 }

@@ -4,16 +4,24 @@
 //! may cost is held by the ledger before `upstream` opens anything, for a dispatch takes the hold by value. Apart from
 //! the ledger's batch no request here reads the database.
 
+mod admit;
 mod body;
 mod call;
 mod caller;
+mod edit;
+mod fields;
+mod messages;
 mod models;
 mod observe;
+mod output_limit;
 mod permit;
+mod pool;
+mod refusal;
 mod relay;
 mod route;
 mod serve;
 mod sse;
+mod tokenizer;
 mod upstream;
 mod usage;
 
@@ -26,8 +34,8 @@ use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
 use tollgate_wire::Dialer;
 
+pub use pool::Pool;
 pub use serve::serve;
-pub use upstream::Pool;
 
 /// What the operator can set.
 #[derive(Clone, Debug)]
@@ -51,6 +59,8 @@ impl Default for Options {
 
 /// Answers whose client has gone and which are read on for their usage.
 const DRAINS_MAX: usize = 256;
+/// Requests whose tokens are counted at a time.
+const COUNTING_MAX: usize = 2;
 
 /// What all workers of a node share.
 pub struct Gateway {
@@ -60,6 +70,7 @@ pub struct Gateway {
     pub dialer: Dialer,
     pub options: Options,
     drains: Semaphore,
+    counting: Semaphore,
 }
 
 impl Gateway {
@@ -70,6 +81,7 @@ impl Gateway {
         dialer: Dialer,
         options: Options,
     ) -> Self {
-        Self { replica, ledger, clock, dialer, options, drains: Semaphore::new(DRAINS_MAX) }
+        let (drains, counting) = (Semaphore::new(DRAINS_MAX), Semaphore::new(COUNTING_MAX));
+        Self { replica, ledger, clock, dialer, options, drains, counting }
     }
 }

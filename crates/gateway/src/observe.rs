@@ -5,13 +5,16 @@ use std::ops::Range;
 
 use memchr::memmem;
 use tollgate_core::price::TokenUsage;
-use tollgate_ledger::Dispatched;
+use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
 
+use crate::route::Endpoint;
 use crate::{sse, usage};
 
 /// An event longer than this is passed on without being understood.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Text of a provider's answer per token, by the usual rule of thumb.
+const BYTES_PER_TOKEN: u64 = 4;
 
 /// The eyes on one stream.
 pub(crate) struct Observer {
@@ -19,12 +22,43 @@ pub(crate) struct Observer {
     strips_usage: bool,
     /// The beginning of an event whose end has not come. When usage is stripped it was not sent on yet either.
     unfinished: Vec<u8>,
-    pub(crate) usage: Option<TokenUsage>,
+    input_estimate: u64,
+    seen: Seen,
+    reported: Reported,
+    /// Whether anything was generated after the last report. Some upstreams report again and again while they generate.
+    is_overtaken: bool,
+    /// Whether the last report came in an event of its own, after which nothing is generated.
+    is_last_word: bool,
+    /// The text that had been seen when the client left.
+    seen_by_client: Option<u64>,
+}
+
+/// Output that passed by.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    pieces: u64,
+    text_bytes: u64,
+}
+
+impl Seen {
+    fn tokens(self) -> u64 {
+        // Providers mostly send a token a piece; those that send more show it by the length.
+        self.pieces.max(self.text_bytes.div_ceil(BYTES_PER_TOKEN))
+    }
 }
 
 impl Observer {
-    pub(crate) fn new(strips_usage: bool) -> Self {
-        Self { strips_usage, unfinished: Vec::new(), usage: None }
+    pub(crate) fn new(strips_usage: bool, input_estimate: u64) -> Self {
+        Self {
+            strips_usage,
+            unfinished: Vec::new(),
+            input_estimate,
+            seen: Seen::default(),
+            reported: Reported::default(),
+            is_overtaken: false,
+            is_last_word: false,
+            seen_by_client: None,
+        }
     }
 
     /// Prepares a frame for the next piece of the stream.
@@ -39,7 +73,7 @@ impl Observer {
     /// Looks at a frame that was filled, and takes from it what is not for the client.
     pub(crate) fn watch(&mut self, frame: &mut ChunkFrame, hold: &mut Dispatched) {
         if self.strips_usage {
-            let (removed, seen) = self.look(frame.payload(), hold);
+            let (removed, seen) = self.look(frame.payload());
             let length = frame.payload().len();
             if length - seen > EVENT_BYTES_MAX {
                 // Not an event of any provider. It goes on as it is.
@@ -48,13 +82,16 @@ impl Observer {
                 self.unfinished = frame.split_off(seen);
             }
             frame.remove(&removed);
-            return;
+        } else {
+            self.unfinished.extend_from_slice(frame.payload());
+            let whole = std::mem::take(&mut self.unfinished);
+            let (_, seen) = self.look(&whole);
+            if whole.len() - seen <= EVENT_BYTES_MAX {
+                self.unfinished.extend_from_slice(&whole[seen..]);
+            }
         }
-        self.unfinished.extend_from_slice(frame.payload());
-        let whole = std::mem::take(&mut self.unfinished);
-        let (_, seen) = self.look(&whole, hold);
-        if whole.len() - seen <= EVENT_BYTES_MAX {
-            self.unfinished.extend_from_slice(&whole[seen..]);
+        if let Some(observed) = self.observed() {
+            hold.observe(observed);
         }
     }
 
@@ -63,22 +100,68 @@ impl Observer {
         self.begin(frame);
     }
 
+    /// The client has left; what is generated from now on nobody reads.
+    pub(crate) fn client_left(&mut self) {
+        self.seen_by_client.get_or_insert(self.seen.text_bytes);
+    }
+
+    /// What the upstream said it used, if that is the whole of it. `is_whole`: the stream came to its end.
+    pub(crate) fn report(self, is_whole: bool) -> Reported {
+        let is_complete = self.is_last_word || is_whole && !self.is_overtaken;
+        let reported = usage::unless_seen(self.reported.clone(), self.seen.text_bytes > 0);
+        let usage = reported.usage.filter(|_| is_complete).map(|usage| self.split(usage));
+        Reported { usage, ..reported }
+    }
+
+    /// Usage by what was seen so far; `None` if nothing was.
+    fn observed(&self) -> Option<TokenUsage> {
+        if self.seen.pieces == 0 {
+            return None;
+        }
+        let reported = self.reported.usage.unwrap_or_default();
+        Some(self.split(TokenUsage {
+            input: if reported.input > 0 { reported.input } else { self.input_estimate },
+            output: self.seen.tokens().max(reported.output),
+            cached_input: reported.cached_input,
+            cache_write: reported.cache_write,
+            drained_output: 0,
+        }))
+    }
+
+    /// Tells the output that the client saw from the output that was made after it had left, by their text.
+    fn split(&self, usage: TokenUsage) -> TokenUsage {
+        let Some(before) = self.seen_by_client else { return usage };
+        let (all, output) = (u128::from(self.seen.text_bytes.max(1)), u128::from(usage.output));
+        let read = (output * u128::from(before)).div_ceil(all);
+        TokenUsage {
+            drained_output: usage.output - u64::try_from(read).unwrap_or(u64::MAX).min(usage.output),
+            ..usage
+        }
+    }
+
     /// Looks at all complete events; returns those to take out and where the unfinished rest begins.
-    fn look(&mut self, bytes: &[u8], hold: &mut Dispatched) -> (Vec<Range<usize>>, usize) {
+    fn look(&mut self, bytes: &[u8]) -> (Vec<Range<usize>>, usize) {
         let (mut removed, mut seen) = (Vec::new(), 0);
         for event in sse::events(bytes) {
             seen = event.end;
             let text = &bytes[event.clone()];
+            let text_bytes = text_bytes(text);
+            if let Some(text_bytes) = text_bytes {
+                self.seen.pieces += 1;
+                self.seen.text_bytes += text_bytes;
+                self.is_overtaken = true;
+                self.is_last_word = false;
+            }
             if mentions_usage(text) {
-                let report = usage::read(&sse::data(text));
-                self.usage = report.usage.or(self.usage);
+                let report = usage::read(Endpoint::ChatCompletions, &sse::data(text));
+                if report.reported != Reported::default() {
+                    self.is_last_word = report.is_only_usage;
+                    self.reported = report.reported;
+                    self.is_overtaken = false;
+                }
                 if self.strips_usage && report.is_only_usage {
                     removed.push(event);
-                    continue;
                 }
-            }
-            if let Some(text_bytes) = text_bytes(text) {
-                hold.observe(text_bytes);
             }
         }
         (removed, seen)
@@ -94,9 +177,9 @@ fn mentions_usage(event: &[u8]) -> bool {
 }
 
 /// How much text of the model an event carries, escapes included; `None` if none.
-fn text_bytes(event: &[u8]) -> Option<u64> {
-    const TEXTS: [&[u8]; 4] =
-        [b"\"content\":", b"\"arguments\":", b"\"reasoning_content\":", b"\"refusal\":"];
+pub(crate) fn text_bytes(event: &[u8]) -> Option<u64> {
+    const TEXTS: [&[u8]; 5] =
+        [b"\"content\":", b"\"arguments\":", b"\"reasoning_content\":", b"\"reasoning\":", b"\"refusal\":"];
     let length: usize = TEXTS
         .iter()
         .flat_map(|name| memmem::find_iter(event, name).map(|at| string_length(&event[at + name.len()..])))
@@ -121,6 +204,17 @@ fn string_length(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
+    fn watched(events: &[&str]) -> Observer {
+        let mut observer = Observer::new(false, 100);
+        for event in events {
+            observer.look(format!("data: {event}\n\n").as_bytes());
+        }
+        observer
+    }
+
+    const TEXT: &str = r#"{"choices":[{"delta":{"content":"12345678"}}]}"#;
+    const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":7}}"#;
+
     #[test]
     fn only_a_usage_object_is_worth_parsing() {
         assert!(mentions_usage(br#"data: {"usage": {"prompt_tokens":1}}"#));
@@ -132,11 +226,49 @@ mod tests {
     fn text_is_measured_in_every_place_it_comes_in() {
         assert_eq!(text_bytes(br#"data: {"delta":{"content":"abc"}}"#), Some(3));
         assert_eq!(text_bytes(br#"data: {"delta":{"content": "a\"b"}}"#), Some(4));
+        assert_eq!(text_bytes(br#"data: {"delta":{"reasoning":"abc"}}"#), Some(3));
         assert_eq!(
             text_bytes(br#"data: {"delta":{"tool_calls":[{"function":{"arguments":"{}"}}]}}"#),
             Some(2)
         );
         assert_eq!(text_bytes(br#"data: {"delta":{"content":""}}"#), None);
         assert_eq!(text_bytes(br#"data: {"delta":{"content":null}}"#), None);
+    }
+
+    #[test]
+    fn the_last_word_counts_even_if_the_stream_is_cut_after_it() {
+        let report = watched(&[TEXT, USAGE]).report(false);
+        assert_eq!(report.usage.map(|usage| (usage.input, usage.output)), Some((5, 7)));
+    }
+
+    #[test]
+    fn a_report_in_the_middle_of_a_cut_stream_is_no_whole_report() {
+        let early =
+            r#"{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#;
+        let cut = watched(&[early, TEXT, TEXT]);
+        assert_eq!(cut.observed().map(|usage| (usage.input, usage.output)), Some((5, 5)), "(1 + 8 + 8) / 4");
+        assert_eq!(cut.report(false).usage, None);
+        assert_eq!(watched(&[early, TEXT]).report(true).usage, None, "what came after it was not counted");
+        // At a whole end with nothing after it, a report in the last piece of text is the whole of it.
+        assert_eq!(watched(&[TEXT, early]).report(true).usage.unwrap().output, 1);
+        assert_eq!(watched(&[TEXT, early]).report(false).usage, None);
+    }
+
+    #[test]
+    fn a_report_of_nothing_is_not_believed_when_there_was_text() {
+        let nothing = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":0}}"#;
+        let report = watched(&[TEXT, nothing]).report(true);
+        assert!(report.usage.is_none() && report.flags.contradictory);
+    }
+
+    #[test]
+    fn output_after_the_client_left_is_told_apart_by_its_text() {
+        let mut observer = watched(&[TEXT]);
+        observer.client_left();
+        for event in [TEXT, TEXT, TEXT, USAGE] {
+            observer.look(format!("data: {event}\n\n").as_bytes());
+        }
+        let usage = observer.report(true).usage.unwrap();
+        assert_eq!((usage.output, usage.drained_output), (7, 5), "a quarter of seven was read, rounded up");
     }
 }

@@ -5,18 +5,19 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
+use tollgate_core::upstream::OnClientGone;
 use tollgate_core::{Error, Money, Result};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_wire::{ChunkFrame, ClientExchange, Exchange, Reply};
 
 use crate::Gateway;
 use crate::call::Call;
-use crate::observe::Observer;
-use crate::upstream::{Pool, Sent};
-use crate::usage;
+use crate::observe::{self, Observer};
+use crate::pool::Pool;
+use crate::upstream::Sent;
+use crate::{refusal, usage};
 
 /// The most of an answer that is kept to be looked at as a whole. Longer ones are passed on as they come.
 const WHOLE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -29,12 +30,20 @@ const PASSED: [&str; 3] = ["content-type", "retry-after", "retry-after-ms"];
 /// What the client is told besides the answer.
 pub(crate) struct Told {
     remaining: Option<Money>,
+    clamped_to: Option<u64>,
     is_priced: bool,
+    attempts: u32,
 }
 
 impl Told {
-    pub(crate) fn before_dispatch(hold: &Hold) -> Self {
-        Self { remaining: hold.remaining(), is_priced: hold.attempt().is_priced() }
+    pub(crate) fn before_dispatch(hold: &Hold, attempts: u32) -> Self {
+        let granted = hold.granted();
+        Self {
+            remaining: granted.remaining,
+            clamped_to: granted.request.size.output_each.filter(|_| granted.is_clamped),
+            is_priced: granted.request.is_priced(),
+            attempts,
+        }
     }
 
     fn headers(&self, answer: &ClientExchange) -> Vec<(&'static str, String)> {
@@ -45,8 +54,14 @@ impl Told {
         if let Some(remaining) = self.remaining {
             headers.push(("x-tollgate-budget-remaining", remaining.to_string()));
         }
+        if let Some(tokens) = self.clamped_to {
+            headers.push(("x-tollgate-max-output-clamped", tokens.to_string()));
+        }
         if !self.is_priced {
             headers.push(("x-tollgate-unpriced", "true".to_owned()));
+        }
+        if self.attempts > 1 {
+            headers.push(("x-tollgate-attempts", self.attempts.to_string()));
         }
         headers
     }
@@ -66,9 +81,7 @@ pub(crate) async fn relay(
     }
     match sent.answer.head.status {
         200..=299 if is_events(&sent.answer) => stream(gateway, pool, exchange, sent, call, told).await,
-        200..=299 | 400 | 402 | 404..=499 | 500..=599 => whole(gateway, pool, exchange, sent, told).await,
-        // The credential is the operator's, so its refusal is no matter of the client's.
-        401 | 403 => refused_credential(gateway, sent).await,
+        200..=299 | 400..=599 => whole(gateway, pool, exchange, sent, call, told).await,
         status => Err(Error::new(Kind::UpstreamFailed, "The upstream gave an answer that is not passed on.")
             .code("upstream_failed")
             .source(format!("status {status}"))),
@@ -92,27 +105,45 @@ async fn whole(
     pool: &Pool,
     exchange: &mut Exchange,
     mut sent: Sent,
+    call: &Call,
     told: Told,
 ) -> Result<()> {
     let status = sent.answer.head.status;
-    let body = read_whole(gateway, &mut sent.answer).await?;
+    let read = if sent.upstream.on_client_gone == OnClientGone::Cancel {
+        tokio::select! {
+            read = read_whole(gateway, &mut sent.answer) => read,
+            () = exchange.gone() => {
+                sent.hold.cancel();
+                return Err(Error::bad_request("The client has gone."));
+            }
+        }
+    } else {
+        read_whole(gateway, &mut sent.answer).await
+    };
+    let body = read?;
     let headers = told.headers(&sent.answer);
-    let Sent { answer, hold, origin } = sent;
+    let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
+    let Sent { answer, hold, origin, upstream } = sent;
     if let Some(connection) = answer.into_connection() {
         pool.put(origin, connection);
     }
-    settle_whole(hold, status, &body);
+    hold.on_disk().await;
+    settle_whole(hold, call, status, &body);
+    if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
+        return Err(error);
+    }
     exchange.respond(&Reply { status, headers, body }).await;
     Ok(())
 }
 
 /// A refusal without usage was not billed; whatever else gives no usage may have been.
-fn settle_whole(hold: Dispatched, status: u16, body: &[u8]) {
-    match usage::read(body).usage {
-        Some(usage) => hold.settle(usage),
-        None if (400..500).contains(&status) => hold.void(),
-        None => drop(hold),
+fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
+    let reported = usage::read(call.endpoint, body).reported;
+    if reported.usage.is_none() && (400..500).contains(&status) {
+        return hold.void();
     }
+    let has_text = call.makes_output() && observe::text_bytes(body).is_some();
+    hold.settle(usage::unless_seen(reported, has_text));
 }
 
 async fn read_whole(gateway: &Gateway, answer: &mut ClientExchange) -> Result<Vec<u8>> {
@@ -140,22 +171,6 @@ fn cut(message: &str) -> Error {
     Error::new(Kind::UpstreamFailed, message).code("upstream_failed")
 }
 
-async fn refused_credential(gateway: &Gateway, mut sent: Sent) -> Result<()> {
-    let status = sent.answer.head.status;
-    let body = read_whole(gateway, &mut sent.answer).await.unwrap_or_default();
-    sent.hold.void();
-    // The type alone goes to the log: some providers repeat parts of the credential in the message.
-    let kind = serde_json::from_slice::<Value>(&body)
-        .ok()
-        .and_then(|body| body["error"]["code"].as_str().map(str::to_owned));
-    Err(Error::new(
-        Kind::UpstreamFailed,
-        "The upstream refused Tollgate's credential. An operator has to renew it.",
-    )
-    .code("upstream_authentication_failed")
-    .source(format!("status {status}, code {}", kind.unwrap_or_default())))
-}
-
 /// An answer as it comes, event by event.
 async fn stream(
     gateway: &Gateway,
@@ -167,17 +182,35 @@ async fn stream(
 ) -> Result<()> {
     let status = sent.answer.head.status;
     let headers = told.headers(&sent.answer);
-    let Sent { mut answer, mut hold, origin } = sent;
-    let mut observer = Observer::new(call.usage_edit.is_some());
+    let Sent { mut answer, mut hold, origin, upstream } = sent;
+    let mut observer = Observer::new(call.strips_usage(), call.input_estimate());
     let mut frame = ChunkFrame::default();
+    hold.on_disk().await;
     let mut client = Client { is_there: exchange.start(status, &headers).await.is_ok() };
+    let cancels = upstream.on_client_gone == OnClientGone::Cancel;
     let is_whole = loop {
         if !client.is_there {
-            let drained = drain(gateway, &mut answer, &mut hold, &mut observer).await;
-            break drained;
+            observer.client_left();
+            if cancels {
+                hold.cancel();
+                return Ok(());
+            }
+            break drain(gateway, &mut answer, &mut hold, &mut observer).await;
         }
         observer.begin(&mut frame);
-        match timeout(gateway.options.stall_time_max, answer.read(frame.buffer())).await {
+        let reading = timeout(gateway.options.stall_time_max, answer.read(frame.buffer()));
+        let read = if cancels {
+            tokio::select! {
+                read = reading => read,
+                () = exchange.gone() => {
+                    client.is_there = false;
+                    continue;
+                }
+            }
+        } else {
+            reading.await
+        };
+        match read {
             Ok(Ok(true)) => observer.watch(&mut frame, &mut hold),
             Ok(Ok(false)) => break true,
             Ok(Err(_)) | Err(_) => break false,
@@ -192,10 +225,7 @@ async fn stream(
         }
     }
     // The ledger has its word before the client sees the end.
-    match observer.usage {
-        Some(usage) => hold.settle(usage),
-        None => drop(hold),
-    }
+    hold.settle(observer.report(is_whole));
     if is_whole && client.is_there {
         exchange.finish().await;
     }

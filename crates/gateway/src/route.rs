@@ -1,6 +1,6 @@
 //! Which request of the data plane a method and a path are.
 
-use tollgate_core::{Error, Result, not_served};
+use tollgate_core::{Error, Permission, Result, not_served};
 use tollgate_wire::{RequestHead, percent_decoded};
 
 /// Which request of the data plane this is.
@@ -37,6 +37,14 @@ impl Endpoint {
 }
 
 impl Route {
+    /// What whoever asks must be allowed to do.
+    pub(crate) const fn needs(&self) -> Permission {
+        match self {
+            Self::Models | Self::Model(_) => Permission::ModelRead,
+            Self::Call(_) => Permission::ModelRequest,
+        }
+    }
+
     pub(crate) fn of(head: &RequestHead) -> Result<Self> {
         let (method, path) = (head.method(), head.path());
         let nothing = || not_served::unknown_url(method, path);

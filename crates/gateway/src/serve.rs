@@ -2,13 +2,15 @@
 
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{AttemptId, Permission, Result};
-use tollgate_ledger::Attempt;
 use tollgate_wire::Exchange;
 
+use crate::admit::{self, Asked};
 use crate::call::Call;
 use crate::caller::{self, Caller};
+use crate::pool::Pool;
+use crate::relay::Told;
 use crate::route::Route;
-use crate::upstream::{self, Pool};
+use crate::upstream::{self, Sent, Unsent};
 use crate::{Gateway, models, permit, relay};
 
 /// A request whose body took longer than this is authenticated again before it is sent on.
@@ -24,23 +26,20 @@ pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: 
 async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Result<()> {
     let route = Route::of(&exchange.head)?;
     gateway.replica.check_fresh()?;
-    let caller = caller::authenticate(gateway, exchange)?;
+    let caller = caller::authenticate(gateway, exchange, route.needs())?;
     exchange.set_header("openai-organization", caller.key.organization.to_string());
     let endpoint = match route {
         Route::Models => {
-            permit::scope(&caller, Permission::ModelRead)?;
             exchange.respond(&models::list(gateway)).await;
             return Ok(());
         }
         Route::Model(name) => {
-            permit::scope(&caller, Permission::ModelRead)?;
             let reply = models::one(gateway, &name)?;
             exchange.respond(&reply).await;
             return Ok(());
         }
         Route::Call(endpoint) => endpoint,
     };
-    permit::scope(&caller, Permission::ModelRequest)?;
     let reading = Stopwatch::start();
     let bytes_max = gateway.options.body_bytes_max;
     let body = exchange.read_body(bytes_max).await.map_err(|error| error.into_error(bytes_max))?;
@@ -48,10 +47,8 @@ async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: Attem
     let caller = recheck(gateway, exchange, caller, reading)?;
     let model = permit::model(gateway, &call.model)?;
     let upstream = model.upstreams.first().ok_or_else(|| permit::no_such_model(&call.model))?;
-    let hold = gateway.ledger.hold(attempt(id, &caller, &call, &model, upstream.id)).await?;
-    let told = relay::Told::before_dispatch(&hold);
-    let request = upstream::Request { upstream, call: &call, body: &body, id };
-    let sent = upstream::send(gateway, pool, hold, request, &exchange.head.headers).await?;
+    let asked = Asked { caller: &caller, call: &call, body: &body, model: &model, upstream };
+    let (sent, told) = dispatch(gateway, pool, exchange, &asked, id).await?;
     relay::relay(gateway, pool, exchange, sent, &call, told).await
 }
 
@@ -59,29 +56,32 @@ fn recheck(gateway: &Gateway, exchange: &Exchange, caller: Caller, reading: Stop
     if reading.elapsed().as_millis() < RECHECK_AFTER_MILLIS {
         return Ok(caller);
     }
-    caller::authenticate(gateway, exchange)
+    caller::authenticate(gateway, exchange, Permission::ModelRequest)
 }
 
-fn attempt(
+/// Takes a hold and sends the request with it; once more, as an attempt of its own, if a connection that was kept open
+/// turns out to be dead.
+async fn dispatch(
+    gateway: &Gateway,
+    pool: &Pool,
+    exchange: &mut Exchange,
+    asked: &Asked<'_>,
     id: AttemptId,
-    caller: &Caller,
-    call: &Call,
-    model: &tollgate_replica::Model,
-    upstream: tollgate_core::UpstreamId,
-) -> Attempt {
-    Attempt {
-        id,
-        attempt_of: None,
-        organization: caller.key.organization,
-        project: caller.project,
-        key: caller.key.id,
-        owner: caller.key.owner,
-        endpoint: call.endpoint.usage(),
-        model: call.model.clone(),
-        upstream,
-        price: model.facts.price,
-        input_max: call.input_max(&model.facts),
-        output_max: call.output_max(&model.facts),
-        input_estimate: call.input_estimate(),
+) -> Result<(Sent, Told)> {
+    let hold = admit::hold(gateway, asked, id, None).await?;
+    let told = Told::before_dispatch(&hold, 1);
+    match upstream::send(gateway, pool, hold, asked, id, exchange).await {
+        Ok(sent) => return Ok((sent, told)),
+        Err(Unsent::Failed(error)) => return Err(error),
+        Err(Unsent::Died(error)) => tracing::info!(request_id = %id, %error, "sending it once more"),
+    }
+    // The others to the same upstream are as old, and may be as dead.
+    pool.forget(&asked.upstream.address.origin());
+    let again: AttemptId = gateway.clock.next_id();
+    let hold = admit::hold(gateway, asked, again, Some(id)).await?;
+    let told = Told::before_dispatch(&hold, 2);
+    match upstream::send(gateway, pool, hold, asked, again, exchange).await {
+        Ok(sent) => Ok((sent, told)),
+        Err(Unsent::Died(error) | Unsent::Failed(error)) => Err(error),
     }
 }

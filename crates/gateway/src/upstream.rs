@@ -1,71 +1,36 @@
 //! The way to an upstream: the only function that opens a provider connection, and it takes a hold.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tollgate_core::error::Kind;
-use tollgate_core::{AttemptId, Error, Result};
+use tollgate_core::upstream::OnClientGone;
+use tollgate_core::{AttemptId, Error};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
-use tollgate_wire::{ClientConnection, ClientExchange, DialError, Headers};
+use tollgate_wire::{ClientConnection, ClientExchange, DialError, Exchange, Headers, ResponseError};
 
 use crate::Gateway;
+use crate::admit::Asked;
 use crate::call::Call;
-
-/// A worker's idle connections, by the origin they lead to.
-#[derive(Default)]
-pub struct Pool(Mutex<HashMap<String, Vec<Idle>>>);
-
-struct Idle {
-    connection: ClientConnection,
-    since: Instant,
-}
-
-const IDLE_MAX: usize = 128;
-/// Shorter than what servers commonly keep a silent connection, so that they rarely close one under a request.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
-
-impl Pool {
-    fn idle(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<Idle>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection used last, for it is the least likely to have been closed.
-    fn take(&self, origin: &str) -> Option<ClientConnection> {
-        loop {
-            let mut idle = self.idle().get_mut(origin)?.pop()?;
-            if idle.since.elapsed() < IDLE_TIME_MAX && !idle.connection.is_stale() {
-                return Some(idle.connection);
-            }
-        }
-    }
-
-    pub(crate) fn put(&self, origin: String, connection: ClientConnection) {
-        let mut all = self.idle();
-        let of_origin = all.entry(origin).or_default();
-        if of_origin.len() >= IDLE_MAX {
-            of_origin.remove(0);
-        }
-        of_origin.push(Idle { connection, since: Instant::now() });
-    }
-}
-
-/// What is sent, and where.
-pub(crate) struct Request<'r> {
-    pub(crate) upstream: &'r Arc<Upstream>,
-    pub(crate) call: &'r Call,
-    pub(crate) body: &'r [u8],
-    pub(crate) id: AttemptId,
-}
+use crate::edit;
+use crate::pool::Pool;
 
 /// A request that reached the upstream, its answer as far as it has come, and the hold that its end resolves.
 pub(crate) struct Sent {
     pub(crate) answer: ClientExchange,
     pub(crate) hold: Dispatched,
     pub(crate) origin: String,
+    pub(crate) upstream: Arc<Upstream>,
+}
+
+/// Why nothing came back.
+pub(crate) enum Unsent {
+    /// A connection that was kept open died before it gave a byte: most likely it was closed as we wrote to it. What was
+    /// sent may have arrived all the same, and is on the books; to try once more on a new connection is right.
+    Died(Error),
+    Failed(Error),
 }
 
 /// Sends a request and waits for the head of the answer.
@@ -73,24 +38,76 @@ pub(crate) async fn send(
     gateway: &Gateway,
     pool: &Pool,
     hold: Hold,
-    request: Request<'_>,
-    client: &Headers,
-) -> Result<Sent> {
-    let Request { upstream, call, body, id } = request;
+    asked: &Asked<'_>,
+    id: AttemptId,
+    exchange: &mut Exchange,
+) -> Result<Sent, Unsent> {
+    let Asked { upstream, call, model, .. } = *asked;
     let origin = upstream.address.origin();
-    let connection = match pool.take(&origin) {
+    let reused = pool.take(&origin);
+    let is_reused = reused.is_some();
+    let connection = match reused {
         Some(connection) => connection,
         // Nothing was sent: the hold is voided as it is dropped.
-        None => gateway.dialer.dial(&upstream.address).await.map_err(|error| dial_failed(upstream, error))?,
+        None => gateway
+            .dialer
+            .dial(&upstream.address)
+            .await
+            .map_err(|error| Unsent::Failed(dial_failed(upstream, error)))?,
     };
-    let body = call.edited(body);
-    let head = head(upstream, call, id, body.len(), client);
+    // Under a limit the upstream is told of the output that is paid for, and so is a limit of the operator's.
+    let granted = hold.granted();
+    let is_bounded = granted.remaining.is_some() || granted.is_clamped;
+    let limit = granted.request.size.output_each.filter(|_| is_bounded || model.facts.is_max_output_own);
+    let edits = call.edits(asked.body, upstream.output_limit_field, limit);
+    let body = edit::apply(asked.body, &edits);
+    let head = head(upstream, call, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
-    match timeout(gateway.options.answer_time_max, connection.send(head.as_bytes(), &body)).await {
-        Ok(Ok(answer)) => Ok(Sent { answer, hold, origin }),
+    match answered(gateway, upstream, connection, &head, &body, exchange).await {
+        Answered::Head(answer) => Ok(Sent { answer, hold, origin, upstream: Arc::clone(upstream) }),
         // It may have arrived and may be billed: the hold is settled as it is dropped.
-        Ok(Err(error)) => Err(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)),
-        Err(_) => Err(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream)),
+        Answered::Failed(error @ ResponseError::NoAnswer(_)) if is_reused => {
+            Err(Unsent::Died(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
+        }
+        Answered::Failed(error) => {
+            Err(Unsent::Failed(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
+        }
+        Answered::TooLate => Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream))),
+        Answered::ClientGone => {
+            hold.cancel();
+            Err(Unsent::Failed(Error::bad_request("The client has gone.")))
+        }
+    }
+}
+
+enum Answered {
+    Head(ClientExchange),
+    Failed(ResponseError),
+    TooLate,
+    ClientGone,
+}
+
+async fn answered(
+    gateway: &Gateway,
+    upstream: &Upstream,
+    connection: ClientConnection,
+    head: &str,
+    body: &[u8],
+    exchange: &mut Exchange,
+) -> Answered {
+    let sending = timeout(gateway.options.answer_time_max, connection.send(head.as_bytes(), body));
+    let outcome = if upstream.on_client_gone == OnClientGone::Cancel {
+        tokio::select! {
+            outcome = sending => outcome,
+            () = exchange.gone() => return Answered::ClientGone,
+        }
+    } else {
+        sending.await
+    };
+    match outcome {
+        Ok(Ok(answer)) => Answered::Head(answer),
+        Ok(Err(error)) => Answered::Failed(error),
+        Err(_) => Answered::TooLate,
     }
 }
 

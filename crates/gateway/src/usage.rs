@@ -1,19 +1,27 @@
-//! Usage as upstreams report it.
+//! Usage as upstreams report it, and what of it can be believed.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tollgate_core::price::TokenUsage;
+use tollgate_ledger::{Flags, Reported};
+
+use crate::route::Endpoint;
 
 /// More tokens than any request can have: a report beyond it is nonsense.
 const TOKENS_MAX: i64 = 1_000_000_000;
+/// So much of a report that is odd is kept.
+const KEPT_BYTES_MAX: usize = 2_000;
 
 #[derive(Deserialize)]
-struct Reported {
-    #[serde(default)]
-    usage: Option<Usage>,
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
     /// Only whether there are any matters.
     #[serde(default)]
     choices: Option<Vec<IgnoredAny>>,
+    #[serde(borrow, default)]
+    service_tier: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -21,7 +29,11 @@ struct Usage {
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
     #[serde(default)]
+    total_tokens: Option<i64>,
+    #[serde(default)]
     prompt_tokens_details: Option<InputDetails>,
+    #[serde(default)]
+    completion_tokens_details: Option<OutputDetails>,
 }
 
 #[derive(Deserialize)]
@@ -30,70 +42,190 @@ struct InputDetails {
     cache_write_tokens: Option<i64>,
 }
 
+#[derive(Deserialize)]
+struct OutputDetails {
+    reasoning_tokens: Option<i64>,
+}
+
 /// What an answer, or one event of a stream, says of usage.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// `None` if it says nothing, or nothing that can be believed.
-    pub(crate) usage: Option<TokenUsage>,
+    pub(crate) reported: Reported,
     /// Whether it carries usage and nothing else, as the extra event at the end of a stream does.
     pub(crate) is_only_usage: bool,
 }
 
-pub(crate) fn read(json: &[u8]) -> Report {
-    let Ok(reported) = serde_json::from_slice::<Reported>(json) else { return Report::default() };
-    let usage = reported.usage.and_then(|usage| believe(&usage));
-    let is_only_usage = usage.is_some() && reported.choices.is_some_and(|choices| choices.is_empty());
-    Report { usage, is_only_usage }
+pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
+    let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return Report::default() };
+    let Some(raw) = answer.usage.map(RawValue::get).filter(|raw| *raw != "null") else {
+        return Report::default();
+    };
+    let (usage, mut flags) = match serde_json::from_str::<Usage>(raw) {
+        Ok(usage) => believe(endpoint, &usage),
+        Err(_) => (None, Flags { absurd: true, ..Flags::default() }),
+    };
+    // The usual price is that of the usual tier.
+    flags.service_tier = answer
+        .service_tier
+        .is_some_and(|tier| !matches!(tier.get(), "null" | r#""default""# | r#""auto""# | r#""standard""#));
+    let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
+    let is_only_usage = usage.is_some() && answer.choices.is_some_and(|choices| choices.is_empty());
+    Report { reported: Reported { usage, flags, text }, is_only_usage }
 }
 
-fn believe(usage: &Usage) -> Option<TokenUsage> {
-    let count = |tokens: Option<i64>| match tokens {
-        None => Some(0),
-        Some(tokens) if tokens <= TOKENS_MAX => u64::try_from(tokens).ok(),
-        Some(_) => None,
+/// Reads a report so that no part of it makes it cheaper than another part says.
+fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
+    let mut flags = Flags::default();
+    let inputs = usage.prompt_tokens_details.as_ref();
+    let reasoning = usage.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+    let cached = inputs.and_then(|details| details.cached_tokens);
+    let written = inputs.and_then(|details| details.cache_write_tokens);
+    let all = [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, reasoning, cached, written];
+    if all.iter().flatten().any(|tokens| !(0..=TOKENS_MAX).contains(tokens)) {
+        flags.absurd = true;
+        return (None, flags);
+    }
+    let makes_output = endpoint == Endpoint::ChatCompletions;
+    let (Some(input), Some(output)) =
+        (usage.prompt_tokens, usage.completion_tokens.or((!makes_output).then_some(0)))
+    else {
+        // Half a report is no report, unless it is none at all.
+        flags.contradictory = all.iter().flatten().any(|tokens| *tokens > 0);
+        return (None, flags);
     };
-    let details = usage.prompt_tokens_details.as_ref();
-    Some(TokenUsage {
-        input: count(Some(usage.prompt_tokens?))?,
-        output: count(usage.completion_tokens)?,
-        cached_input: count(details.and_then(|details| details.cached_tokens))?,
-        cache_write: count(details.and_then(|details| details.cache_write_tokens))?,
-    })
+    if input == 0 {
+        // Nothing was ever asked with nothing.
+        flags.contradictory = true;
+        return (None, flags);
+    }
+    let mut output = output;
+    if let Some(total) = usage.total_tokens.filter(|total| *total != input + output) {
+        // Some leave the tokens of reasoning out of the output, and bill them as output all the same.
+        flags.contradictory = total != input + output + reasoning.unwrap_or(0);
+        output = output.max(total - input);
+    }
+    let (cached, written) = (cached.unwrap_or(0), written.unwrap_or(0));
+    flags.contradictory |= cached + written > input || reasoning.is_some_and(|reasoning| reasoning > output);
+    output = output.max(reasoning.unwrap_or(0));
+    let count = |tokens: i64| tokens.unsigned_abs();
+    let usage = TokenUsage {
+        input: count(input),
+        cached_input: count(cached),
+        cache_write: count(written),
+        output: count(output),
+        drained_output: 0,
+    };
+    (Some(usage), flags)
+}
+
+/// A report that says nothing was made, of an answer that has text, contradicts what everybody saw.
+pub(crate) fn unless_seen(reported: Reported, has_text: bool) -> Reported {
+    if has_text && reported.usage.is_some_and(|usage| usage.output == 0) {
+        let flags = Flags { contradictory: true, ..reported.flags };
+        let text = reported.text.or_else(|| {
+            reported
+                .usage
+                .map(|usage| format!("{{\"prompt_tokens\":{},\"completion_tokens\":0}}", usage.input))
+        });
+        return Reported { usage: None, flags, text };
+    }
+    reported
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn usage_is_read_with_its_details() {
-        let report = read(
-            br#"{"choices":[{"x":1}],"usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,
-                "prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":null}}"#,
-        );
-        let usage = TokenUsage { input: 10, cached_input: 4, cache_write: 0, output: 3 };
-        assert_eq!(report, Report { usage: Some(usage), is_only_usage: false });
-        let embeddings = read(br#"{"object":"list","data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}"#);
-        assert_eq!(embeddings.usage.unwrap().input, 8);
-        assert!(read(br#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#).is_only_usage);
+    fn chat(json: &str) -> Report {
+        read(Endpoint::ChatCompletions, json.as_bytes())
+    }
+
+    fn usage(input: u64, output: u64) -> TokenUsage {
+        TokenUsage { input, output, ..TokenUsage::default() }
     }
 
     #[test]
-    fn nonsense_is_no_usage() {
-        for json in [
-            "",
-            "[]",
-            "{}",
-            r#"{"usage":null}"#,
-            r#"{"usage":{}}"#,
-            r#"{"usage":{"prompt_tokens":-1}}"#,
-            r#"{"usage":{"prompt_tokens":1,"completion_tokens":-5}}"#,
-            r#"{"usage":{"prompt_tokens":1.5}}"#,
-            r#"{"usage":{"prompt_tokens":9000000000}}"#,
-            r#"{"usage":{"prompt_tokens":"3"}}"#,
-            r#"{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":0}}"#,
+    fn usage_is_read_with_its_details() {
+        let report = chat(
+            r#"{"choices":[{"x":1}],"service_tier":"default","usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,
+                "prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":null}}"#,
+        );
+        let usage = TokenUsage { input: 10, cached_input: 4, output: 3, ..TokenUsage::default() };
+        assert_eq!(report.reported, Reported { usage: Some(usage), ..Reported::default() });
+        assert!(!report.is_only_usage);
+        let embeddings = read(
+            Endpoint::Embeddings,
+            br#"{"object":"list","data":[],"usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+        );
+        assert_eq!(embeddings.reported.usage.unwrap().input, 8);
+        assert!(chat(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#).is_only_usage);
+    }
+
+    #[test]
+    fn a_report_is_never_read_cheaper_than_any_part_of_it_says() {
+        for (json, expected) in [
+            // Reasoning beside the output, as some report it: no contradiction.
+            (
+                r#"{"prompt_tokens":5,"completion_tokens":5,"total_tokens":5010,"completion_tokens_details":{"reasoning_tokens":5000}}"#,
+                (usage(5, 5005), false),
+            ),
+            (r#"{"prompt_tokens":5,"completion_tokens":5,"total_tokens":100}"#, (usage(5, 95), true)),
+            (r#"{"prompt_tokens":5,"completion_tokens":5,"total_tokens":7}"#, (usage(5, 5), true)),
+            (
+                r#"{"prompt_tokens":5,"completion_tokens":5,"completion_tokens_details":{"reasoning_tokens":9}}"#,
+                (usage(5, 9), true),
+            ),
         ] {
-            assert_eq!(read(json.as_bytes()).usage, None, "{json}");
+            let reported = chat(&format!(r#"{{"usage":{json}}}"#)).reported;
+            assert_eq!((reported.usage.unwrap(), reported.flags.contradictory), expected, "{json}");
+            assert_eq!(reported.text.is_some(), expected.1, "what is odd is kept");
         }
+        let cached = chat(
+            r#"{"usage":{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":50}}}"#,
+        );
+        assert!(cached.reported.flags.contradictory && cached.reported.usage.is_some());
+    }
+
+    #[test]
+    fn nonsense_is_no_usage_and_is_told_from_silence() {
+        for json in ["", "[]", "{}", r#"{"usage":null}"#, r#"{"usage":{}}"#, r#"{"usage":{"x":1}}"#] {
+            assert_eq!(chat(json), Report::default(), "{json}");
+        }
+        for (json, absurd) in [
+            (r#"{"prompt_tokens":-1,"completion_tokens":1}"#, true),
+            (r#"{"prompt_tokens":1,"completion_tokens":-5}"#, true),
+            (r#"{"prompt_tokens":1.5,"completion_tokens":1}"#, true),
+            (r#"{"prompt_tokens":9000000000,"completion_tokens":1}"#, true),
+            (r#"{"prompt_tokens":"3","completion_tokens":1}"#, true),
+            (r#"{"prompt_tokens":3}"#, false),
+            (r#"{"prompt_tokens":0,"completion_tokens":0}"#, false),
+            (r#"{"prompt_tokens":0,"completion_tokens":7}"#, false),
+        ] {
+            let reported = chat(&format!(r#"{{"usage":{json}}}"#)).reported;
+            let flags = reported.flags;
+            assert_eq!(
+                (reported.usage, flags.absurd, flags.contradictory),
+                (None, absurd, !absurd),
+                "{json}"
+            );
+            assert_eq!(reported.text.as_deref(), Some(json));
+        }
+        assert_eq!(chat(r#"{"usage":{"prompt_tokens":1},"usage":{"prompt_tokens":0}}"#).reported.usage, None);
+    }
+
+    #[test]
+    fn a_tier_of_another_price_is_told() {
+        let flags = chat(r#"{"service_tier":"priority","usage":{"prompt_tokens":1,"completion_tokens":1}}"#)
+            .reported
+            .flags;
+        assert!(flags.service_tier && !flags.contradictory);
+    }
+
+    #[test]
+    fn no_output_of_an_answer_that_has_some_is_not_believed() {
+        let nothing = Reported { usage: Some(usage(5, 0)), ..Reported::default() };
+        assert_eq!(unless_seen(nothing.clone(), false), nothing);
+        let told = unless_seen(nothing, true);
+        assert!(told.usage.is_none() && told.flags.contradictory && told.text.is_some());
     }
 }

@@ -1,7 +1,10 @@
 //! One dispatch to an upstream, from its hold to its end.
 
-use tollgate_core::price::{Bound, Cost, Price, TokenUsage};
-use tollgate_core::{AttemptId, KeyId, Money, OrganizationId, Principal, ProjectId, Timestamp, UpstreamId};
+use std::sync::Arc;
+
+use tollgate_core::budget::Payer;
+use tollgate_core::price::{Cost, Request, TokenUsage};
+use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
 /// Which of OpenAI's usage endpoints counts the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,66 +33,40 @@ pub struct Attempt {
     pub id: AttemptId,
     /// The first attempt of the same request, if this is a later one.
     pub attempt_of: Option<AttemptId>,
-    pub organization: OrganizationId,
-    pub project: ProjectId,
-    pub key: KeyId,
-    pub owner: Principal,
+    pub payer: Payer,
+    /// The key's short name in the books.
+    pub key_number: i64,
     pub endpoint: Endpoint,
-    pub model: String,
+    pub model: Arc<str>,
     pub upstream: UpstreamId,
-    /// The price in force when it was admitted, which stays its price.
-    pub price: Option<Price>,
-    /// The most tokens it can take and make; `None` where nothing limits them.
-    pub input_max: Option<u64>,
-    pub output_max: Option<u64>,
+    /// What it asks for, and what that can cost.
+    pub request: Request,
     /// Tokens of the input by a rule of thumb, for when the upstream does not say.
     pub input_estimate: u64,
+    /// More tokens than this are no usage of the model's, whoever reports them.
+    pub believable_max: u64,
+    /// If not all of it can be had, less output will do, but no choice with less than this.
+    pub clamp_to: Option<u64>,
 }
 
 impl Attempt {
     pub fn created_at(&self) -> Timestamp {
         self.id.created_at()
     }
+}
 
-    /// The most it can cost; `None` if that is not known, and then no hard limit admits it.
-    pub fn bound(&self) -> Option<Bound> {
-        self.price?.bound(self.input_max?, self.output_max?)
-    }
-
-    pub(crate) fn bound_total(&self) -> Money {
-        self.bound().map(Bound::total).unwrap_or_default()
-    }
-
-    /// Whether its usage can be turned into money.
-    pub fn is_priced(&self) -> bool {
-        // An output without a price is found out by asking what one token of it would cost.
-        self.price.is_some_and(|price| price.bound(1, self.output_max.unwrap_or(1)).is_some())
-    }
-
-    fn cost(&self, usage: TokenUsage) -> Cost {
-        match self.price {
-            Some(price) if self.is_priced() => price.cost(usage),
-            _ => Cost::default(),
-        }
-    }
-
-    /// As if it had taken and made all it could.
-    pub(crate) fn at_bound(&self) -> Outcome {
-        let usage = TokenUsage {
-            input: self.input_max.unwrap_or(self.input_estimate),
-            output: self.output_max.unwrap_or_default(),
-            ..TokenUsage::default()
-        };
-        let cost = match self.bound() {
-            Some(bound) => Cost { input: bound.input, output: bound.output, ..Cost::default() },
-            None => self.cost(usage),
-        };
-        Outcome::Settled { source: UsageSource::Bound, usage, cost }
-    }
-
-    pub(crate) fn settled(&self, source: UsageSource, usage: TokenUsage) -> Outcome {
-        Outcome::Settled { source, usage, cost: self.cost(usage) }
-    }
+/// As if a request had taken and made all it could.
+pub(crate) fn at_bound(request: &Request, input_estimate: u64) -> (TokenUsage, Cost) {
+    let usage = TokenUsage {
+        input: request.size.input_bound().unwrap_or(input_estimate),
+        output: request.size.output_bound().unwrap_or_default(),
+        ..TokenUsage::default()
+    };
+    let cost = match request.bound() {
+        Some(bound) => Cost { input: bound.input, output: bound.output, ..Cost::default() },
+        None => request.cost(usage),
+    };
+    (usage, cost)
 }
 
 /// Where the usage of a settled attempt comes from.
@@ -113,45 +90,185 @@ impl UsageSource {
     }
 }
 
-/// How a hold ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Settled {
-        source: UsageSource,
-        usage: TokenUsage,
-        cost: Cost,
-    },
+/// What is odd about the usage of an attempt. Such usage is kept as it was reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// It cost more than its bound. Charged in full.
+    pub above_bound: bool,
+    /// More tokens than the model can have taken or made, or fewer than none. Not believed.
+    pub absurd: bool,
+    /// Its parts do not fit together. Believed where it says more.
+    pub contradictory: bool,
+    /// It was served in a tier of another price, which is not known here.
+    pub service_tier: bool,
+}
+
+impl Flags {
+    fn named(self) -> [(&'static str, bool); 4] {
+        [
+            ("above_bound", self.above_bound),
+            ("usage_absurd", self.absurd),
+            ("usage_contradictory", self.contradictory),
+            ("service_tier", self.service_tier),
+        ]
+    }
+
+    pub fn is_any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// As stored: words with spaces between them, nothing for none.
+    pub(crate) fn to_stored(self) -> Option<String> {
+        let words: Vec<&str> =
+            self.named().into_iter().filter(|(_, is_set)| *is_set).map(|(word, _)| word).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+}
+
+/// Usage as an upstream reported it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// `None` if it reported none, or none that could be read as numbers of tokens.
+    pub usage: Option<TokenUsage>,
+    pub flags: Flags,
+    /// The text of the report, kept if something is odd about it.
+    pub text: Option<String>,
+}
+
+/// How an attempt came to its end, as the one who sent it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
     /// It was never sent, or the upstream refused it before running it.
+    Voided,
+    /// It was stopped in the middle, which stops the upstream's bill as well.
+    Cancelled { seen: Option<TokenUsage> },
+    /// It may have run, and this is what is known of its usage.
+    Ended {
+        reported: Reported,
+        /// Usage by the text that was seen, for when the upstream does not say or is not believed.
+        seen: Option<TokenUsage>,
+    },
+}
+
+/// How a hold ends on the books.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Settled { source: UsageSource, usage: TokenUsage, cost: Cost, flags: Flags, reported: Option<String> },
     Voided,
 }
 
 impl Outcome {
-    pub(crate) fn cost(self) -> Cost {
+    /// Decides what is charged. What an upstream reports is charged if it can be believed; what is not known is charged
+    /// at the bound where a hard limit applies, for the provider may bill what was not seen here, and elsewhere by what
+    /// was seen, if anything was.
+    pub(crate) fn of(attempt: &Attempt, request: &Request, ending: &Ending, is_limited: bool) -> Self {
+        let (reported, seen) = match ending {
+            Ending::Voided => return Self::Voided,
+            Ending::Cancelled { seen } => return Self::cancelled(attempt, request, *seen, is_limited),
+            Ending::Ended { reported, seen } => (reported, seen),
+        };
+        let mut flags = reported.flags;
+        let believed = reported.usage.filter(|usage| usage.input.max(usage.output) <= attempt.believable_max);
+        flags.absurd |= reported.usage.is_some() && believed.is_none();
+        let (source, usage, cost) = match (believed, seen) {
+            (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
+            (None, Some(usage)) if !is_limited => (UsageSource::Observed, *usage, request.cost(*usage)),
+            (None, _) => {
+                let (usage, cost) = at_bound(request, attempt.input_estimate);
+                (UsageSource::Bound, usage, cost)
+            }
+        };
+        let is_above = request.bound().is_some_and(|bound| cost.total() > bound.total());
+        flags.above_bound =
+            is_above || Excess::of(request, usage).is_some() && source == UsageSource::Upstream;
+        let reported = reported.text.clone().filter(|_| flags.is_any());
+        Self::Settled { source, usage, cost, flags, reported }
+    }
+
+    /// What was seen is all that was made. How much the input was is not known; under a hard limit it is the most.
+    fn cancelled(attempt: &Attempt, request: &Request, seen: Option<TokenUsage>, is_limited: bool) -> Self {
+        let mut usage = seen.unwrap_or(TokenUsage { input: attempt.input_estimate, ..TokenUsage::default() });
+        if is_limited {
+            usage.input = request.size.input_bound().unwrap_or(usage.input).max(usage.input);
+        }
+        let cost = request.cost(usage);
+        Self::Settled { source: UsageSource::Observed, usage, cost, flags: Flags::default(), reported: None }
+    }
+
+    pub(crate) fn cost(&self) -> Cost {
         match self {
-            Self::Settled { cost, .. } => cost,
+            Self::Settled { cost, .. } => *cost,
             Self::Voided => Cost::default(),
         }
     }
 
-    pub(crate) fn usage(self) -> TokenUsage {
+    pub(crate) fn usage(&self) -> TokenUsage {
         match self {
-            Self::Settled { usage, .. } => usage,
+            Self::Settled { usage, .. } => *usage,
             Self::Voided => TokenUsage::default(),
         }
     }
 
-    pub(crate) fn source(self) -> Option<UsageSource> {
+    pub(crate) fn source(&self) -> Option<UsageSource> {
         match self {
-            Self::Settled { source, .. } => Some(source),
+            Self::Settled { source, .. } => Some(*source),
             Self::Voided => None,
         }
     }
 
-    pub(crate) fn state(self) -> State {
+    pub(crate) fn flags(&self) -> Flags {
+        match self {
+            Self::Settled { flags, .. } => *flags,
+            Self::Voided => Flags::default(),
+        }
+    }
+
+    pub(crate) fn reported(&self) -> Option<&str> {
+        match self {
+            Self::Settled { reported, .. } => reported.as_deref(),
+            Self::Voided => None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
         match self {
             Self::Settled { .. } => State::Settled,
             Self::Voided => State::Voided,
         }
+    }
+}
+
+/// By how much an answer exceeded what it was bounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Excess {
+    /// In millionths of what was bounded, a million or more.
+    pub(crate) input_ppm: u64,
+    pub(crate) output_ppm: u64,
+    /// Beyond the bound in money.
+    pub(crate) cost: Money,
+}
+
+impl Excess {
+    /// `None` if it kept within its bound.
+    pub(crate) fn of(request: &Request, usage: TokenUsage) -> Option<Self> {
+        const MILLION: u128 = 1_000_000;
+        let ppm = |actual: u64, bound: Option<u64>| {
+            let bound = u128::from(bound.unwrap_or(u64::MAX).max(1));
+            let ppm = (u128::from(actual) * MILLION).div_ceil(bound).max(MILLION);
+            u64::try_from(ppm).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs())
+        };
+        let size = &request.size;
+        let is_over = |actual: u64, bound: Option<u64>| bound.is_some_and(|bound| actual > bound);
+        if !is_over(usage.input, size.input_bound()) && !is_over(usage.output, size.output_bound()) {
+            return None;
+        }
+        let bound = request.bound().map_or(Money::MAX, tollgate_core::price::Bound::total);
+        Some(Self {
+            // Against what was counted and told: what earlier answers overran is in the bounds already.
+            input_ppm: ppm(usage.input, size.input),
+            output_ppm: ppm(usage.output, size.output_told()),
+            cost: request.cost(usage).total().checked_sub(bound).unwrap_or_default(),
+        })
     }
 }
 

@@ -1,351 +1,242 @@
-//! One batch: reads the touched budgets, lets the machine decide, writes each touched budget, rollup and attempt once.
+//! One batch: brings ends to the books, lets the machine decide on holds, and writes each touched budget and rollup once
+//! and each attempt once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tollgate_core::budget::{self, Budget, Reason, Refusal};
-use tollgate_core::error::Kind;
-use tollgate_core::time::Period;
-use tollgate_core::{Error, Money, ProjectId, Result, Timestamp};
-use tollgate_store::{Tx, params};
+use tollgate_core::budget::{Books, Limit, Limits, Payer, Place, Refusal, Verdict, Wish};
+use tollgate_core::{Money, Period, Result, SpendLimitId, Timestamp};
 
-use crate::attempt::{Attempt, Outcome, State};
-use crate::ledger::Entry;
-use crate::rollup::Rollups;
-use crate::spend_limit::{self, OpenBudget, Scope, SpendLimit};
+use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
+use crate::hold::Held;
+use crate::rollup::{Line, Rollups, Sums};
+use crate::shelf::Shelf;
 
-/// What became of an entry of a batch, in the order of the entries.
-pub(crate) enum Decision {
-    Granted { remaining: Option<Money> },
-    Refused(Error),
-    Done,
+/// The end of a hold.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) held: Arc<Held>,
+    pub(crate) ending: Ending,
 }
 
-/// Applies `entries` in one transaction. Ends come before holds, so that what they give back can be granted at once;
-/// holds are decided first come, first served.
-pub(crate) async fn apply(tx: &mut Tx, entries: &[Entry], now: Timestamp) -> Result<Vec<Decision>> {
-    let mut batch = Batch { books: Books::default(), rollups: Rollups::default(), now };
-    for entry in entries {
-        if let Entry::Resolve { attempt, outcome } = entry {
-            batch.resolve(tx, attempt, *outcome, false).await?;
-        }
+/// A wish for a hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) attempt: Arc<Attempt>,
+    /// Whether it may wait for what requests in flight give back.
+    pub(crate) may_wait: bool,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug)]
+pub(crate) enum Decision {
+    Granted(Arc<Held>),
+    /// For this budget to get money back.
+    Waits(Place),
+    Refused(Refused),
+}
+
+/// A refusal with the budget that made it.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    pub(crate) limit: Arc<Limit>,
+    pub(crate) period: Period,
+    pub(crate) settled: Money,
+}
+
+/// Applies `ends` and decides on `asks`, in this order: what ends give back can be granted at once, and wishes are
+/// decided first come, first served. `awaited` are budgets that somebody waits for who is not among them.
+pub(crate) async fn apply<S: Shelf>(
+    shelf: &mut S,
+    limits: &Limits,
+    awaited: &[Place],
+    ends: &[End],
+    asks: &[Ask],
+    now: Timestamp,
+) -> Result<Vec<Decision>> {
+    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now };
+    batch.end_all(ends).await?;
+    for place in awaited {
+        batch.books.await_budget(*place);
     }
-    let mut decisions = Vec::with_capacity(entries.len());
-    for entry in entries {
-        decisions.push(match entry {
-            Entry::Hold { attempt, .. } => batch.hold(tx, attempt).await?,
-            Entry::Resolve { .. } | Entry::Flush(_) => Decision::Done,
-        });
+    let mut decisions = Vec::with_capacity(asks.len());
+    for ask in asks {
+        decisions.push(batch.decide(ask).await?);
     }
-    batch.write(tx).await?;
+    batch.write().await?;
     Ok(decisions)
 }
 
-/// Ends holds that no process owns any more.
-pub(crate) async fn recover(tx: &mut Tx, ends: &[(Attempt, Money, Outcome)], now: Timestamp) -> Result<()> {
-    let mut batch = Batch { books: Books::default(), rollups: Rollups::default(), now };
+/// Ends holds that no process owns any more, as it was decided for each.
+pub(crate) async fn recover<S: Shelf>(
+    shelf: &mut S,
+    limits: &Limits,
+    ends: &[(Attempt, Option<Money>, Outcome)],
+    now: Timestamp,
+) -> Result<()> {
+    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now };
+    let mut rollups = Rollups::default();
+    let mut charges = Vec::new();
     for (attempt, bound, outcome) in ends {
-        batch.resolve_bound(tx, attempt, *bound, *outcome, true).await?;
+        if batch.shelf.end(attempt, outcome, now, true).await? {
+            note(&mut rollups, attempt, outcome, false);
+            charges.push((attempt.payer, attempt.created_at(), *bound, outcome.cost().total()));
+        }
     }
-    batch.write(tx).await
+    batch.shelf.add(rollups).await?;
+    for (payer, at, bound, cost) in charges {
+        let path = batch.opened(&payer, at).await?;
+        batch.books.end(&path, bound, cost);
+    }
+    batch.write().await
 }
 
-struct Batch {
+/// Changes what a settled attempt cost, on every budget and rollup that counts it.
+pub(crate) async fn adjust<S: Shelf>(
+    shelf: &mut S,
+    limits: &Limits,
+    payer: &Payer,
+    line: &Line,
+    at: Timestamp,
+    sums: &Sums,
+) -> Result<()> {
+    let mut rollups = Rollups::default();
+    rollups.add(line, at, sums);
+    shelf.add(rollups).await?;
+    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now: at };
+    let path = batch.opened(payer, at).await?;
+    batch.books.adjust(&path, sums.adjusted);
+    batch.write().await
+}
+
+struct Batch<'b, S> {
+    shelf: &'b mut S,
+    limits: &'b Limits,
     books: Books,
-    rollups: Rollups,
+    /// The last period of each limit: attempts come in the order of time, nearly.
+    periods: HashMap<SpendLimitId, Period>,
     now: Timestamp,
 }
 
-impl Batch {
-    async fn hold(&mut self, tx: &mut Tx, attempt: &Arc<Attempt>) -> Result<Decision> {
-        let path = self.path_of_hold(tx, attempt).await?;
-        let bound = attempt.bound().map(tollgate_core::price::Bound::total);
-        if let Err(refusal) = budget::hold(&mut self.books.budgets, &path, bound) {
-            let refusing = path[refusal.by];
-            self.books.note_refusal(refusing, refusal, self.now);
-            return Ok(Decision::Refused(refusal_error(
-                attempt,
-                &self.books.keys[refusing],
-                &self.books.budgets[refusing],
-                refusal,
-            )));
+impl<S: Shelf> Batch<'_, S> {
+    /// Ends attempts and brings what they cost to the rollups, before any budget is opened: its sums are read from there.
+    async fn end_all(&mut self, ends: &[End]) -> Result<()> {
+        let mut rollups = Rollups::default();
+        let mut charges = Vec::with_capacity(ends.len());
+        for End { held, ending } in ends {
+            let Held { attempt, granted } = held.as_ref();
+            let is_limited = self.limits.path(&attempt.payer).iter().any(|limit| is_enforced(limit));
+            let outcome = Outcome::of(attempt, &granted.request, ending, is_limited);
+            if !self.shelf.end(attempt, &outcome, self.now, false).await? {
+                // Ended before: an end counts once.
+                continue;
+            }
+            note(&mut rollups, attempt, &outcome, granted.is_clamped);
+            if outcome.source() == Some(UsageSource::Upstream)
+                && let Some(excess) = Excess::of(&granted.request, outcome.usage())
+            {
+                tracing::warn!(attempt = %attempt.id, model = %attempt.model, excess = %excess.cost, "an answer exceeded its bound");
+                self.shelf.exceeded(&attempt.model, &excess, self.now).await?;
+            }
+            let bound = granted.request.bound().map(tollgate_core::price::Bound::total);
+            charges.push((attempt.payer, attempt.created_at(), bound, outcome.cost().total()));
         }
-        insert(tx, attempt).await?;
-        self.books.touch(&path);
-        let remaining = path.iter().map(|at| self.books.budgets[*at].remaining()).min();
-        Ok(Decision::Granted { remaining })
+        self.shelf.add(rollups).await?;
+        for (payer, at, bound, cost) in charges {
+            let path = self.opened(&payer, at).await?;
+            self.books.end(&path, bound, cost);
+        }
+        Ok(())
     }
 
-    /// The budgets a new attempt belongs to, opened if it is the first of their period.
-    async fn path_of_hold(&mut self, tx: &mut Tx, attempt: &Attempt) -> Result<Vec<usize>> {
-        let period = Period::month_of(attempt.created_at());
-        match self.books.place(tx, attempt.project, period).await? {
-            Place::NoLimit => Ok(Vec::new()),
-            Place::At(at) => Ok(vec![at]),
-            Place::Unopened(limit) => {
-                // The sums to begin with are read from the rollups, so these must be complete.
-                std::mem::take(&mut self.rollups).write(tx).await?;
-                let opened = spend_limit::open(tx, &limit, period).await?;
-                Ok(vec![self.books.add(attempt.project, opened)])
+    async fn decide(&mut self, ask: &Ask) -> Result<Decision> {
+        let Ask { attempt, may_wait } = ask;
+        let path = self.path(&attempt.payer, attempt.created_at()).await?;
+        let wish = Wish { request: attempt.request, clamp_to: attempt.clamp_to, may_wait: *may_wait };
+        Ok(match self.books.decide(&path, &wish, self.now) {
+            Verdict::Granted(granted) => {
+                let held = Arc::new(Held { attempt: Arc::clone(attempt), granted });
+                self.shelf.insert(&held).await?;
+                Decision::Granted(held)
+            }
+            Verdict::Waits { on } => Decision::Waits(self.books.budget(path[on]).place()),
+            Verdict::Refused(refusal) => {
+                let budget = self.books.budget(path[refusal.by]);
+                let (limit, period) = (Arc::clone(&budget.limit), budget.period);
+                Decision::Refused(Refused { refusal, limit, period, settled: budget.settled })
+            }
+        })
+    }
+
+    /// The budgets that count what a payer's requests of a moment cost, opened where this is the first of their period.
+    async fn path(&mut self, payer: &Payer, at: Timestamp) -> Result<Vec<usize>> {
+        let mut path = Vec::new();
+        for limit in self.limits.path(payer) {
+            let period = self.period(&limit, at);
+            if let Some(found) = self.find(&limit, period).await? {
+                path.push(found);
+            } else {
+                let opened = self.shelf.open(&limit, period).await?;
+                path.push(self.books.add(opened));
+            }
+        }
+        Ok(path)
+    }
+
+    /// Those of them that are open. One that is opened later takes its sums from the attempts, this one's among them.
+    async fn opened(&mut self, payer: &Payer, at: Timestamp) -> Result<Vec<usize>> {
+        let mut path = Vec::new();
+        for limit in self.limits.path(payer) {
+            let period = self.period(&limit, at);
+            path.extend(self.find(&limit, period).await?);
+        }
+        Ok(path)
+    }
+
+    async fn find(&mut self, limit: &Arc<Limit>, period: Period) -> Result<Option<usize>> {
+        if let Some(found) = self.books.find((limit.id, period.start)) {
+            return Ok(Some(found));
+        }
+        let read = self.shelf.budget(limit, period).await?;
+        Ok(read.map(|budget| self.books.add(budget)))
+    }
+
+    fn period(&mut self, limit: &Limit, at: Timestamp) -> Period {
+        match self.periods.get(&limit.id) {
+            Some(period) if period.contains(at) => *period,
+            _ => {
+                let period = limit.period(at);
+                self.periods.insert(limit.id, period);
+                period
             }
         }
     }
 
-    /// The budgets in which an attempt was counted when it was admitted, or when its limit was set.
-    async fn path_of_end(&mut self, tx: &mut Tx, attempt: &Attempt) -> Result<Vec<usize>> {
-        let period = Period::month_of(attempt.created_at());
-        Ok(match self.books.place(tx, attempt.project, period).await? {
-            Place::At(at) => vec![at],
-            Place::NoLimit | Place::Unopened(_) => Vec::new(),
-        })
-    }
-
-    async fn resolve(
-        &mut self,
-        tx: &mut Tx,
-        attempt: &Attempt,
-        outcome: Outcome,
-        is_recovered: bool,
-    ) -> Result<()> {
-        self.resolve_bound(tx, attempt, attempt.bound_total(), outcome, is_recovered).await
-    }
-
-    async fn resolve_bound(
-        &mut self,
-        tx: &mut Tx,
-        attempt: &Attempt,
-        bound: Money,
-        outcome: Outcome,
-        is_recovered: bool,
-    ) -> Result<()> {
-        if !end(tx, attempt, outcome, self.now, is_recovered).await? {
-            // Resolved before: an end counts once.
-            return Ok(());
-        }
-        let path = self.path_of_end(tx, attempt).await?;
-        budget::resolve(&mut self.books.budgets, &path, bound, outcome.cost().total());
-        self.books.touch(&path);
-        if outcome.state() == State::Settled {
-            self.rollups.add(attempt, outcome.usage(), outcome.cost());
-        }
-        Ok(())
-    }
-
-    async fn write(self, tx: &mut Tx) -> Result<()> {
-        self.books.write(tx).await?;
-        self.rollups.write(tx).await
-    }
-}
-
-/// Where the budget of a project in a period is.
-#[derive(Clone, Copy)]
-enum Place {
-    NoLimit,
-    /// Nothing was admitted in the period yet.
-    Unopened(SpendLimit),
-    At(usize),
-}
-
-/// The budgets that a batch touches, each read once.
-#[derive(Default)]
-struct Books {
-    budgets: Vec<Budget>,
-    keys: Vec<BookKey>,
-    known: HashMap<(ProjectId, Timestamp), Place>,
-}
-
-struct BookKey {
-    scope: Scope,
-    opened: OpenBudget,
-    is_touched: bool,
-}
-
-impl Books {
-    async fn place(&mut self, tx: &mut Tx, project: ProjectId, period: Period) -> Result<Place> {
-        if let Some(place) = self.known.get(&(project, period.start)) {
-            return Ok(*place);
-        }
-        let place = match spend_limit::read(tx, Scope::Project(project)).await? {
-            None => Place::NoLimit,
-            Some(limit) => match spend_limit::budget(tx, &limit, period).await? {
-                None => Place::Unopened(limit),
-                Some(opened) => Place::At(self.add(project, opened)),
-            },
-        };
-        self.known.insert((project, period.start), place);
-        Ok(place)
-    }
-
-    fn add(&mut self, project: ProjectId, opened: OpenBudget) -> usize {
-        let at = self.budgets.len();
-        self.budgets.push(Budget { limit: opened.limit.amount, settled: opened.settled, held: opened.held });
-        self.keys.push(BookKey { scope: Scope::Project(project), opened, is_touched: false });
-        self.known.insert((project, opened.period.start), Place::At(at));
-        at
-    }
-
-    fn touch(&mut self, path: &[usize]) {
-        for at in path {
-            self.keys[*at].is_touched = true;
-        }
-    }
-
-    /// A limit that refuses because its money is spent is enforcing, which OpenAI's object shows.
-    fn note_refusal(&mut self, at: usize, refusal: Refusal, now: Timestamp) {
-        let key = &mut self.keys[at];
-        if refusal.reason == Reason::Exhausted && key.opened.refused_at.is_none() {
-            key.opened.refused_at = Some(now);
-            key.is_touched = true;
-        }
-    }
-
-    async fn write(&self, tx: &mut Tx) -> Result<()> {
-        for (key, budget) in self.keys.iter().zip(&self.budgets).filter(|(key, _)| key.is_touched) {
-            let opened = &key.opened;
-            tx.execute(
-                "UPDATE budget SET settled = $1, held = $2, refused_at = $3
-                 WHERE spend_limit_id = $4 AND period_start = $5",
-                &params![
-                    budget.settled,
-                    budget.held,
-                    opened.refused_at,
-                    opened.limit.id,
-                    opened.period.start
-                ],
-            )
-            .await?;
+    async fn write(self) -> Result<()> {
+        for budget in self.books.touched() {
+            self.shelf.store(budget).await?;
         }
         Ok(())
     }
 }
 
-/// Seconds after which money that is only held may be free again. Holds end with their requests, in seconds.
-const RETRY_HELD_AFTER: &str = "2";
+fn is_enforced(limit: &Limit) -> bool {
+    limit.mode == tollgate_core::budget::Mode::Enforce
+}
 
-fn refusal_error(attempt: &Attempt, key: &BookKey, budget: &Budget, refusal: Refusal) -> Error {
-    let limit = budget.limit.dollars();
-    let Scope::Project(project) = key.scope;
-    match refusal.reason {
-        Reason::Exhausted => Error::new(Kind::QuotaExhausted, exhausted(attempt, key, budget, project))
-            .code("project_spend_limit_exceeded")
-            .header("x-should-retry", "false"),
-        Reason::Held => Error::new(
-            Kind::BudgetHeld,
-            format!(
-                "What is left of the spend limit of {limit} of project `{project}` is reserved for requests in flight. \
-                 Please try again in a moment."
-            ),
-        )
-        .code("budget_held_by_inflight")
-        .header("retry-after", RETRY_HELD_AFTER),
-        Reason::Unbounded if attempt.is_priced() => Error::new(
-            Kind::InvalidRequest,
-            format!(
-                "The cost of this request to `{}` has no upper bound, and project `{project}` has a hard spend limit. \
-                 Limit its output (`max_completion_tokens`), or have an operator set `max_output_tokens` and \
-                 `context_tokens` of the model.",
-                attempt.model
-            ),
-        )
-        .code("cost_not_boundable"),
-        Reason::Unbounded => Error::new(
-            Kind::InvalidRequest,
-            format!(
-                "The model `{}` has no price, and project `{project}` has a hard spend limit. An operator can set the \
-                 price.",
-                attempt.model
-            ),
-        )
-        .code("model_price_unknown")
-        .param("model"),
+fn note(rollups: &mut Rollups, attempt: &Attempt, outcome: &Outcome, is_clamped: bool) {
+    if outcome.state() == State::Settled {
+        let sums = Sums::of(outcome.usage(), outcome.cost(), is_clamped);
+        rollups.add(&line(attempt), attempt.created_at(), &sums);
     }
 }
 
-/// Whether all is spent, or only too little is left for this request, are two things to whoever has to mend it.
-fn exhausted(attempt: &Attempt, key: &BookKey, budget: &Budget, project: ProjectId) -> String {
-    let (limit, left) = (budget.limit.dollars(), budget.limit - budget.settled);
-    let again = key.opened.period.end;
-    if left <= Money::ZERO {
-        return format!(
-            "Project `{project}` has reached its spend limit of {limit} for this month. It can be raised, and starts anew \
-             at {again}."
-        );
+fn line(attempt: &Attempt) -> Line {
+    Line {
+        key_number: attempt.key_number,
+        endpoint: attempt.endpoint,
+        model: Arc::clone(&attempt.model),
+        upstream: attempt.upstream,
     }
-    format!(
-        "This request could cost up to {}, and of the spend limit of {limit} of project `{project}` only {} is left until \
-         {again}. Limit its output (`max_completion_tokens`), or have the limit raised.",
-        attempt.bound_total().dollars(),
-        left.dollars(),
-    )
-}
-
-async fn insert(tx: &mut Tx, attempt: &Attempt) -> Result<()> {
-    let at_bound = attempt.at_bound();
-    let (usage, cost) = (at_bound.usage(), at_bound.cost());
-    tx.execute(
-        "INSERT INTO attempt (id, attempt_of, organization_id, project_id, api_key_id, owner_id, endpoint, model,
-            upstream_id, state, usage_source, is_recovered, is_priced, bound, cost, input_cost, cached_input_cost,
-            cache_write_cost, output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-            created_at, resolved_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'held', NULL, $10, $11, $12, $13, $14, 0, 0, $15, $16, 0, 0, $17,
-            $18, NULL)",
-        &params![
-            attempt.id,
-            attempt.attempt_of,
-            attempt.organization,
-            attempt.project,
-            attempt.key,
-            attempt.owner,
-            attempt.endpoint.as_str(),
-            attempt.model,
-            attempt.upstream,
-            false,
-            attempt.is_priced(),
-            attempt.bound_total(),
-            cost.total(),
-            cost.input,
-            cost.output,
-            usage.input,
-            usage.output,
-            attempt.created_at(),
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
-/// Ends the attempt unless it has ended already; says whether it did.
-async fn end(
-    tx: &mut Tx,
-    attempt: &Attempt,
-    outcome: Outcome,
-    now: Timestamp,
-    is_recovered: bool,
-) -> Result<bool> {
-    let (usage, cost) = (outcome.usage(), outcome.cost());
-    let ended = tx
-        .execute(
-            "UPDATE attempt SET state = $1, usage_source = $2, is_recovered = $3, cost = $4, input_cost = $5,
-                cached_input_cost = $6, cache_write_cost = $7, output_cost = $8, input_tokens = $9,
-                cached_input_tokens = $10, cache_write_tokens = $11, output_tokens = $12, resolved_at = $13
-             WHERE id = $14 AND state = 'held'",
-            &params![
-                outcome.state().as_str(),
-                outcome.source().map(crate::UsageSource::as_str),
-                is_recovered,
-                cost.total(),
-                cost.input,
-                cost.cached_input,
-                cost.cache_write,
-                cost.output,
-                usage.input,
-                usage.cached_input(),
-                usage.cache_write(),
-                usage.output,
-                now,
-                attempt.id,
-            ],
-        )
-        .await?;
-    Ok(ended > 0)
 }

@@ -1,11 +1,13 @@
 //! Whether the books balance, to the nano-dollar: attempts, budgets and rollups say the same.
 
 use std::fmt;
+use std::sync::Arc;
 
-use tollgate_core::{AttemptId, Money, Result, Timestamp};
-use tollgate_store::{Db, FromRow, Row, Tx};
+use tollgate_core::{AttemptId, Money, Period, Result, Timestamp};
+use tollgate_store::{Db, Row, Sql, Tx, params};
 
-use crate::rollup::{DAY, HOUR};
+use crate::rollup::{COST, DAY, HOUR};
+use crate::spend_limit;
 
 /// What was counted and what is wrong.
 #[derive(Debug, Default)]
@@ -42,14 +44,18 @@ pub async fn check(db: &Db) -> Result<Report> {
     db.read(|tx| Box::pin(check_in(tx))).await
 }
 
-async fn check_in(tx: &mut Tx) -> Result<Report> {
+/// [`check`] in a transaction that is open.
+pub async fn check_in(tx: &mut Tx) -> Result<Report> {
     let totals: Row = tx
         .one(
-            "SELECT COUNT(*) AS attempts,
-                (SELECT COUNT(*) FROM attempt WHERE state = 'held') AS open_holds,
-                (SELECT COUNT(*) FROM budget) AS budgets,
-                CAST(COALESCE(SUM(CASE WHEN state = 'settled' THEN cost END), 0) AS BIGINT) AS settled
-             FROM attempt",
+            Sql::from(
+                "SELECT COUNT(*) AS attempts,
+                    (SELECT COUNT(*) FROM attempt WHERE state = 'held') AS open_holds,
+                    (SELECT COUNT(*) FROM budget) AS budgets,
+                    CAST(COALESCE((SELECT SUM(cost) FROM adjustment), 0) + COALESCE(SUM(CASE WHEN state = 'settled' THEN ",
+            )
+            .push(COST)
+            .push(" END), 0) AS BIGINT) AS settled FROM attempt"),
             &[],
         )
         .await?;
@@ -86,14 +92,22 @@ async fn storage(tx: &mut Tx, report: &mut Report) -> Result<()> {
 async fn attempts(tx: &mut Tx, report: &mut Report) -> Result<()> {
     let broken: Vec<Row> = tx
         .all(
-            "SELECT id, state FROM attempt
-             WHERE NOT (
-                (state = 'held' AND resolved_at IS NULL AND usage_source IS NULL)
-                OR (state = 'settled' AND resolved_at IS NOT NULL AND usage_source IS NOT NULL)
-                OR (state = 'voided' AND resolved_at IS NOT NULL AND usage_source IS NULL AND cost = 0))
-                OR cost <> input_cost + cached_input_cost + cache_write_cost + output_cost
-                OR cost < 0 OR bound < 0 OR input_tokens < cached_input_tokens + cache_write_tokens
-             LIMIT 100",
+            Sql::from(
+                "SELECT id, state FROM attempt
+                 WHERE NOT (
+                    (state = 'held' AND resolved_at IS NULL AND usage_source IS NULL)
+                    OR (state = 'settled' AND resolved_at IS NOT NULL AND usage_source IS NOT NULL)
+                    OR (state = 'voided' AND resolved_at IS NOT NULL AND usage_source IS NULL AND ",
+            )
+            .push(COST)
+            .push(
+                " = 0))
+                    OR input_cost < 0 OR cached_input_cost < 0 OR cache_write_cost < 0 OR output_cost < 0
+                    OR drained_output_cost < 0 OR bound < 0 OR input_tokens < cached_input_tokens + cache_write_tokens
+                    OR output_tokens < drained_output_tokens
+                    OR key_number NOT IN (SELECT number FROM api_key WHERE number IS NOT NULL)
+                 LIMIT 100",
+            ),
             &[],
         )
         .await?;
@@ -101,97 +115,100 @@ async fn attempts(tx: &mut Tx, report: &mut Report) -> Result<()> {
         let (id, state): (AttemptId, String) = (row.at(0)?, row.at(1)?);
         report.faults.push(format!("attempt {id} ({state}) does not add up in itself"));
     }
+    adjustments(tx, report).await
+}
+
+/// What was adjusted had been settled, and never costs less than nothing.
+async fn adjustments(tx: &mut Tx, report: &mut Report) -> Result<()> {
+    let sql = Sql::from(
+        "SELECT a.id FROM attempt a JOIN adjustment j ON j.attempt_id = a.id GROUP BY a.id, a.state, ",
+    )
+    .push(COST_OF_A)
+    .push(" HAVING a.state <> 'settled' OR ")
+    .push(COST_OF_A)
+    .push(" + SUM(j.cost) < 0 LIMIT 100");
+    for row in tx.all::<Row>(sql, &[]).await? {
+        let id: AttemptId = row.at(0)?;
+        report.faults.push(format!("attempt {id} was adjusted beyond what it cost"));
+    }
     Ok(())
 }
 
-struct BudgetSums {
-    limit: String,
-    period_start: Timestamp,
-    settled: Money,
-    held: Money,
-    settled_by_attempts: Money,
-    held_by_attempts: Money,
-}
-
-impl FromRow for BudgetSums {
-    fn from_row(row: &Row) -> Result<Self> {
-        Ok(Self {
-            limit: row.get("spend_limit_id")?,
-            period_start: row.get("period_start")?,
-            settled: row.get("settled")?,
-            held: row.get("held")?,
-            settled_by_attempts: row.get("settled_by_attempts")?,
-            held_by_attempts: row.get("held_by_attempts")?,
-        })
-    }
-}
+const COST_OF_A: &str =
+    "(a.input_cost + a.cached_input_cost + a.cache_write_cost + a.output_cost + a.drained_output_cost)";
 
 /// A budget is the sums over the attempts of its scope and period.
 async fn budgets(tx: &mut Tx, report: &mut Report) -> Result<()> {
-    let starts: Vec<Row> =
-        tx.all("SELECT DISTINCT period_start FROM budget ORDER BY period_start", &[]).await?;
-    for start in starts {
-        let period = tollgate_core::time::Period::month_of(start.at(0)?);
-        let sums: Vec<BudgetSums> = tx
-            .all(
-                "SELECT b.spend_limit_id, b.period_start, b.settled, b.held,
-                    CAST(COALESCE(SUM(CASE WHEN a.state = 'settled' THEN a.cost END), 0) AS BIGINT)
-                        AS settled_by_attempts,
-                    CAST(COALESCE(SUM(CASE WHEN a.state = 'held' THEN a.bound END), 0) AS BIGINT) AS held_by_attempts
-                 FROM budget b
-                    LEFT JOIN spend_limit l ON l.id = b.spend_limit_id
-                    LEFT JOIN attempt a ON a.project_id = l.scope_id AND l.scope = 'project'
-                        AND a.created_at >= $1 AND a.created_at < $2
-                 WHERE b.period_start = $1
-                 GROUP BY b.spend_limit_id, b.period_start, b.settled, b.held",
-                &tollgate_store::params![period.start, period.end],
-            )
+    let orphans: Row = tx
+        .one("SELECT COUNT(*) FROM budget WHERE spend_limit_id NOT IN (SELECT id FROM spend_limit)", &[])
+        .await?;
+    if orphans.at::<i64>(0)? > 0 {
+        report.faults.push("budgets of limits that do not exist".to_owned());
+    }
+    for limit in spend_limit::every(tx).await? {
+        let limit = Arc::new(limit);
+        let rows: Vec<Row> = tx
+            .all("SELECT period_start, period_end FROM budget WHERE spend_limit_id = $1", &params![limit.id])
             .await?;
-        report.faults.extend(sums.iter().filter_map(budget_fault));
+        for row in rows {
+            let period = Period { start: row.at(0)?, end: row.at(1)? };
+            let Some(budget) = spend_limit::stored_budget(tx, &limit, period).await? else { continue };
+            let by_attempts = spend_limit::by_attempts_alone(tx, limit.scope, period).await?;
+            let on_the_books = (budget.settled, budget.held, budget.unbounded);
+            if on_the_books != by_attempts {
+                let scope = spend_limit::columns(limit.scope);
+                report.faults.push(format!(
+                    "budget {} of {} {} from {}: settled, held, unbounded are {on_the_books:?}, but its attempts say \
+                     {by_attempts:?}",
+                    limit.id, scope.0, scope.1, period.start
+                ));
+            }
+        }
     }
     Ok(())
 }
 
-fn budget_fault(sums: &BudgetSums) -> Option<String> {
-    let BudgetSums { limit, period_start, settled, held, settled_by_attempts, held_by_attempts } = sums;
-    (settled != settled_by_attempts || held != held_by_attempts).then(|| {
-        format!(
-            "budget {limit} from {period_start}: settled ${settled} held ${held}, but its attempts say \
-             ${settled_by_attempts} and ${held_by_attempts}"
-        )
-    })
-}
-
-/// The rollups of a width are the settled attempts, bucket by bucket.
+/// The rollups of a width are the settled attempts with their adjustments, bucket by bucket and part by part.
 async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
     let differing: Vec<Row> = tx
         .all(
-            "WITH by_attempts AS (
-                SELECT (created_at / $1) * $1 AS bucket_start, organization_id, project_id, api_key_id, owner_id,
-                    endpoint, model, COUNT(*) AS requests, CAST(SUM(cost) AS BIGINT) AS cost,
-                    CAST(SUM(input_tokens) AS BIGINT) AS input_tokens,
-                    CAST(SUM(output_tokens) AS BIGINT) AS output_tokens
-                FROM attempt WHERE state = 'settled'
-                GROUP BY 1, 2, 3, 4, 5, 6, 7),
+            "WITH adjusted AS (
+                SELECT attempt_id, SUM(cost) AS cost, SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens
+                FROM adjustment GROUP BY attempt_id),
+             by_attempts AS (
+                SELECT a.key_number, (a.created_at / $1) * $1 AS bucket_start, a.endpoint, a.model, a.upstream_id,
+                    COUNT(*) AS requests, COUNT(a.clamped_to) AS clamped_requests,
+                    CAST(SUM(a.input_cost) AS BIGINT) AS input_cost,
+                    CAST(SUM(a.cached_input_cost) AS BIGINT) AS cached_input_cost,
+                    CAST(SUM(a.cache_write_cost) AS BIGINT) AS cache_write_cost,
+                    CAST(SUM(a.output_cost) AS BIGINT) AS output_cost,
+                    CAST(SUM(a.drained_output_cost) AS BIGINT) AS drained_output_cost,
+                    CAST(SUM(COALESCE(j.cost, 0)) AS BIGINT) AS adjusted_cost,
+                    CAST(SUM(a.input_tokens + COALESCE(j.input_tokens, 0)) AS BIGINT) AS input_tokens,
+                    CAST(SUM(a.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
+                    CAST(SUM(a.cache_write_tokens) AS BIGINT) AS cache_write_tokens,
+                    CAST(SUM(a.output_tokens + COALESCE(j.output_tokens, 0)) AS BIGINT) AS output_tokens,
+                    CAST(SUM(a.drained_output_tokens) AS BIGINT) AS drained_output_tokens
+                FROM attempt a LEFT JOIN adjusted j ON j.attempt_id = a.id
+                WHERE a.state = 'settled' GROUP BY 1, 2, 3, 4, 5),
              by_rollups AS (
-                SELECT bucket_start, organization_id, project_id, api_key_id, owner_id, endpoint, model, requests, cost,
-                    input_tokens, output_tokens
-                FROM usage_rollup WHERE width = $1
-                    AND cost = input_cost + cached_input_cost + cache_write_cost + output_cost)
-             SELECT bucket_start, project_id, api_key_id, model FROM (
+                SELECT key_number, bucket_start, endpoint, model, upstream_id, requests, clamped_requests, input_cost,
+                    cached_input_cost, cache_write_cost, output_cost, drained_output_cost, adjusted_cost, input_tokens,
+                    cached_input_tokens, cache_write_tokens, output_tokens, drained_output_tokens
+                FROM usage_rollup WHERE width = $1)
+             SELECT bucket_start, key_number, model FROM (
                 SELECT * FROM (SELECT * FROM by_attempts EXCEPT SELECT * FROM by_rollups) AS missing
                 UNION
                 SELECT * FROM (SELECT * FROM by_rollups EXCEPT SELECT * FROM by_attempts) AS invented) AS differing
              LIMIT 100",
-            &tollgate_store::params![width],
+            &params![width],
         )
         .await?;
     for row in differing {
-        let (bucket, key, model): (Timestamp, String, String) =
-            (row.get("bucket_start")?, row.get("api_key_id")?, row.get("model")?);
-        report
-            .faults
-            .push(format!("the {width} s rollup from {bucket} of {key} and {model} is not its attempts"));
+        let (bucket, key, model): (Timestamp, i64, String) = (row.at(0)?, row.at(1)?, row.at(2)?);
+        report.faults.push(format!(
+            "the {width} s rollup from {bucket} of key number {key} and {model} is not its attempts"
+        ));
     }
     let orphans: Row =
         tx.one("SELECT COUNT(*) AS rows FROM usage_rollup WHERE width NOT IN (3600, 86400)", &[]).await?;

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use tollgate_core::Money;
+use tollgate_core::budget::Granted;
 use tollgate_core::price::TokenUsage;
+use tollgate_core::time::Stopwatch;
+use tollgate_store::Commit;
 
-use crate::attempt::{Attempt, Outcome, UsageSource};
+use crate::attempt::{Attempt, Ending, Reported};
 use crate::ledger::Ledger;
 
 /// Money reserved for a request that was not sent yet. Dropped, it is voided: nothing was sent.
@@ -17,106 +20,105 @@ pub struct Hold(Option<Open>);
 /// its bound.
 pub struct Dispatched {
     open: Option<Open>,
-    seen: Seen,
+    seen: Option<TokenUsage>,
 }
 
 struct Open {
     ledger: Ledger,
-    attempt: Arc<Attempt>,
-    remaining: Option<Money>,
+    held: Arc<Held>,
+    commit: Commit,
+    since: Stopwatch,
 }
 
-/// Output that passed by, for when the upstream never says what it was.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    pieces: u64,
-    text_bytes: u64,
+/// What is on the books: an attempt and what was reserved for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) granted: Granted,
 }
-
-/// Text of a provider's answer per token, by the usual rule of thumb.
-const BYTES_PER_TOKEN: u64 = 4;
 
 impl Open {
-    fn end(self, outcome: Outcome) {
-        self.ledger.resolve(self.attempt, outcome);
+    fn end(self, ending: Ending) {
+        self.ledger.end(self.held, ending, self.since.elapsed());
     }
 }
 
 impl Hold {
-    pub(crate) fn new(ledger: Ledger, attempt: Arc<Attempt>, remaining: Option<Money>) -> Self {
-        Self(Some(Open { ledger, attempt, remaining }))
+    pub(crate) fn new(ledger: Ledger, held: Arc<Held>, commit: Commit) -> Self {
+        Self(Some(Open { ledger, held, commit, since: Stopwatch::start() }))
     }
 
-    pub fn attempt(&self) -> &Attempt {
+    fn held(&self) -> &Held {
         match &self.0 {
-            Some(open) => &open.attempt,
+            Some(open) => &open.held,
             None => unreachable!("a hold is emptied only by what consumes it"),
         }
     }
 
-    /// What is left of the tightest budget after this hold; `None` without a limit.
+    pub fn attempt(&self) -> &Attempt {
+        &self.held().attempt
+    }
+
+    pub fn granted(&self) -> &Granted {
+        &self.held().granted
+    }
+
+    /// What is left of the tightest budget after this hold; `None` without a hard limit.
     pub fn remaining(&self) -> Option<Money> {
-        self.0.as_ref().and_then(|open| open.remaining)
+        self.granted().remaining
     }
 
     /// From the first byte sent on, the request counts as one that may be billed.
     pub fn dispatch(mut self) -> Dispatched {
-        Dispatched { open: self.0.take(), seen: Seen::default() }
+        Dispatched { open: self.0.take(), seen: None }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if let Some(open) = self.0.take() {
-            open.end(Outcome::Voided);
+            open.end(Ending::Voided);
         }
     }
 }
 
 impl Dispatched {
-    /// Notes a piece of output on its way to the client.
-    pub fn observe(&mut self, text_bytes: u64) {
-        self.seen.pieces += 1;
-        self.seen.text_bytes += text_bytes;
+    /// Returns when the hold is on disk. Until then nothing of the answer goes to the client.
+    pub async fn on_disk(&self) {
+        if let Some(open) = &self.open {
+            open.ledger.on_disk(open.commit).await;
+        }
     }
 
-    /// The upstream said what it used.
-    pub fn settle(mut self, usage: TokenUsage) {
-        if let Some(open) = self.open.take() {
-            let outcome = open.attempt.settled(UsageSource::Upstream, usage);
-            open.end(outcome);
-        }
+    /// Notes what was seen of the answer so far, as usage, for when the upstream never says.
+    pub fn observe(&mut self, seen: TokenUsage) {
+        self.seen = Some(seen);
+    }
+
+    /// The answer came to its end, with or without word of its usage.
+    pub fn settle(mut self, reported: Reported) {
+        self.end(|seen| Ending::Ended { reported, seen });
+    }
+
+    /// The connection was closed because the client had gone, to an upstream that then stops and bills no more.
+    pub fn cancel(mut self) {
+        self.end(|seen| Ending::Cancelled { seen });
     }
 
     /// The upstream certainly did no work: it refused, or was never reached.
     pub fn void(mut self) {
-        if let Some(open) = self.open.take() {
-            open.end(Outcome::Voided);
-        }
+        self.end(|_| Ending::Voided);
     }
 
-    /// The end without word from the upstream. Under a hard limit it is charged at its bound, for the provider may
-    /// bill what was not seen here; elsewhere by the text that was seen, if any was.
-    fn unknown(open: &Open, seen: Seen) -> Outcome {
-        let is_limited = open.remaining.is_some();
-        if is_limited || seen.pieces == 0 {
-            return open.attempt.at_bound();
+    fn end(&mut self, ending: impl FnOnce(Option<TokenUsage>) -> Ending) {
+        if let Some(open) = self.open.take() {
+            open.end(ending(self.seen));
         }
-        let usage = TokenUsage {
-            input: open.attempt.input_estimate,
-            // Providers mostly send a token a piece; those that send more show it by the length.
-            output: seen.pieces.max(seen.text_bytes.div_ceil(BYTES_PER_TOKEN)),
-            ..TokenUsage::default()
-        };
-        open.attempt.settled(UsageSource::Observed, usage)
     }
 }
 
 impl Drop for Dispatched {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take() {
-            let outcome = Self::unknown(&open, self.seen);
-            open.end(outcome);
-        }
+        self.end(|seen| Ending::Ended { reported: Reported::default(), seen });
     }
 }

@@ -1,138 +1,191 @@
-//! The ledger's queue: whatever arrived while one batch was being written makes the next batch.
+//! The ledger: whatever arrived while one batch was being written makes the next batch.
 //!
 //! The queue is filled from request tasks and emptied on the database's writing thread, so that accounting is never
-//! owned by a task that may be cancelled. At most one batch is on its way at a time.
+//! owned by a task that may be cancelled. At most one batch is being written at a time. A strict hold is answered when it
+//! is on disk; an overlapping one as soon as it is written, while the disk catches up.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tollgate_core::budget::{Limits, Mode, Payer};
 use tollgate_core::{Clock, Error, Result};
-use tollgate_store::{DataDir, Db};
+use tollgate_store::{Ballast, Commit, DataDir, Db, Tx};
 
-use crate::attempt::{Attempt, Outcome};
-use crate::batch::{self, Decision};
-use crate::hold::Hold;
+use crate::attempt::{Attempt, Ending};
+use crate::batch::End;
+use crate::hold::{Held, Hold};
+use crate::queue::{Asking, Entry, Queue, Refused};
+use crate::spend_limit::Known;
 
-/// Requests decided together. At full load a commit takes about a millisecond; more would only make them wait longer.
-const BATCH_MAX: usize = 512;
-/// Holds that may wait for a decision; beyond it callers are told to come back.
-const WAITING_MAX: usize = 20_000;
+/// Holds that may stand in the queue; beyond it callers are told to come back.
+const QUEUE_MAX: usize = 20_000;
 const TICK: Duration = Duration::from_millis(500);
 
-#[derive(Clone, Debug)]
+/// When a hold counts as taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk where a hard limit applies, elsewhere while the disk catches up.
+    #[default]
+    Auto,
+    /// On disk, always.
+    Strict,
+    /// Written to the operating system; the client sees nothing before it is on disk.
+    Overlap,
+}
+
+#[derive(Clone, Debug, Default)]
 pub struct Options {
+    pub durability: Durability,
     /// Below so many free bytes on the disk no new request is admitted, so that the end of those in flight can always
     /// be written.
     pub free_bytes_min: u64,
+    /// Bytes put aside on the disk, and given back when there is no room left to write ends.
+    pub ballast_bytes: u64,
 }
 
 /// A handle to the ledger; clones share one queue.
 #[derive(Clone)]
-pub struct Ledger(Arc<Inner>);
+pub struct Ledger(pub(crate) Arc<Inner>);
 
-struct Inner {
-    db: Db,
-    clock: Clock,
+pub(crate) struct Inner {
+    pub(crate) db: Db,
+    pub(crate) clock: Clock,
     directory: DataDir,
+    pub(crate) ballast: Ballast,
     options: Options,
     queue: Mutex<Queue>,
+    /// The limits as the last batch saw them, and how to bring them up to date.
+    known: Mutex<Known>,
+    limits: ArcSwap<Limits>,
     is_storage_low: AtomicBool,
-}
-
-#[derive(Default)]
-struct Queue {
-    entries: Vec<Entry>,
-    is_scheduled: bool,
-}
-
-pub(crate) enum Entry {
-    Hold {
-        attempt: Arc<Attempt>,
-        answer: oneshot::Sender<Result<Hold>>,
-    },
-    Resolve {
-        attempt: Arc<Attempt>,
-        outcome: Outcome,
-    },
-    /// Answered once all before it is on disk.
-    Flush(oneshot::Sender<()>),
+    /// How long holds last, in milliseconds: a moving average.
+    hold_millis: AtomicU64,
+    /// Told when somebody begins to wait, whose patience has an end.
+    pub(crate) waits: Notify,
 }
 
 impl Ledger {
     pub fn new(db: Db, directory: DataDir, clock: Clock, options: Options) -> Self {
+        let ballast = Ballast::new(&directory, options.ballast_bytes);
         let ledger = Self(Arc::new(Inner {
             db,
             clock,
             directory,
+            ballast,
             options,
             queue: Mutex::default(),
+            known: Mutex::default(),
+            limits: ArcSwap::default(),
             is_storage_low: AtomicBool::new(false),
+            hold_millis: AtomicU64::new(1_000),
+            waits: Notify::new(),
         }));
         ledger.look_at_storage();
         ledger
     }
 
-    /// Reserves what `attempt` can cost at most, on every budget it belongs to. When this returns, the hold is on
-    /// disk. An error says which limit refused, and nothing was reserved.
-    pub async fn hold(&self, attempt: Attempt) -> Result<Hold> {
+    /// Reserves what `attempt` can cost at most, on every budget it belongs to, waiting up to `patience` if the money is
+    /// only held by requests in flight. A refusal says which limit refused, and nothing was reserved.
+    pub async fn hold(&self, attempt: Attempt, patience: Option<Duration>) -> Result<Hold, Refused> {
         if self.0.is_storage_low.load(Ordering::Relaxed) {
-            return Err(Error::unavailable(
-                "storage_low",
-                "The server's disk is nearly full. Nothing was sent.",
-            ));
+            let message = "The server's disk is nearly full. Nothing was sent.";
+            return Err(Refused::Error(Error::unavailable("storage_low", message)));
         }
         let (answer, receiver) = oneshot::channel();
-        let entry = Entry::Hold { attempt: Arc::new(attempt), answer };
-        if !self.submit(entry, WAITING_MAX) {
-            return Err(Error::unavailable("overloaded", "The server has too much to do. Please try again."));
+        let is_strict = self.is_strict(self.is_limited(&attempt.payer));
+        let patience = patience.map(|patience| Instant::now() + patience);
+        let asking = Asking { attempt: Arc::new(attempt), patience, is_strict, answer };
+        if !self.submit(Entry::Ask(asking), QUEUE_MAX) {
+            let message = "The server has too much to do. Please try again.";
+            return Err(Refused::Error(Error::unavailable("overloaded", message)));
         }
         // If the caller goes away while it waits, the hold is dropped with the channel, and so voided.
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(Error::unavailable("shutting_down", "The server is shutting down.")))
+        receiver.await.unwrap_or_else(|_| Err(Refused::Error(shutting_down())))
     }
 
-    pub(crate) fn resolve(&self, attempt: Arc<Attempt>, outcome: Outcome) {
-        self.submit(Entry::Resolve { attempt, outcome }, usize::MAX);
+    pub(crate) fn end(&self, held: Arc<Held>, ending: Ending, after: Duration) {
+        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        let average = self.0.hold_millis.load(Ordering::Relaxed);
+        self.0.hold_millis.store((average.saturating_mul(15).saturating_add(millis)) / 16, Ordering::Relaxed);
+        self.submit(Entry::End(End { held, ending }), usize::MAX);
+    }
+
+    /// In how many seconds what is held now may be free again.
+    pub(crate) fn retry_after(&self) -> u64 {
+        self.0.hold_millis.load(Ordering::Relaxed).div_ceil(1_000).clamp(1, 30)
+    }
+
+    pub(crate) async fn on_disk(&self, commit: Commit) {
+        self.0.db.synced(commit).await;
+    }
+
+    /// Whether a hard limit applies to a payer's requests, as of the last batch.
+    fn is_limited(&self, payer: &Payer) -> bool {
+        self.0.limits.load().path(payer).iter().any(|limit| limit.mode == Mode::Enforce)
+    }
+
+    pub(crate) fn is_strict(&self, is_limited: bool) -> bool {
+        match self.0.options.durability {
+            Durability::Auto => is_limited,
+            Durability::Strict => true,
+            Durability::Overlap => false,
+        }
+    }
+
+    /// The limits that this very transaction sees. Called on the writing thread.
+    pub(crate) async fn limits(&self, tx: &mut Tx) -> Result<Arc<Limits>> {
+        let lock = || self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = std::mem::take(&mut *lock());
+        let refreshed = known.refresh(tx).await;
+        if let Ok(true) = refreshed {
+            self.0.limits.store(Arc::new(known.limits.clone()));
+        }
+        *lock() = known;
+        refreshed.map(|_| self.0.limits.load_full())
+    }
+
+    /// Looks again at everybody who waits: a limit was changed.
+    pub fn reconsider(&self) {
+        let mut queue = self.queue();
+        queue.is_reconsidering = queue.is_anybody_waiting();
+        self.schedule_if_due(queue);
     }
 
     /// Returns once everything submitted before is on disk.
     pub async fn flush(&self) {
-        if self.is_idle() {
-            return;
-        }
         let (answer, receiver) = oneshot::channel();
-        self.submit(Entry::Flush(answer), usize::MAX);
-        let _ = receiver.await;
+        if self.submit(Entry::Flush(answer), usize::MAX) {
+            let _ = receiver.await;
+        }
     }
 
-    fn is_idle(&self) -> bool {
-        let queue = self.queue();
-        queue.entries.is_empty() && !queue.is_scheduled
-    }
-
-    /// Looks at the free space and tries again what could not be written. Never returns; drop it to stop.
+    /// Looks at the free space, ends the patience of those who wait, and tries again what could not be written. Never
+    /// returns; drop it to stop.
     pub async fn keep_house(&self) {
-        let mut ticks = tokio::time::interval(TICK);
         loop {
-            ticks.tick().await;
+            let next = self.queue().next_impatient();
+            let nap = next.map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
+            let _ = tokio::time::timeout(nap, self.0.waits.notified()).await;
             self.look_at_storage();
             let mut queue = self.queue();
-            let is_stuck = !queue.is_scheduled && !queue.entries.is_empty();
-            queue.is_scheduled |= is_stuck;
-            drop(queue);
-            if is_stuck {
-                self.schedule();
-            }
+            queue.end_patience(Instant::now());
+            self.schedule_if_due(queue);
         }
     }
 
     fn look_at_storage(&self) {
+        let Options { free_bytes_min, ballast_bytes, .. } = self.0.options;
         match self.0.directory.free_bytes() {
             Ok(free) => {
-                let is_low = free < self.0.options.free_bytes_min;
+                if free >= free_bytes_min.saturating_add(ballast_bytes) {
+                    self.0.ballast.reserve();
+                }
+                // The room that was given back is for ends, and not for new requests.
+                let is_low = free < free_bytes_min || self.0.ballast.is_spent();
                 if self.0.is_storage_low.swap(is_low, Ordering::Relaxed) != is_low {
                     tracing::warn!(free_bytes = free, is_low, "free space of the data directory");
                 }
@@ -141,128 +194,37 @@ impl Ledger {
         }
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+    /// The disk had no room for a batch.
+    pub(crate) fn out_of_storage(&self) {
+        self.0.is_storage_low.store(true, Ordering::Relaxed);
+        if self.0.ballast.release() {
+            tracing::warn!("the disk is full: the room that was put aside is given back");
+        }
+    }
+
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, entry: Entry, waiting_max: usize) -> bool {
+    fn submit(&self, entry: Entry, queue_max: usize) -> bool {
         let mut queue = self.queue();
-        if queue.entries.len() >= waiting_max {
+        if queue.len() >= queue_max {
             return false;
         }
-        queue.entries.push(entry);
-        if !std::mem::replace(&mut queue.is_scheduled, true) {
-            drop(queue);
-            self.schedule();
-        }
+        queue.push(entry);
+        self.schedule_if_due(queue);
         true
     }
 
-    /// Puts a batch on its way. It takes what is in the queue when its turn comes.
-    fn schedule(&self) {
-        let underway = Underway { ledger: self.clone(), taken: Arc::default(), is_finished: false };
-        let (taken, ledger) = (Arc::clone(&underway.taken), self.clone());
-        let scheduled = self.0.db.write_later(
-            move |tx| {
-                Box::pin(async move {
-                    let entries = Arc::new(ledger.take());
-                    *taken.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&entries);
-                    batch::apply(tx, &entries, ledger.0.clock.now()).await
-                })
-            },
-            move |result| underway.finish(result),
-        );
-        if scheduled.is_err() {
-            // The database is closed. Whoever waits is told so by the end of its channel; what was on its way is on
-            // disk as held, and the next start settles it.
-            let mut queue = self.queue();
-            queue.is_scheduled = false;
-            queue.entries.retain(|entry| matches!(entry, Entry::Resolve { .. }));
+    pub(crate) fn schedule_if_due(&self, mut queue: MutexGuard<'_, Queue>) {
+        if queue.is_due() {
+            queue.is_scheduled = true;
+            drop(queue);
+            self.schedule();
         }
-    }
-
-    fn take(&self) -> Vec<Entry> {
-        let mut queue = self.queue();
-        let count = queue.entries.len().min(BATCH_MAX);
-        queue.entries.drain(..count).collect()
-    }
-
-    fn finish(&self, entries: Vec<Entry>, result: Result<Vec<Decision>>) {
-        match result {
-            Ok(decisions) => {
-                for (entry, decision) in entries.into_iter().zip(decisions) {
-                    self.answer(entry, decision);
-                }
-                let mut queue = self.queue();
-                queue.is_scheduled = !queue.entries.is_empty();
-                let is_more = queue.is_scheduled;
-                drop(queue);
-                if is_more {
-                    self.schedule();
-                }
-            }
-            Err(error) => self.put_back(entries, &error),
-        }
-    }
-
-    fn answer(&self, entry: Entry, decision: Decision) {
-        match (entry, decision) {
-            (Entry::Hold { attempt, answer }, Decision::Granted { remaining }) => {
-                let _ = answer.send(Ok(Hold::new(self.clone(), attempt, remaining)));
-            }
-            (Entry::Hold { answer, .. }, Decision::Refused(error)) => {
-                let _ = answer.send(Err(error));
-            }
-            (Entry::Flush(answer), _) => {
-                let _ = answer.send(());
-            }
-            (Entry::Resolve { .. } | Entry::Hold { .. }, _) => {}
-        }
-    }
-
-    /// A batch that could not be written: holds are refused, ends are kept until they can be written.
-    fn put_back(&self, entries: Vec<Entry>, error: &Error) {
-        let mut queue = self.queue();
-        let waiting = std::mem::take(&mut queue.entries);
-        tracing::error!(%error, entries = entries.len(), waiting = waiting.len(), "a ledger batch could not be written");
-        for entry in entries.into_iter().chain(waiting) {
-            match entry {
-                Entry::Hold { answer, .. } => {
-                    let message = "The server cannot record the request. Nothing was sent.";
-                    let _ = answer.send(Err(Error::unavailable("ledger_unavailable", message)));
-                }
-                entry => queue.entries.push(entry),
-            }
-        }
-        // keep_house schedules again, so that a full disk is not asked without pause.
-        queue.is_scheduled = false;
     }
 }
 
-/// A batch between its scheduling and its end. If the writing thread fails in the middle, it ends here.
-struct Underway {
-    ledger: Ledger,
-    taken: Arc<Mutex<Arc<Vec<Entry>>>>,
-    is_finished: bool,
-}
-
-impl Underway {
-    fn finish(mut self, result: Result<Vec<Decision>>) {
-        self.is_finished = true;
-        self.ledger.finish(self.entries(), result);
-    }
-
-    fn entries(&self) -> Vec<Entry> {
-        let taken = std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner));
-        // The work is over, so this is the last handle; if it were not, the next start would settle what is lost.
-        Arc::try_unwrap(taken).unwrap_or_default()
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            self.ledger.put_back(self.entries(), &Error::internal("the work on a ledger batch was lost"));
-        }
-    }
+pub(crate) fn shutting_down() -> Error {
+    Error::unavailable("shutting_down", "The server is shutting down.")
 }

@@ -4,20 +4,27 @@
 //! over the attempts of its scope and period, kept in the same transaction: what [`fsck`] checks. Only the pure machine
 //! of [`tollgate_core::budget`] grants, inside that transaction.
 
+pub mod adjustment;
 mod attempt;
 mod batch;
 pub mod fsck;
 mod hold;
 mod ledger;
+mod queue;
 pub mod recovery;
+mod refusal;
+pub mod replay;
 pub mod requests;
 mod rollup;
+mod shelf;
 pub mod spend_limit;
+mod underway;
 pub mod usage;
 
 #[cfg(test)]
 mod tests;
 
-pub use attempt::{Attempt, Endpoint, Outcome, State, UsageSource};
+pub use attempt::{Attempt, Endpoint, Flags, Reported, State, UsageSource};
 pub use hold::{Dispatched, Hold};
-pub use ledger::{Ledger, Options};
+pub use ledger::{Durability, Ledger, Options};
+pub use queue::Refused;

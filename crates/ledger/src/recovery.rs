@@ -1,27 +1,38 @@
 //! After a crash: every hold that is still open counts as sent, and its process is gone. It is settled at its bound
 //! where a hard limit applies, elsewhere at the bound of its input, for no output was seen. Such rows say `recovered`.
 
-use tollgate_core::price::{Cost, TokenUsage};
-use tollgate_core::{AttemptId, Clock, Error, Money, Result};
+use std::sync::Arc;
+
+use tollgate_core::budget::{Limits, Mode, Payer};
+use tollgate_core::id::Principal;
+use tollgate_core::price::{Cost, Request, Size, TokenUsage};
+use tollgate_core::{Clock, Error, Money, Result, UserId};
 use tollgate_store::{Db, FromRow, Row, Tx, params};
 
-use crate::attempt::{Attempt, Endpoint, Outcome, UsageSource};
-use crate::batch;
-use crate::spend_limit::{self, Scope};
+use crate::attempt::{Attempt, Endpoint, Flags, Outcome, UsageSource};
+use crate::{batch, spend_limit};
 
 const AT_ONCE: usize = 1_000;
 
 /// An open attempt as it stands in the database, whose price died with its process.
 struct OpenAttempt {
     attempt: Attempt,
-    bound: Money,
+    bound: Option<Money>,
     cost: Cost,
     usage: TokenUsage,
+}
+
+/// Who pays for an attempt: of its key what the books need.
+pub(crate) fn read_payer(row: &Row) -> Result<Payer> {
+    let project = row.get("project_id")?;
+    let user: Option<UserId> = row.get("user_id")?;
+    Ok(Payer { organization: row.get("organization_id")?, project, user, key: row.get("api_key_id")? })
 }
 
 impl FromRow for OpenAttempt {
     fn from_row(row: &Row) -> Result<Self> {
         let endpoint: String = row.get("endpoint")?;
+        let model: String = row.get("model")?;
         let usage = TokenUsage {
             input: row.get("input_tokens")?,
             output: row.get("output_tokens")?,
@@ -31,17 +42,15 @@ impl FromRow for OpenAttempt {
             attempt: Attempt {
                 id: row.get("id")?,
                 attempt_of: row.get("attempt_of")?,
-                organization: row.get("organization_id")?,
-                project: row.get("project_id")?,
-                key: row.get("api_key_id")?,
-                owner: row.get("owner_id")?,
+                payer: read_payer(row)?,
+                key_number: row.get("key_number")?,
                 endpoint: Endpoint::parse(&endpoint).ok_or_else(|| Error::internal("an unknown endpoint"))?,
-                model: row.get("model")?,
+                model: Arc::from(model),
                 upstream: row.get("upstream_id")?,
-                price: None,
-                input_max: None,
-                output_max: None,
+                request: Request { price: None, size: Size::without_output(None), ceiling: None },
                 input_estimate: usage.input,
+                believable_max: u64::MAX,
+                clamp_to: None,
             },
             bound: row.get("bound")?,
             cost: Cost { input: row.get("input_cost")?, output: row.get("output_cost")?, ..Cost::default() },
@@ -59,12 +68,13 @@ pub async fn settle_open_holds(db: &Db, clock: &Clock) -> Result<usize> {
             .write(move |tx| {
                 Box::pin(async move {
                     let open = open_attempts(tx).await?;
-                    let mut ends = Vec::with_capacity(open.len());
-                    for open in open {
-                        let outcome = outcome(tx, &open).await?;
-                        ends.push((open.attempt, open.bound, outcome));
-                    }
-                    batch::recover(tx, &ends, now).await?;
+                    let limits = spend_limit::all(tx).await?;
+                    let end = |open: OpenAttempt| {
+                        let outcome = outcome(&limits, &open);
+                        (open.attempt, open.bound, outcome)
+                    };
+                    let ends: Vec<_> = open.into_iter().map(end).collect();
+                    batch::recover(tx, &limits, &ends, now).await?;
                     Ok(ends.len())
                 })
             })
@@ -77,21 +87,30 @@ pub async fn settle_open_holds(db: &Db, clock: &Clock) -> Result<usize> {
 }
 
 async fn open_attempts(tx: &mut Tx) -> Result<Vec<OpenAttempt>> {
-    tx.all("SELECT * FROM attempt WHERE state = 'held' ORDER BY id LIMIT $1", &params![AT_ONCE]).await
+    tx.all(
+        "SELECT a.*, k.organization_id, k.project_id, k.user_id, k.id AS api_key_id
+         FROM attempt a JOIN api_key k ON k.number = a.key_number
+         WHERE a.state = 'held' ORDER BY a.id LIMIT $1",
+        &params![AT_ONCE],
+    )
+    .await
 }
 
-async fn outcome(tx: &mut Tx, open: &OpenAttempt) -> Result<Outcome> {
-    let is_limited = spend_limit::read(tx, Scope::Project(open.attempt.project)).await?.is_some();
+fn outcome(limits: &Limits, open: &OpenAttempt) -> Outcome {
+    let is_limited = limits.path(&open.attempt.payer).iter().any(|limit| limit.mode == Mode::Enforce);
     let (usage, cost) = if is_limited {
         (open.usage, open.cost)
     } else {
         (TokenUsage { output: 0, ..open.usage }, Cost { output: Money::ZERO, ..open.cost })
     };
-    Ok(Outcome::Settled { source: UsageSource::Bound, usage, cost })
+    Outcome::Settled { source: UsageSource::Bound, usage, cost, flags: Flags::default(), reported: None }
 }
 
-/// The ids of attempts that no process has ended yet.
-pub async fn open_holds(tx: &mut Tx) -> Result<Vec<AttemptId>> {
-    let rows: Vec<Row> = tx.all("SELECT id FROM attempt WHERE state = 'held' ORDER BY id", &[]).await?;
-    rows.iter().map(|row| row.at(0)).collect()
+/// Who owns a key: a user or a service account.
+pub(crate) fn read_owner(row: &Row) -> Result<Principal> {
+    match (row.get("user_id")?, row.get("service_account_id")?) {
+        (Some(user), _) => Ok(Principal::User(user)),
+        (None, Some(account)) => Ok(Principal::ServiceAccount(account)),
+        (None, None) => Err(Error::internal("an API key without an owner")),
+    }
 }

@@ -1,12 +1,15 @@
 //! Attempts as people read them.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tollgate_core::{
     AttemptId, KeyId, Money, OrganizationId, Principal, ProjectId, Result, Timestamp, UpstreamId,
 };
 use tollgate_store::{FromRow, Row, Sql, ToValue, Tx, Value, params};
 
 use crate::attempt::State;
+use crate::recovery::read_owner;
+use crate::rollup::COST;
 
 /// One attempt, as `/tollgate/v1/requests` shows it. Money is in decimal US dollars of nine places.
 #[derive(Debug, Serialize)]
@@ -26,12 +29,22 @@ pub struct Request {
     pub endpoint: String,
     pub model: String,
     pub upstream: UpstreamId,
-    pub bound: Money,
-    /// Null while it is held, as are the tokens.
+    /// Null if nothing bounded it.
+    pub bound: Option<Money>,
+    /// With its adjustments; null while it is held, as are the tokens.
     pub cost: Option<Money>,
-    pub input_tokens: Option<u64>,
+    pub input_tokens: Option<i64>,
     pub cached_input_tokens: Option<u64>,
-    pub output_tokens: Option<u64>,
+    pub output_tokens: Option<i64>,
+    /// Of the output, what was made after the client had gone.
+    pub drained_output_tokens: Option<u64>,
+    /// The output of a choice that it was clamped to.
+    pub max_output_clamped: Option<u64>,
+    /// What is odd about its usage, and then the usage as the upstream reported it.
+    pub flags: Vec<String>,
+    pub reported_usage: Option<Box<RawValue>>,
+    /// By how much corrections and refunds have changed its cost.
+    pub adjusted: Money,
     pub created_at: Timestamp,
     pub resolved_at: Option<Timestamp>,
 }
@@ -40,6 +53,11 @@ impl FromRow for Request {
     fn from_row(row: &Row) -> Result<Self> {
         let state: String = row.get("state")?;
         let is_resolved = state != State::Held.as_str();
+        let flags: Option<String> = row.get("flags")?;
+        let reported: Option<String> = row.get("reported_usage")?;
+        let adjusted: Money = row.get("adjusted")?;
+        let cost = row.get::<Money>("cost")? + adjusted;
+        let count = |tokens: i64| is_resolved.then_some(tokens);
         let tokens = |column: &str| -> Result<Option<u64>> {
             Ok(if is_resolved { Some(row.get(column)?) } else { None })
         };
@@ -52,15 +70,20 @@ impl FromRow for Request {
             priced: row.get("is_priced")?,
             project_id: row.get("project_id")?,
             api_key_id: row.get("api_key_id")?,
-            user_id: row.get("owner_id")?,
+            user_id: read_owner(row)?,
             endpoint: row.get("endpoint")?,
             model: row.get("model")?,
             upstream: row.get("upstream_id")?,
             bound: row.get("bound")?,
-            cost: if is_resolved { Some(row.get("cost")?) } else { None },
-            input_tokens: tokens("input_tokens")?,
+            cost: is_resolved.then_some(cost),
+            input_tokens: count(row.get::<i64>("input_tokens")? + row.get::<i64>("adjusted_input")?),
             cached_input_tokens: tokens("cached_input_tokens")?,
-            output_tokens: tokens("output_tokens")?,
+            output_tokens: count(row.get::<i64>("output_tokens")? + row.get::<i64>("adjusted_output")?),
+            drained_output_tokens: tokens("drained_output_tokens")?,
+            max_output_clamped: row.get("clamped_to")?,
+            flags: flags.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
+            reported_usage: reported.and_then(|text| RawValue::from_string(text).ok()),
+            adjusted,
             created_at: row.get("created_at")?,
             resolved_at: row.get("resolved_at")?,
             state,
@@ -69,12 +92,29 @@ impl FromRow for Request {
 }
 
 /// Which attempts to list, newest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub after: Option<AttemptId>,
     pub project: Option<ProjectId>,
     pub key: Option<KeyId>,
     pub state: Option<State>,
+    /// Only those that were settled because their process had gone, or only the others.
+    pub is_recovered: Option<bool>,
+    /// Only those with something odd about their usage, or only the others.
+    pub is_flagged: Option<bool>,
+}
+
+fn select() -> Sql {
+    Sql::from(
+        "SELECT a.*, k.id AS api_key_id, k.project_id, k.user_id, k.service_account_id,
+            CAST(COALESCE((SELECT SUM(j.cost) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT) AS adjusted,
+            CAST(COALESCE((SELECT SUM(j.input_tokens) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT)
+                AS adjusted_input,
+            CAST(COALESCE((SELECT SUM(j.output_tokens) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT)
+                AS adjusted_output, ",
+    )
+    .push(COST)
+    .push(" AS cost FROM attempt a JOIN api_key k ON k.number = a.key_number WHERE k.organization_id = $1")
 }
 
 pub async fn list(
@@ -83,29 +123,82 @@ pub async fn list(
     filter: &Filter,
     limit: usize,
 ) -> Result<Vec<Request>> {
-    let mut sql = Sql::from("SELECT * FROM attempt WHERE organization_id = $1");
+    match filter.key {
+        Some(key) => of_keys(tx, organization, filter, limit, &[key]).await,
+        None => match filter.project {
+            // A project's attempts are those of its keys, each of which has them in order.
+            Some(project) => {
+                let keys = keys_of(tx, organization, project).await?;
+                of_keys(tx, organization, filter, limit, &keys).await
+            }
+            None => page(tx, organization, filter, limit, None).await,
+        },
+    }
+}
+
+async fn keys_of(tx: &mut Tx, organization: OrganizationId, project: ProjectId) -> Result<Vec<KeyId>> {
+    let rows: Vec<Row> = tx
+        .all(
+            "SELECT id FROM api_key WHERE project_id = $1 AND organization_id = $2",
+            &params![project, organization],
+        )
+        .await?;
+    rows.iter().map(|row| row.at(0)).collect()
+}
+
+/// The newest attempts of some keys: the newest of each, and of those the newest.
+async fn of_keys(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    filter: &Filter,
+    limit: usize,
+    keys: &[KeyId],
+) -> Result<Vec<Request>> {
+    let mut newest: Vec<Request> = Vec::new();
+    for key in keys {
+        newest.extend(page(tx, organization, filter, limit, Some(*key)).await?);
+        newest.sort_by_key(|request| std::cmp::Reverse(request.id));
+        newest.truncate(limit);
+    }
+    Ok(newest)
+}
+
+async fn page(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    filter: &Filter,
+    limit: usize,
+    key: Option<KeyId>,
+) -> Result<Vec<Request>> {
+    let mut sql = select();
     let mut values: Vec<Value> = params![organization].to_vec();
     let mut narrow = |sql: Sql, condition: &'static str, value: Value| {
         values.push(value);
         sql.push(condition).push_param(values.len())
     };
     if let Some(after) = filter.after {
-        sql = narrow(sql, " AND id < ", after.to_value());
+        sql = narrow(sql, " AND a.id < ", after.to_value());
+    }
+    if let Some(key) = key {
+        sql = narrow(sql, " AND a.key_number = (SELECT number FROM api_key WHERE id = ", key.to_value())
+            .push(")");
     }
     if let Some(project) = filter.project {
-        sql = narrow(sql, " AND project_id = ", project.to_value());
-    }
-    if let Some(key) = filter.key {
-        sql = narrow(sql, " AND api_key_id = ", key.to_value());
+        sql = narrow(sql, " AND k.project_id = ", project.to_value());
     }
     if let Some(state) = filter.state {
-        sql = narrow(sql, " AND state = ", state.as_str().to_value());
+        sql = narrow(sql, " AND a.state = ", state.as_str().to_value());
     }
-    sql = narrow(sql, " ORDER BY id DESC LIMIT ", limit.to_value());
+    if let Some(is_recovered) = filter.is_recovered {
+        sql = narrow(sql, " AND a.is_recovered = ", is_recovered.to_value());
+    }
+    if let Some(is_flagged) = filter.is_flagged {
+        sql = sql.push(if is_flagged { " AND a.flags IS NOT NULL" } else { " AND a.flags IS NULL" });
+    }
+    sql = narrow(sql, " ORDER BY a.id DESC LIMIT ", limit.to_value());
     tx.all(sql, &values).await
 }
 
 pub async fn find(tx: &mut Tx, organization: OrganizationId, id: AttemptId) -> Result<Option<Request>> {
-    tx.optional("SELECT * FROM attempt WHERE id = $1 AND organization_id = $2", &params![id, organization])
-        .await
+    tx.optional(select().push(" AND a.id = $2"), &params![organization, id]).await
 }

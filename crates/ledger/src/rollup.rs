@@ -1,102 +1,112 @@
 //! Sums of settled attempts by hour and by day, kept in the transaction that settles them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tollgate_core::price::{Cost, TokenUsage};
-use tollgate_core::{KeyId, OrganizationId, Principal, ProjectId, Result, Timestamp};
+use tollgate_core::{Money, Result, Timestamp, UpstreamId};
 use tollgate_store::{Tx, params};
 
-use crate::attempt::{Attempt, Endpoint};
+use crate::attempt::Endpoint;
 
 pub(crate) const HOUR: i64 = 3_600;
 pub(crate) const DAY: i64 = 86_400;
 
-#[derive(PartialEq, Eq, Hash)]
-struct RollupKey {
-    width: i64,
-    bucket_start: Timestamp,
-    organization: OrganizationId,
-    project: ProjectId,
-    key: KeyId,
-    owner: Principal,
-    endpoint: Endpoint,
-    model: String,
+/// All that was spent, of a row of `attempt` or, with its adjustments, of `usage_rollup`.
+pub(crate) const COST: &str =
+    "(input_cost + cached_input_cost + cache_write_cost + output_cost + drained_output_cost)";
+
+/// What is counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Line {
+    pub(crate) key_number: i64,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) model: Arc<str>,
+    pub(crate) upstream: UpstreamId,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    requests: u64,
-    usage: TokenUsage,
-    cost: Cost,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) requests: i64,
+    pub(crate) clamped: i64,
+    pub(crate) cost: Cost,
+    pub(crate) adjusted: Money,
+    pub(crate) input: i64,
+    pub(crate) cached_input: i64,
+    pub(crate) cache_write: i64,
+    pub(crate) output: i64,
+    pub(crate) drained_output: i64,
+}
+
+impl Sums {
+    pub(crate) fn of(usage: TokenUsage, cost: Cost, is_clamped: bool) -> Self {
+        let count = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+        Self {
+            requests: 1,
+            clamped: i64::from(is_clamped),
+            cost,
+            adjusted: Money::ZERO,
+            input: count(usage.input),
+            cached_input: count(usage.cached_input()),
+            cache_write: count(usage.cache_write()),
+            output: count(usage.output),
+            drained_output: count(usage.drained_output()),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.clamped += other.clamped;
+        self.cost.input += other.cost.input;
+        self.cost.cached_input += other.cost.cached_input;
+        self.cost.cache_write += other.cost.cache_write;
+        self.cost.output += other.cost.output;
+        self.cost.drained_output += other.cost.drained_output;
+        self.adjusted += other.adjusted;
+        self.input += other.input;
+        self.cached_input += other.cached_input;
+        self.cache_write += other.cache_write;
+        self.output += other.output;
+        self.drained_output += other.drained_output;
+    }
 }
 
 /// What a batch adds to the rollups, each row once.
-#[derive(Default)]
-pub(crate) struct Rollups(HashMap<RollupKey, Sums>);
+#[derive(Debug, Default)]
+pub(crate) struct Rollups(HashMap<(Line, i64, Timestamp), Sums>);
 
 impl Rollups {
-    pub(crate) fn add(&mut self, attempt: &Attempt, usage: TokenUsage, cost: Cost) {
+    /// Adds to the buckets of the moment when the attempt was admitted.
+    pub(crate) fn add(&mut self, line: &Line, at: Timestamp, sums: &Sums) {
         for width in [HOUR, DAY] {
-            let key = RollupKey {
-                width,
-                bucket_start: attempt.created_at().floor_to(width),
-                organization: attempt.organization,
-                project: attempt.project,
-                key: attempt.key,
-                owner: attempt.owner,
-                endpoint: attempt.endpoint,
-                model: attempt.model.clone(),
-            };
-            let sums = self.0.entry(key).or_default();
-            sums.requests += 1;
-            sums.usage.input = sums.usage.input.saturating_add(usage.input);
-            sums.usage.cached_input = sums.usage.cached_input.saturating_add(usage.cached_input());
-            sums.usage.cache_write = sums.usage.cache_write.saturating_add(usage.cache_write());
-            sums.usage.output = sums.usage.output.saturating_add(usage.output);
-            sums.cost.input += cost.input;
-            sums.cost.cached_input += cost.cached_input;
-            sums.cost.cache_write += cost.cache_write;
-            sums.cost.output += cost.output;
+            self.0.entry((line.clone(), width, at.floor_to(width))).or_default().add(sums);
         }
     }
 
     pub(crate) async fn write(self, tx: &mut Tx) -> Result<()> {
-        for (key, sums) in self.0 {
+        for ((line, width, bucket_start), sums) in self.0 {
             tx.execute(
-                "INSERT INTO usage_rollup (width, bucket_start, organization_id, project_id, api_key_id, owner_id,
-                    endpoint, model, requests, cost, input_cost, cached_input_cost, cache_write_cost, output_cost,
-                    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-                 ON CONFLICT (width, organization_id, bucket_start, project_id, api_key_id, owner_id, endpoint, model)
-                 DO UPDATE SET requests = usage_rollup.requests + excluded.requests,
-                    cost = usage_rollup.cost + excluded.cost,
-                    input_cost = usage_rollup.input_cost + excluded.input_cost,
-                    cached_input_cost = usage_rollup.cached_input_cost + excluded.cached_input_cost,
-                    cache_write_cost = usage_rollup.cache_write_cost + excluded.cache_write_cost,
-                    output_cost = usage_rollup.output_cost + excluded.output_cost,
-                    input_tokens = usage_rollup.input_tokens + excluded.input_tokens,
-                    cached_input_tokens = usage_rollup.cached_input_tokens + excluded.cached_input_tokens,
-                    cache_write_tokens = usage_rollup.cache_write_tokens + excluded.cache_write_tokens,
-                    output_tokens = usage_rollup.output_tokens + excluded.output_tokens",
+                UPSERT,
                 &params![
-                    key.width,
-                    key.bucket_start,
-                    key.organization,
-                    key.project,
-                    key.key,
-                    key.owner,
-                    key.endpoint.as_str(),
-                    key.model,
+                    line.key_number,
+                    width,
+                    bucket_start,
+                    line.endpoint.as_str(),
+                    line.model,
+                    line.upstream,
                     sums.requests,
-                    sums.cost.total(),
+                    sums.clamped,
                     sums.cost.input,
                     sums.cost.cached_input,
                     sums.cost.cache_write,
                     sums.cost.output,
-                    sums.usage.input,
-                    sums.usage.cached_input,
-                    sums.usage.cache_write,
-                    sums.usage.output,
+                    sums.cost.drained_output,
+                    sums.adjusted,
+                    sums.input,
+                    sums.cached_input,
+                    sums.cache_write,
+                    sums.output,
+                    sums.drained_output,
                 ],
             )
             .await?;
@@ -104,3 +114,22 @@ impl Rollups {
         Ok(())
     }
 }
+
+const UPSERT: &str = "INSERT INTO usage_rollup (key_number, width, bucket_start, endpoint, model, upstream_id, requests,
+        clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost,
+        adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, drained_output_tokens)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+     ON CONFLICT (key_number, width, bucket_start, endpoint, model, upstream_id)
+     DO UPDATE SET requests = usage_rollup.requests + excluded.requests,
+        clamped_requests = usage_rollup.clamped_requests + excluded.clamped_requests,
+        input_cost = usage_rollup.input_cost + excluded.input_cost,
+        cached_input_cost = usage_rollup.cached_input_cost + excluded.cached_input_cost,
+        cache_write_cost = usage_rollup.cache_write_cost + excluded.cache_write_cost,
+        output_cost = usage_rollup.output_cost + excluded.output_cost,
+        drained_output_cost = usage_rollup.drained_output_cost + excluded.drained_output_cost,
+        adjusted_cost = usage_rollup.adjusted_cost + excluded.adjusted_cost,
+        input_tokens = usage_rollup.input_tokens + excluded.input_tokens,
+        cached_input_tokens = usage_rollup.cached_input_tokens + excluded.cached_input_tokens,
+        cache_write_tokens = usage_rollup.cache_write_tokens + excluded.cache_write_tokens,
+        output_tokens = usage_rollup.output_tokens + excluded.output_tokens,
+        drained_output_tokens = usage_rollup.drained_output_tokens + excluded.drained_output_tokens";

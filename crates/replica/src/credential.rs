@@ -69,14 +69,17 @@ impl Refused {
         Error::new(Kind::Unauthenticated, message).code(code)
     }
 
-    /// A header that names an organization must name the key's own.
-    pub fn unless_organization(given: Option<&str>, key: &Key) -> Result<(), Error> {
-        must_match(given, &key.organization.to_string(), "Organization", "mismatched_organization")
+    /// A header that names an organization must name the key's own; several must all do.
+    pub fn unless_organization<'h>(given: impl Iterator<Item = &'h [u8]>, key: &Key) -> Result<(), Error> {
+        must_match(given, Some(&key.organization.to_string()), "Organization", "mismatched_organization")
     }
 
-    /// A header that names a project must name the key's own.
-    pub fn unless_project(given: Option<&str>, own: ProjectId) -> Result<(), Error> {
-        must_match(given, &own.to_string(), "Project", "mismatched_project")
+    /// A header that names a project must name the key's own. An admin key has none.
+    pub fn unless_project<'h>(
+        given: impl Iterator<Item = &'h [u8]>,
+        own: Option<ProjectId>,
+    ) -> Result<(), Error> {
+        must_match(given, own.map(|own| own.to_string()).as_deref(), "Project", "mismatched_project")
     }
 
     /// The answer to a request without any credential.
@@ -89,12 +92,16 @@ impl Refused {
     }
 }
 
-fn must_match(given: Option<&str>, own: &str, what: &str, code: &'static str) -> Result<(), Error> {
-    match given {
-        Some(given) if !given.is_empty() && given != own => {
-            let message = format!("OpenAI-{what} header should match {} for API key", what.to_lowercase());
-            Err(Error::new(Kind::Unauthenticated, message).code(code))
-        }
-        _ => Ok(()),
+fn must_match<'h>(
+    mut given: impl Iterator<Item = &'h [u8]>,
+    own: Option<&str>,
+    what: &str,
+    code: &'static str,
+) -> Result<(), Error> {
+    let is_other = |given: &[u8]| !given.is_empty() && own.is_some_and(|own| own.as_bytes() != given);
+    if given.any(is_other) {
+        let message = format!("OpenAI-{what} header should match {} for API key", what.to_lowercase());
+        return Err(Error::new(Kind::Unauthenticated, message).code(code));
     }
+    Ok(())
 }

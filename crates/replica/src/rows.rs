@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::permission::OrganizationRole;
+use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
+use tollgate_core::upstream::{OnClientGone, OutputLimitField};
 use tollgate_core::{Address, Error, OrganizationId, Principal, Result, Scopes, Timestamp, UpstreamId, seal};
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
-use crate::snapshot::{Catalog, Key, Model, Organization, Project, Upstream, User};
+use crate::snapshot::{Catalog, Key, Model, Organization, Project, SpendPolicy, Upstream, User};
 
 /// A secret's row: its locator, and the key if it still opens anything.
 pub(crate) struct SecretRow {
@@ -46,6 +48,7 @@ fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
     let last_used_at: Option<Timestamp> = row.get("last_used_at")?;
     Ok(Key {
         id: row.get("id")?,
+        number: row.get("number")?,
         locator,
         kind: KeyKind::parse(&kind).ok_or_else(|| Error::internal("an API key of an unknown kind"))?,
         organization: row.get("organization_id")?,
@@ -63,7 +66,7 @@ fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
 }
 
 const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
-        k.id, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
+        k.id, k.number, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
         k.last_used_at, k.is_active, k.revoked_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
@@ -89,13 +92,25 @@ impl FromRow for Project {
             organization: row.get("organization_id")?,
             name: row.get("name")?,
             is_archived: row.get::<Option<Timestamp>>("archived_at")?.is_some(),
+            spend_policy: read_spend_policy(row)?,
         })
     }
 }
 
+/// Reads the columns of a project that say what is done with a request that does not fit; NULL is the usual.
+pub fn read_spend_policy(row: &Row) -> Result<SpendPolicy> {
+    let usual = SpendPolicy::default();
+    let clamps = row.get::<Option<String>>("when_exceeded")?.as_deref() == Some("clamp");
+    let floor: Option<u64> = row.get("clamp_output_min")?;
+    Ok(SpendPolicy {
+        wait_millis: row.get::<Option<u64>>("budget_wait_ms")?.unwrap_or(usual.wait_millis),
+        clamp_to: clamps.then(|| floor.unwrap_or(SpendPolicy::CLAMP_TO_USUAL)),
+    })
+}
+
 /// One project, or all.
 pub(crate) async fn projects(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Project>> {
-    let sql = "SELECT id, organization_id, name, archived_at FROM project";
+    let sql = "SELECT id, organization_id, name, archived_at, when_exceeded, clamp_output_min, budget_wait_ms FROM project";
     one_or_all(tx, sql, " WHERE id = $1", only).await
 }
 
@@ -142,7 +157,7 @@ async fn one_or_all<T: FromRow>(
 /// Upstreams, models and what the operator says of them.
 pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
     let mut catalog = Catalog::default();
-    let rows: Vec<Row> = tx.all("SELECT id, name, base_url, credential FROM upstream", &[]).await?;
+    let rows: Vec<Row> = tx.all("SELECT * FROM upstream", &[]).await?;
     for row in &rows {
         let upstream = read_upstream(row, keyring)?;
         catalog.upstreams.insert(upstream.id, Arc::new(upstream));
@@ -151,6 +166,7 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
     for row in &rows {
         catalog.overrides.insert(row.get("model")?, read_override(row)?);
     }
+    let overruns = overruns(tx).await?;
     let offered: Vec<Row> = tx
         .all(
             "SELECT m.model, m.upstream_id, u.created_at FROM upstream_model m JOIN upstream u ON u.id = m.upstream_id
@@ -167,12 +183,20 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
         let model = models.entry(id.clone()).or_insert_with(|| {
             let known = embedded(&id);
             let facts = catalog.overrides.get(&id).map_or(known, |over| over.facts(known));
-            Model { id, upstreams: Vec::new(), facts, created_at }
+            let overrun = overruns.get(&id).copied().unwrap_or_default();
+            Model { id, upstreams: Vec::new(), facts, overrun, created_at }
         });
         model.upstreams.push(Arc::clone(upstream));
     }
     catalog.models = models.into_iter().map(|(id, model)| (id, Arc::new(model))).collect();
     Ok(catalog)
+}
+
+/// By how much answers of models have exceeded their bounds.
+async fn overruns(tx: &mut Tx) -> Result<HashMap<String, Overrun>> {
+    let rows: Vec<Row> = tx.all("SELECT model, input_ppm, output_ppm FROM bound_violation", &[]).await?;
+    let read = |row: &Row| Ok((row.at(0)?, Overrun { input_ppm: row.at(1)?, output_ppm: row.at(2)? }));
+    rows.iter().map(read).collect()
 }
 
 fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
@@ -186,7 +210,18 @@ fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
         Some(sealed) => Some(seal::open(keyring, &seal::upstream_binding(id, &address), &sealed)?),
         None => None,
     };
-    Ok(Upstream { id, name: row.get("name")?, address, credential })
+    let field: Option<String> = row.get("output_limit_field")?;
+    let gone: Option<String> = row.get("on_client_gone")?;
+    Ok(Upstream {
+        id,
+        name: row.get("name")?,
+        output_limit_field: field
+            .and_then(|word| OutputLimitField::parse(&word))
+            .unwrap_or_else(|| OutputLimitField::usual(&address)),
+        on_client_gone: gone.and_then(|word| OnClientGone::parse(&word)).unwrap_or(OnClientGone::Drain),
+        address,
+        credential,
+    })
 }
 
 /// Reads the columns of `model_override`.
@@ -198,6 +233,8 @@ pub fn read_override(row: &Row) -> Result<ModelOverride> {
         output_price: row.get("output_price")?,
         context_tokens: row.get("context_tokens")?,
         max_output_tokens: row.get("max_output_tokens")?,
+        image_tokens: row.get("image_tokens")?,
+        request_cost_max: row.get("request_cost_max")?,
     })
 }
 

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::permission::OrganizationRole;
+use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelFacts, ModelOverride};
 use tollgate_core::secret::Secret;
+use tollgate_core::upstream::{OnClientGone, OutputLimitField};
 use tollgate_core::{
     Address, KeyId, OrganizationId, Permission, Principal, ProjectId, Scopes, Timestamp, UpstreamId, UserId,
 };
@@ -18,6 +20,8 @@ use crate::sharded::Sharded;
 /// One secret of an API key, with all that is asked of the key.
 pub struct Key {
     pub id: KeyId,
+    /// Its short name in the books.
+    pub number: i64,
     pub locator: Locator,
     pub kind: KeyKind,
     pub organization: OrganizationId,
@@ -64,6 +68,27 @@ pub struct Project {
     pub organization: OrganizationId,
     pub name: String,
     pub is_archived: bool,
+    pub spend_policy: SpendPolicy,
+}
+
+/// What a project wants done with a request that does not fit its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpendPolicy {
+    /// How long it may wait for what requests in flight give back.
+    pub wait_millis: u64,
+    /// Less output will do then, but no choice with less than this; `None` to be refused.
+    pub clamp_to: Option<u64>,
+}
+
+impl SpendPolicy {
+    /// Less output than this is of no use to most.
+    pub const CLAMP_TO_USUAL: u64 = 256;
+}
+
+impl Default for SpendPolicy {
+    fn default() -> Self {
+        Self { wait_millis: 2_000, clamp_to: None }
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +120,8 @@ pub struct Upstream {
     /// What the paths of its API are appended to, such as `https://api.openai.com/v1`.
     pub address: Address,
     pub credential: Option<Secret>,
+    pub output_limit_field: OutputLimitField,
+    pub on_client_gone: OnClientGone,
 }
 
 /// A model that some upstream serves.
@@ -104,6 +131,8 @@ pub struct Model {
     /// Never empty.
     pub upstreams: Vec<Arc<Upstream>>,
     pub facts: ModelFacts,
+    /// By how much its answers have exceeded their bounds.
+    pub overrun: Overrun,
     /// When it was first offered here.
     pub created_at: Timestamp,
 }

@@ -16,11 +16,20 @@ pub enum Entity {
     ApiKey,
     Upstream,
     Model,
+    /// The spend limits of a scope. The ledger reads them, inside of its batches.
+    SpendLimit,
 }
 
 impl Entity {
-    const ALL: [Self; 6] =
-        [Self::Organization, Self::User, Self::Project, Self::ApiKey, Self::Upstream, Self::Model];
+    const ALL: [Self; 7] = [
+        Self::Organization,
+        Self::User,
+        Self::Project,
+        Self::ApiKey,
+        Self::Upstream,
+        Self::Model,
+        Self::SpendLimit,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -30,6 +39,7 @@ impl Entity {
             Self::ApiKey => "api_key",
             Self::Upstream => "upstream",
             Self::Model => "model",
+            Self::SpendLimit => "spend_limit",
         }
     }
 }
@@ -76,6 +86,17 @@ impl Tx {
     pub async fn last_change(&mut self) -> Result<i64> {
         let row: Row = self.one("SELECT COALESCE(MAX(seq), 0) AS seq FROM change_log", &[]).await?;
         row.get("seq")
+    }
+
+    /// The ids of one kind of entity that changed after `seq`.
+    pub async fn changed_after(&mut self, seq: i64, entity: Entity) -> Result<Vec<String>> {
+        let rows: Vec<Row> = self
+            .all(
+                "SELECT DISTINCT entity_id FROM change_log WHERE seq > $1 AND entity = $2",
+                &params![seq, entity.as_str()],
+            )
+            .await?;
+        rows.iter().map(|row| row.at(0)).collect()
     }
 
     /// The changes after `seq`, oldest first, at most `limit`.

@@ -96,14 +96,19 @@ impl DataDir {
     /// Puts a backup in the place of a database. The directory must not have one yet.
     pub fn restore(&self, backup: &Path) -> Result<()> {
         let target = self.database();
-        if target.exists() {
-            return Err(Error::bad_request(format!(
-                "{} exists already. Restore into an empty directory, so that nothing is overwritten.",
-                target.display()
-            )));
+        // A log left behind by another database would be read as this one's.
+        for part in ["", "-wal", "-shm", "-journal"] {
+            let path = self.0.join(format!("tollgate.db{part}"));
+            if path.exists() {
+                return Err(Error::bad_request(format!(
+                    "{} exists already. Restore into an empty directory, so that nothing is overwritten.",
+                    path.display()
+                )));
+            }
         }
         check(backup)?;
         self.create()?;
+        let _lock = self.lock()?;
         let copying = self.0.join("tollgate.db.restoring");
         let failed = |error| cannot("copy to", &copying, error);
         let mut source = File::open(backup).map_err(|error| cannot("read", backup, error))?;

@@ -1,7 +1,8 @@
-//! The embedded database: one thread that writes, a few that read, each with its own connection.
+//! The embedded database: one thread that writes, one that syncs, a few that read.
 //!
 //! A unit of work is handed to a thread as a closure and runs there from BEGIN to COMMIT, so a request task that is
-//! cancelled leaves no transaction half done.
+//! cancelled leaves no transaction half done. A commit is written to the operating system and survives the process; the
+//! syncing thread brings it to the disk, and only then is the work's caller answered. Meanwhile the writing thread goes on.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{oneshot, watch};
 use tollgate_core::{Error, Result};
 
+use crate::sync::{Commit, Syncer};
 use crate::tx::{Session, Tx, from_driver};
 
 /// The future of a unit of work.
@@ -28,6 +30,7 @@ pub type OwnedWork<T> = Pin<Box<dyn Future<Output = (Tx, Result<T>)> + Send>>;
 
 type Job = Box<dyn FnOnce(Session) -> Option<Session> + Send>;
 
+const SYNCING: &str = "db-sync";
 const READERS: usize = 4;
 /// Jobs that may wait for a thread. Beyond it callers are told to come back, rather than queued without end.
 const QUEUE_MAX: usize = 4096;
@@ -50,6 +53,7 @@ struct Inner {
     path: PathBuf,
     writer: Lane,
     readers: Lane,
+    syncer: Arc<Syncer>,
     changed: watch::Sender<i64>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
@@ -75,14 +79,14 @@ impl Db {
             READERS,
             &mut threads,
         )?;
+        let syncer = Arc::new(Syncer::of(path));
+        if !options.read_only {
+            let working = Arc::clone(&syncer);
+            threads.push(spawn(SYNCING, move || working.work())?);
+        }
         let changed = watch::Sender::new(0);
-        Ok(Self(Arc::new(Inner {
-            path: path.to_owned(),
-            writer,
-            readers,
-            changed,
-            threads: Mutex::new(threads),
-        })))
+        let threads = Mutex::new(threads);
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers, syncer, changed, threads })))
     }
 
     pub fn path(&self) -> &Path {
@@ -112,7 +116,10 @@ impl Db {
         work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, receiver) = oneshot::channel();
-        self.0.readers.submit(true, transaction("BEGIN", work, |_| (), answer))?;
+        let finish = move |result, _| {
+            let _ = answer.send(result);
+        };
+        self.0.readers.submit(true, transaction("BEGIN", work, finish))?;
         receiver.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -122,18 +129,39 @@ impl Db {
         work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, receiver) = oneshot::channel();
-        self.0.writer.submit(true, self.writing(work, answer))?;
+        let syncer = Arc::clone(&self.0.syncer);
+        // Whoever asked may have gone; what was done stays done.
+        let after = move |result: Result<T>, _| match result {
+            Ok(value) => syncer.after_sync(move || {
+                let _ = answer.send(Ok(value));
+            }),
+            Err(error) => {
+                let _ = answer.send(Err(error));
+            }
+        };
+        self.0.writer.submit(true, self.writing(work, after))?;
         receiver.await.unwrap_or_else(|_| Err(lost()))
     }
 
     /// Like [`Db::write`] without waiting for the end, and never refused for the length of the queue. The result is
-    /// seen by `work` alone, which must not mind whether its transaction commits; `after` learns that.
+    /// seen by `work` alone, which must not mind whether its transaction commits; `after` learns that, and runs as
+    /// soon as the commit is written to the operating system. See [`Db::after_sync`] for the disk.
     pub fn write_later<T: Send + 'static>(
         &self,
         work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
-        after: impl FnOnce(Result<T>) + Send + 'static,
+        after: impl FnOnce(Result<T>, Commit) + Send + 'static,
     ) -> Result<()> {
         self.0.writer.submit(false, self.writing(owning(work), after))
+    }
+
+    /// Runs `then` when all that was committed up to now is on disk.
+    pub fn after_sync(&self, then: impl FnOnce() + Send + 'static) {
+        self.0.syncer.after_sync(then);
+    }
+
+    /// Returns when a commit is on disk.
+    pub async fn synced(&self, commit: Commit) {
+        self.0.syncer.synced(commit).await;
     }
 
     /// Runs `work` on the connection of a reading thread, outside of any transaction.
@@ -163,13 +191,16 @@ impl Db {
     fn writing<T: Send + 'static>(
         &self,
         work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
-        answer: impl Answer<T>,
+        after: impl FnOnce(Result<T>, Commit) + Send + 'static,
     ) -> Job {
-        let changed = self.0.changed.clone();
-        let announce = move |seq| {
-            changed.send_replace(seq);
-        };
-        transaction("BEGIN IMMEDIATE", work, announce, answer)
+        let (changed, syncer) = (self.0.changed.clone(), Arc::clone(&self.0.syncer));
+        transaction("BEGIN IMMEDIATE", work, move |result, changed_to| {
+            let commit = syncer.committed();
+            if let (Ok(_), Some(seq)) = (&result, changed_to) {
+                changed.send_replace(seq);
+            }
+            after(result, commit);
+        })
     }
 }
 
@@ -178,12 +209,18 @@ impl Inner {
         for lane in [&self.writer, &self.readers] {
             lane.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A job may hold the last handle, and so close the database from a thread of its own.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
-            }
+        let mut threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // The syncing thread was started last, and ends last: others may still have given it something to do.
+        let syncing = threads.iter().position(|thread| thread.thread().name() == Some(SYNCING));
+        let syncing = syncing.map(|at| threads.remove(at));
+        // A job may hold the last handle, and so close the database from a thread of its own.
+        let is_other = |thread: &thread::JoinHandle<()>| thread.thread().id() != thread::current().id();
+        for thread in threads.into_iter().filter(is_other) {
+            let _ = thread.join();
+        }
+        self.syncer.close();
+        if let Some(thread) = syncing.filter(is_other) {
+            let _ = thread.join();
         }
     }
 }
@@ -191,24 +228,6 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Who learns the result of a unit of work.
-trait Answer<T>: Send + 'static {
-    fn answer(self, result: Result<T>);
-}
-
-impl<T: Send + 'static> Answer<T> for oneshot::Sender<Result<T>> {
-    fn answer(self, result: Result<T>) {
-        // Whoever asked may have gone; what was done stays done.
-        let _ = self.send(result);
-    }
-}
-
-impl<T, F: FnOnce(Result<T>) + Send + 'static> Answer<T> for F {
-    fn answer(self, result: Result<T>) {
-        self(result);
     }
 }
 
@@ -223,35 +242,32 @@ fn owning<T: Send + 'static>(
     }
 }
 
+/// A transaction from BEGIN to COMMIT, or ROLLBACK; `finish` learns the result and the last change it logged.
 fn transaction<T: Send + 'static>(
     begin: &'static str,
     work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
-    announce: impl FnOnce(i64) + Send + 'static,
-    answer: impl Answer<T>,
+    finish: impl FnOnce(Result<T>, Option<i64>) + Send + 'static,
 ) -> Job {
     Box::new(move |session| {
         if let Err(error) = session.control(begin) {
-            answer.answer(Err(error));
+            finish(Err(error), None);
             return Some(session);
         }
-        let (tx, result) = finish(work(Tx::new(session)));
+        let (tx, result) = finish_work(work(Tx::new(session)));
         let Tx { session, changed_to } = tx;
         let result = result.and_then(|value| session.control("COMMIT").map(|()| value));
         let mut usable = true;
         if result.is_err() && !session.connection.is_autocommit() {
             usable = session.control("ROLLBACK").is_ok();
         }
-        if let (Ok(_), Some(seq)) = (&result, changed_to) {
-            announce(seq);
-        }
-        answer.answer(result);
+        finish(result, changed_to);
         usable.then_some(session)
     })
 }
 
 /// Drives a unit of work to its end. On this engine its statements answer at once, so one poll is enough; anything
 /// else it might await would stop every other writer, and is a fault in the program.
-fn finish<T>(mut work: OwnedWork<T>) -> (Tx, Result<T>) {
+fn finish_work<T>(mut work: OwnedWork<T>) -> (Tx, Result<T>) {
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => result,
         Poll::Pending => panic!("a transaction awaited something other than its own statements"),
@@ -273,10 +289,7 @@ impl Lane {
             let session = open_session(path, options)?;
             let (receiver, waiting, path) = (Arc::clone(&receiver), Arc::clone(&waiting), path.to_owned());
             let work = move || work_off(session, &receiver, &waiting, &path, options);
-            let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
-            threads.push(
-                thread.map_err(|error| Error::internal("a database thread does not start").source(error))?,
-            );
+            threads.push(spawn(name, work)?);
         }
         Ok(Self { jobs: Mutex::new(Some(jobs)), waiting })
     }
@@ -292,6 +305,11 @@ impl Lane {
             _ => Err(Error::unavailable("shutting_down", "The server is shutting down.")),
         }
     }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|error| Error::internal("a database thread does not start").source(error))
 }
 
 fn work_off(
@@ -330,7 +348,8 @@ fn open_session(path: &Path, options: Options) -> Result<Session> {
     if !options.read_only {
         connection
             .execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;",
+                // NORMAL syncs what a checkpoint needs; the syncing thread brings each commit to the disk.
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 67108864;",
             )
             .map_err(from_driver)?;
     }

@@ -4,20 +4,24 @@
 //! parameters and only what SQLite and PostgreSQL have in common; [`Tx`] runs it. A transaction is one future that
 //! awaits nothing but its own statements.
 
+mod ballast;
 mod change;
 mod data_dir;
 mod db;
 mod migrate;
 mod row;
 mod sql;
+mod sync;
 mod tx;
 mod value;
 
+pub use ballast::Ballast;
 pub use change::{Change, Entity};
 pub use data_dir::{DataDir, Lock};
 pub use db::{Db, Options, OwnedWork, Work};
 pub use migrate::{MIGRATIONS, Migrated, Migration};
 pub use row::{FromRow, Row};
 pub use sql::Sql;
+pub use sync::Commit;
 pub use tx::Tx;
 pub use value::{FromValue, ToValue, Value};

@@ -16,8 +16,10 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, sql: include_str!("../../../migrations/0001_initial.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, sql: include_str!("../../../migrations/0001_initial.sql") },
+    Migration { version: 2, sql: include_str!("../../../migrations/0002_the_cap.sql") },
+];
 
 /// What bringing a database up to date meant.
 #[derive(Debug, PartialEq, Eq)]

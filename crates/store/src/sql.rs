@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::value::Value;
+
 /// A statement with `$n` parameters.
 #[derive(Clone, Debug)]
 pub struct Sql(Cow<'static, str>);
@@ -19,10 +21,17 @@ impl Sql {
         self
     }
 
-    /// Appends `($first, $first+1, ...)` for a list of `count` values; for none a list that nothing is in.
+    /// Appends `($n, $n+1, ...)` for a list, and its values to those of the statement; for none a list that nothing is
+    /// in. The last value is repeated up to a power of two, so that lists of all lengths make few texts to prepare.
     #[must_use]
-    pub fn push_list(mut self, first: usize, count: usize) -> Self {
-        let list: Vec<String> = (first..first + count).map(|number| format!("${number}")).collect();
+    pub fn push_list(mut self, values: &mut Vec<Value>, list: impl IntoIterator<Item = Value>) -> Self {
+        let first = values.len();
+        values.extend(list);
+        let count = values.len() - first;
+        if let Some(last) = values.last().filter(|_| count > 0).cloned() {
+            values.resize(first + count.next_power_of_two(), last);
+        }
+        let list: Vec<String> = (first + 1..=values.len()).map(|number| format!("${number}")).collect();
         let text = self.0.to_mut();
         text.push('(');
         text.push_str(if list.is_empty() { "NULL" } else { "" });
@@ -67,8 +76,12 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_nothing_matches_nothing() {
-        assert_eq!(Sql::from("x IN ").push_list(3, 2).text(), "x IN ($3, $4)");
-        assert_eq!(Sql::from("x IN ").push_list(3, 0).text(), "x IN (NULL)");
+    fn a_list_of_nothing_matches_nothing_and_others_are_padded() {
+        let mut values = vec![Value::Int(1), Value::Int(2)];
+        let none = Sql::from("x IN ").push_list(&mut values, []);
+        assert_eq!((none.text(), values.len()), ("x IN (NULL)", 2));
+        let three = Sql::from("x IN ").push_list(&mut values, (7..10).map(Value::Int));
+        assert_eq!(three.text(), "x IN ($3, $4, $5, $6)");
+        assert_eq!(values[4..], [Value::Int(9), Value::Int(9)]);
     }
 }

@@ -90,6 +90,11 @@ impl ToValue for String {
         Value::Text(self.clone())
     }
 }
+impl ToValue for std::sync::Arc<str> {
+    fn to_value(&self) -> Value {
+        Value::Text(self.as_ref().to_owned())
+    }
+}
 impl FromValue for String {
     fn from_value(value: &Value) -> Option<Self> {
         match value {

@@ -9,10 +9,12 @@ use clap::Args;
 use serde::Deserialize;
 use tollgate_admin::TrustedProxies;
 use tollgate_core::{Address, Error, Result};
+use tollgate_ledger::Durability;
 
 const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const DRAIN_SECONDS_USUAL: u64 = 30;
 const FREE_MEBIBYTES_USUAL: u64 = 64;
+const BALLAST_MEBIBYTES_USUAL: u64 = 64;
 const UPSTREAM_TIMEOUT_SECONDS_USUAL: u64 = 600;
 const OWNER_EMAIL_USUAL: &str = "owner@localhost";
 
@@ -49,7 +51,7 @@ pub struct ServeOptions {
     #[serde(default)]
     pub trusted_proxies: Vec<String>,
     /// Allow plain HTTP on an address other machines can reach
-    #[arg(long, env = "TOLLGATE_INSECURE_HTTP")]
+    #[arg(long, env = "TOLLGATE_INSECURE_HTTP", value_parser = clap::builder::BoolishValueParser::new())]
     #[serde(default)]
     pub insecure_http: bool,
     /// Seconds that requests in flight have to end after SIGTERM [default: 30]
@@ -61,6 +63,13 @@ pub struct ServeOptions {
     /// Free disk space below which no new request is admitted [default: 64]
     #[arg(long, env = "TOLLGATE_FREE_MEBIBYTES_MIN", value_name = "MIB")]
     pub free_mebibytes_min: Option<u64>,
+    /// Disk space put aside, for the end of requests in flight when the disk is full [default: 64]
+    #[arg(long, env = "TOLLGATE_BALLAST_MEBIBYTES", value_name = "MIB")]
+    pub ballast_mebibytes: Option<u64>,
+    /// When a hold counts as taken: on disk (strict), or written while the disk catches up (overlap); auto is strict where
+    /// a hard limit applies [default: auto]
+    #[arg(long, env = "TOLLGATE_DURABILITY", value_name = "MODE")]
+    pub durability: Option<String>,
     /// Seconds an upstream has to begin its answer [default: 600]
     #[arg(long, env = "TOLLGATE_UPSTREAM_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub upstream_timeout_seconds: Option<u64>,
@@ -94,6 +103,8 @@ pub struct Config {
     pub drain: Duration,
     pub workers: usize,
     pub free_bytes_min: u64,
+    pub ballast_bytes: u64,
+    pub durability: Durability,
     pub upstream_timeout: Duration,
 }
 
@@ -127,6 +138,7 @@ impl ServeOptions {
                  --tls-key, or --public-url https://... if a proxy in front does TLS, or --insecure-http to accept it."
             )));
         }
+        let mebibytes = |given: Option<u64>, usual: u64| given.unwrap_or(usual).saturating_mul(1024 * 1024);
         Ok(Config {
             data,
             listen,
@@ -138,10 +150,9 @@ impl ServeOptions {
             trusted_proxies: TrustedProxies::parse(&options.trusted_proxies)?,
             drain: Duration::from_secs(options.drain_seconds.unwrap_or(DRAIN_SECONDS_USUAL)),
             workers: options.workers.unwrap_or_else(processors).max(1),
-            free_bytes_min: options
-                .free_mebibytes_min
-                .unwrap_or(FREE_MEBIBYTES_USUAL)
-                .saturating_mul(1024 * 1024),
+            free_bytes_min: mebibytes(options.free_mebibytes_min, FREE_MEBIBYTES_USUAL),
+            ballast_bytes: mebibytes(options.ballast_mebibytes, BALLAST_MEBIBYTES_USUAL),
+            durability: options.durability.as_deref().map_or(Ok(Durability::Auto), read_durability)?,
             upstream_timeout: Duration::from_secs(
                 options.upstream_timeout_seconds.unwrap_or(UPSTREAM_TIMEOUT_SECONDS_USUAL).max(1),
             ),
@@ -168,6 +179,8 @@ impl ServeOptions {
             drain_seconds: self.drain_seconds.or(file.drain_seconds),
             workers: self.workers.or(file.workers),
             free_mebibytes_min: self.free_mebibytes_min.or(file.free_mebibytes_min),
+            ballast_mebibytes: self.ballast_mebibytes.or(file.ballast_mebibytes),
+            durability: self.durability.or(file.durability),
             upstream_timeout_seconds: self.upstream_timeout_seconds.or(file.upstream_timeout_seconds),
             database: self.database.or(file.database),
             valkey: self.valkey.or(file.valkey),
@@ -199,8 +212,24 @@ fn read_file(path: &Path) -> Result<ServeOptions> {
 }
 
 fn read_public_url(url: &str) -> Result<Address> {
-    Address::parse(url)
-        .map_err(|why| Error::bad_request(format!("--public-url `{url}` cannot be used: {why}.")))
+    let mut address = Address::parse(url)
+        .map_err(|why| Error::bad_request(format!("--public-url `{url}` cannot be used: {why}.")))?;
+    // It is the server's address; the API's begins below it.
+    if let Some(path) = address.path.strip_suffix("/v1") {
+        address.path = path.to_owned();
+    }
+    Ok(address)
+}
+
+fn read_durability(word: &str) -> Result<Durability> {
+    match word {
+        "auto" => Ok(Durability::Auto),
+        "strict" => Ok(Durability::Strict),
+        "overlap" => Ok(Durability::Overlap),
+        _ => Err(Error::bad_request(format!(
+            "--durability `{word}` is none of `auto`, `strict` and `overlap`."
+        ))),
+    }
 }
 
 fn processors() -> usize {

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use tollgate::api::client::Client;
 use tollgate::api::commands::{Failure, Session};
+use tollgate::api::complain_of_usage;
 use tollgate::cli::{ApiOptions, Cli, Command};
 use tollgate::command::{dev, maintenance, serve, simulate};
-use tollgate_core::{Address, Error};
+use tollgate_core::secret::Secret;
+use tollgate_core::{Address, Error, Kind};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -41,7 +43,10 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> u8 {
     match cli.command {
         Command::Serve(options) => done(serve::serve(*options).await),
-        Command::Dev(options) => done(dev::dev(options).await),
+        Command::Dev(mut options) => {
+            options.openai_key = from_environment("OPENAI_API_KEY");
+            done(dev::dev(options).await)
+        }
         Command::Simulate(options) => done(simulate::simulate(options).await),
         Command::Fsck(options) => match maintenance::fsck(&options).await {
             Ok(true) => 0,
@@ -60,7 +65,7 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
     let session = match session(options) {
         Ok(session) => session,
         Err(message) => {
-            complain(&message);
+            complain_of_usage(options.output, &message);
             return WRONG_USAGE;
         }
     };
@@ -78,24 +83,28 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
     match result {
         Ok(()) => 0,
         Err(Failure::Usage(message)) => {
-            complain(&message);
+            complain_of_usage(options.output, &message);
             WRONG_USAGE
         }
         Err(Failure::Call(error)) => session.failed(&error),
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the key has no flag that clap could read it for")]
+/// A secret of the environment, where one is that is not empty.
+#[expect(clippy::disallowed_methods, reason = "a secret has no flag that clap could read it for")]
+fn from_environment(name: &str) -> Option<Secret> {
+    let text = std::env::var(name).ok()?;
+    (!text.trim().is_empty()).then(|| Secret::new(text.trim()))
+}
+
 fn session(options: &ApiOptions) -> Result<Session, String> {
     let url = options.url.as_deref().unwrap_or(URL_USUAL);
     let address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
-    let from_environment = |name: &str| std::env::var(name).ok().filter(|key| !key.trim().is_empty());
     let key = match &options.admin_key_file {
         Some(file) => tollgate::api::read_secret(file)?,
         None => from_environment("TOLLGATE_ADMIN_KEY")
             // An OpenAI key goes only to a server that was named.
             .or_else(|| options.url.as_ref().and_then(|_| from_environment("OPENAI_ADMIN_KEY")))
-            .map(|key| tollgate_core::secret::Secret::new(key.trim()))
             .ok_or("There is no admin key: set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE.")?,
     };
     if !address.is_tls && !address.is_loopback() {
@@ -108,7 +117,11 @@ fn done(result: Result<(), Error>) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            complain(&error.message);
+            // Whoever is at the machine may see the cause, which an answer over HTTP keeps to the log.
+            match (error.kind, &error.source) {
+                (Kind::Internal, Some(cause)) => complain(&cause.to_string()),
+                _ => complain(&error.message),
+            }
             FAILED
         }
     }

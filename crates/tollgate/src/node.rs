@@ -42,7 +42,7 @@ struct BootstrapFile<'a> {
 pub struct Node {
     /// Where it listens, which is not always what was asked for: port 0 takes a free one.
     pub address: SocketAddr,
-    /// `http://127.0.0.1:8080`, or the public URL if one was given.
+    /// Where somebody on this machine reaches it, such as `http://127.0.0.1:8080`.
     pub url: String,
     db: Db,
     ledger: Ledger,
@@ -68,10 +68,7 @@ impl Node {
         };
         let listener = listener::bind(config.listen)?;
         let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
-        let url = match &config.public_url {
-            Some(url) => url.to_string(),
-            None => listener::url(address, tls.is_some()),
-        };
+        let url = listener::url(address, tls.is_some());
         let db = open(&directory, &clock).await?;
         let keyring = keyring(&db, &directory, config.secrets.as_deref()).await?;
         bootstrap(&db, &clock, &keyring, config, &url).await?;
@@ -83,7 +80,11 @@ impl Node {
             );
         }
         let replica = Replica::load(db.clone(), Arc::clone(&keyring), clock.clone()).await?;
-        let options = tollgate_ledger::Options { free_bytes_min: config.free_bytes_min };
+        let options = tollgate_ledger::Options {
+            durability: config.durability,
+            free_bytes_min: config.free_bytes_min,
+            ballast_bytes: config.ballast_bytes,
+        };
         let ledger = Ledger::new(db.clone(), directory, clock.clone(), options);
         let mut node = Self {
             address,
@@ -266,7 +267,8 @@ async fn bootstrap(db: &Db, clock: &Clock, keyring: &Arc<Keyring>, config: &Conf
         )));
     }
     let (clock, keyring) = (clock.clone(), Arc::clone(keyring));
-    let (email, base_url, path) = (config.owner_email.clone(), format!("{url}/v1"), file.clone());
+    let public = config.public_url.as_ref().map_or_else(|| url.to_owned(), ToString::to_string);
+    let (email, base_url, path) = (config.owner_email.clone(), format!("{public}/v1"), file.clone());
     let installed = db
         .write(move |tx| {
             Box::pin(async move {

@@ -32,11 +32,13 @@ struct Version {
 /// Reads the file; makes it if it is not there and this is the first start.
 pub(crate) fn load(path: &Path, is_first_start: bool) -> Result<Keyring> {
     match fs::metadata(path) {
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => Err(Error::bad_request(format!(
-            "The secrets file {} can be read by others (mode {:o}). Make it readable by its owner only: chmod 600.",
-            path.display(),
-            metadata.mode() & 0o777
-        ))),
+        Ok(metadata) if metadata.mode() & 0o077 != 0 && !is_credential(path, &metadata) => {
+            Err(Error::bad_request(format!(
+                "The secrets file {} can be read by others (mode {:o}). Make it readable by its owner only: chmod 600.",
+                path.display(),
+                metadata.mode() & 0o777
+            )))
+        }
         Ok(_) => read(path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_first_start => {
             let keyring = Keyring {
@@ -53,6 +55,15 @@ pub(crate) fn load(path: &Path, is_first_start: bool) -> Result<Keyring> {
         ))),
         Err(error) => Err(cannot("read", path, &error)),
     }
+}
+
+/// Whether systemd handed the file to this service. To a service without privileges it grants it by an access list,
+/// whose mask stands where the group's permission would, so that the mode is 0440 and still nobody else can read it.
+#[expect(clippy::disallowed_methods, reason = "systemd says where credentials are by the environment alone")]
+fn is_credential(path: &Path, metadata: &fs::Metadata) -> bool {
+    let directory = std::env::var("CREDENTIALS_DIRECTORY").unwrap_or_default();
+    let is_inside = !directory.is_empty() && path.parent() == Some(Path::new(&directory));
+    is_inside && matches!(metadata.mode() & 0o777, 0o400 | 0o440 | 0o600 | 0o640)
 }
 
 fn read(path: &Path) -> Result<Keyring> {
@@ -104,10 +115,11 @@ fn write(path: &Path, keyring: &Keyring) -> Result<()> {
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let directory = path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
+    // A name nobody can guess, and never a file that is there: it could be somebody's who reads along.
+    let random = tollgate_core::secret::random_u64();
+    let temporary = directory.join(format!(".{name}.{random:016x}.tmp"));
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;

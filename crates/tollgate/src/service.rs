@@ -21,6 +21,15 @@ pub(crate) struct Worker {
 const API_VERSION: &str = "2020-10-01";
 
 impl Service for Worker {
+    fn headers_of_refusal(&self) -> Vec<(&'static str, String)> {
+        let id: AttemptId = self.clock.next_id();
+        vec![
+            ("x-request-id", id.to_string()),
+            ("openai-version", API_VERSION.to_owned()),
+            ("openai-processing-ms", "0".to_owned()),
+        ]
+    }
+
     async fn call(&self, exchange: &mut Exchange) {
         let id: AttemptId = self.clock.next_id();
         exchange.set_header("x-request-id", id.to_string());

@@ -93,22 +93,30 @@ impl Dialer {
 
 /// Addresses that only ever lead to the inside of a cloud or nowhere.
 fn is_forbidden(ip: IpAddr) -> bool {
-    /// Metadata services outside of the link-local range: Alibaba's, and Amazon's over IPv6.
-    const METADATA_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
-    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    /// Metadata services outside of the link-local range: Alibaba's, Azure's and Oracle's; over IPv6 Amazon's and
+    /// Google's.
+    const METADATA_V4: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+    const METADATA_V6: [Ipv6Addr; 2] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    ];
     match ip {
         IpAddr::V4(ip) => {
             ip.is_link_local()
                 || ip.is_unspecified()
                 || ip.is_multicast()
                 || ip.is_broadcast()
-                || ip == METADATA_V4
+                || METADATA_V4.contains(&ip)
                 || ip.octets()[0] == 0
         }
         IpAddr::V6(ip) => match embedded_v4(ip) {
             Some(inner) => is_forbidden(IpAddr::V4(inner)),
             None => {
-                ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast() || ip == METADATA_V6
+                ip.is_unicast_link_local()
+                    || ip.is_unspecified()
+                    || ip.is_multicast()
+                    || METADATA_V6.contains(&ip)
             }
         },
     }
@@ -143,6 +151,9 @@ mod tests {
             "::",
             "ff02::1",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "168.63.129.16",
+            "192.0.0.192",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",

@@ -154,6 +154,20 @@ impl Exchange {
         }
     }
 
+    /// Returns when the peer has closed its side, and not before. What it sends meanwhile is kept for the next request.
+    pub async fn gone(&mut self) {
+        const KEPT_MAX: usize = 64 * 1024;
+        while self.connection.buffer.len() < KEPT_MAX {
+            self.connection.buffer.reserve(READ_SIZE);
+            match self.connection.stream.read_buf(&mut self.connection.buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        // So much was sent ahead that the peer is certainly there.
+        std::future::pending::<()>().await;
+    }
+
     /// Whether an answer has begun, so that no other can be given.
     pub fn has_begun(&self) -> bool {
         self.state != Answer::NotBegun

@@ -10,18 +10,26 @@ use crate::dial::Dialer;
 const TIME_MAX: Duration = Duration::from_secs(20);
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The ids at `{address}/models`; the error says why not.
+/// What a server says of its models.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    pub models: Vec<String>,
+    /// Whom it names as the owner of all of them; empty if it names several.
+    pub owner: String,
+}
+
+/// What is at `{address}/models`; the error says why nothing is.
 pub async fn list_models(
     dialer: &Dialer,
     address: &Address,
     credential: Option<&Secret>,
-) -> Result<Vec<String>, String> {
+) -> Result<Listed, String> {
     tokio::time::timeout(TIME_MAX, ask(dialer, address, credential))
         .await
         .unwrap_or(Err("it took too long".to_owned()))
 }
 
-async fn ask(dialer: &Dialer, address: &Address, credential: Option<&Secret>) -> Result<Vec<String>, String> {
+async fn ask(dialer: &Dialer, address: &Address, credential: Option<&Secret>) -> Result<Listed, String> {
     let connection = dialer.dial(address).await.map_err(|error| error.to_string())?;
     let authorization =
         credential.map_or(String::new(), |secret| format!("authorization: Bearer {}\r\n", secret.reveal()));
@@ -43,5 +51,11 @@ async fn ask(dialer: &Dialer, address: &Address, credential: Option<&Secret>) ->
     let list: serde_json::Value =
         serde_json::from_slice(&body).map_err(|_| "its answer is not JSON".to_owned())?;
     let models = list["data"].as_array().ok_or("its answer is not a list of models")?;
-    Ok(models.iter().filter_map(|model| model["id"].as_str().map(str::to_owned)).collect())
+    let texts = |name: &str| models.iter().filter_map(|model| model[name].as_str()).collect::<Vec<_>>();
+    let owners = texts("owned_by");
+    let owner = owners.first().filter(|first| owners.iter().all(|owner| owner == *first));
+    Ok(Listed {
+        models: texts("id").into_iter().map(str::to_owned).collect(),
+        owner: owner.map(|owner| (*owner).to_owned()).unwrap_or_default(),
+    })
 }

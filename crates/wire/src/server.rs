@@ -53,6 +53,9 @@ pub(crate) const READ_SIZE: usize = 8 * 1024;
 
 /// What answers requests.
 pub trait Service: Send + Sync + 'static {
+    /// Headers of an answer to what could not even be read as a request.
+    fn headers_of_refusal(&self) -> Vec<(&'static str, String)>;
+
     fn call<'e>(&'e self, exchange: &'e mut Exchange) -> impl Future<Output = ()> + Send + 'e;
 }
 
@@ -134,7 +137,9 @@ impl Connection {
             let head = match self.next_head(&mut shutdown).await {
                 Ok(head) => head,
                 Err(NoHead::Over) => return,
-                Err(NoHead::Refused(error)) => return self.refuse(&error).await,
+                Err(NoHead::Refused(error)) => {
+                    return self.refuse(&error, service.headers_of_refusal()).await;
+                }
             };
             let keep_alive = head.wants_keep_alive() && !*shutdown.borrow();
             let mut exchange = Exchange::new(self, head, keep_alive);
@@ -180,11 +185,14 @@ impl Connection {
     }
 
     /// Answers what could not be read as a request, and closes.
-    async fn refuse(mut self, error: &Error) {
+    async fn refuse(mut self, error: &Error, headers: Vec<(&'static str, String)>) {
         let body = error.envelope().to_string();
         let mut wire = String::with_capacity(256 + body.len());
         begin_head(&mut wire, error.status(), &self.clock);
         let _ = write!(wire, "content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            let _ = write!(wire, "{name}: {value}\r\n");
+        }
         wire.push_str("connection: close\r\n\r\n");
         wire.push_str(&body);
         if self.write(wire.as_bytes()).await.is_ok() {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tollgate_core::budget::Scope;
 use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::page::{self, Page};
@@ -17,7 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, projects, service_accounts};
+use crate::resource::{Deleted, NewKeyRow, projects, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectApiKeysRead, ProjectApiKeysWrite};
@@ -219,6 +220,7 @@ pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, Shown
         "expires_at": new.expires_at,
     }});
     cx.record(Event::ApiKeyCreated, id, new.project, payload);
+    spend_defaults::apply(cx, Scope::Key(id)).await?;
     Ok((id, value))
 }
 

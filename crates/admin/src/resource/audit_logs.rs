@@ -107,14 +107,16 @@ impl Conditions {
             std::mem::replace(&mut self.sql, Sql::from("")).push(condition).push_param(self.values.len());
     }
 
+    fn close(&mut self) {
+        self.sql = std::mem::replace(&mut self.sql, Sql::from("")).push(")");
+    }
+
     fn add_list(&mut self, condition: &'static str, list: &[String]) {
         if list.is_empty() {
             return;
         }
-        let first = self.values.len() + 1;
-        self.values.extend(list.iter().map(ToValue::to_value));
-        self.sql =
-            std::mem::replace(&mut self.sql, Sql::from("")).push(condition).push_list(first, list.len());
+        let sql = std::mem::replace(&mut self.sql, Sql::from("")).push(condition);
+        self.sql = sql.push_list(&mut self.values, list.iter().map(ToValue::to_value));
     }
 }
 
@@ -142,7 +144,12 @@ async fn list(cx: &mut Cx, input: ListAuditLogs) -> Result<Page<AuditLog>> {
         }
     }
     conditions.add_list(" AND event_type IN ", &input.event_types);
-    conditions.add_list(" AND actor_id IN ", &input.actor_ids);
+    // Who acted is a user, a service account, or the key itself.
+    if !input.actor_ids.is_empty() {
+        conditions.add_list(" AND (actor_id IN ", &input.actor_ids);
+        conditions.add_list(" OR actor_key_id IN ", &input.actor_ids);
+        conditions.close();
+    }
     conditions.add_list(" AND actor_email IN ", &input.actor_emails);
     conditions.add_list(" AND project_id IN ", &input.project_ids);
     conditions.add_list(" AND resource_id IN ", &input.resource_ids);

@@ -25,7 +25,7 @@ pub(crate) struct CostResult {
     user_id: Option<String>,
     api_key_id: Option<String>,
     api_source: Option<&'static str>,
-    quantity: Option<u64>,
+    quantity: Option<i64>,
     quantity_unit: Option<&'static str>,
 }
 
@@ -100,7 +100,7 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
     let wanted = LineItems::read(&input.line_items)?;
     let by_line_item = input.group_by.contains(&GroupBy::LineItem);
     let query = Query {
-        organization: cx.organization(),
+        organization: Some(cx.organization()),
         endpoint: None,
         width: span.width,
         start: span.start(),
@@ -159,12 +159,14 @@ fn result(sums: &Sums, cost: Money, api_source: Option<&'static str>) -> CostRes
 }
 
 /// The kinds of tokens of a sum: what each is called, how many they are and what they cost.
-fn components(sums: &Sums) -> [(&'static str, u64, Money); 4] {
+fn components(sums: &Sums) -> [(&'static str, i64, Money); 6] {
     [
         ("input_tokens", sums.uncached_input_tokens(), sums.input_cost),
         ("cached_input_tokens", sums.cached_input_tokens, sums.cached_input_cost),
         ("cache_write_tokens", sums.cache_write_tokens, sums.cache_write_cost),
-        ("output_tokens", sums.output_tokens, sums.output_cost),
+        ("output_tokens", sums.output_tokens - sums.drained_output_tokens, sums.output_cost),
+        ("drained_output_tokens", sums.drained_output_tokens, sums.drained_output_cost),
+        ("adjustments", 0, sums.adjusted_cost),
     ]
 }
 
@@ -172,12 +174,12 @@ fn line_items(sums: &Sums, wanted: &LineItems, api_source: Option<&'static str>)
     let model = sums.dimension(Dimension::Model).unwrap_or("");
     let shown = components(sums)
         .into_iter()
-        .filter(|(kind, tokens, cost)| (*tokens > 0 || *cost != Money::ZERO) && wanted.has(model, kind));
+        .filter(|(kind, tokens, cost)| (*tokens != 0 || *cost != Money::ZERO) && wanted.has(model, kind));
     shown
         .map(|(kind, tokens, cost)| CostResult {
             line_item: Some(format!("{model}, {kind}")),
-            quantity: Some(tokens),
-            quantity_unit: Some("tokens"),
+            quantity: (kind != "adjustments").then_some(tokens),
+            quantity_unit: (kind != "adjustments").then_some("tokens"),
             ..result(sums, cost, api_source)
         })
         .collect()
@@ -220,6 +222,8 @@ impl LineItems {
         sums.cached_input_cost = keep("cached_input_tokens", sums.cached_input_cost);
         sums.cache_write_cost = keep("cache_write_tokens", sums.cache_write_cost);
         sums.output_cost = keep("output_tokens", sums.output_cost);
+        sums.drained_output_cost = keep("drained_output_tokens", sums.drained_output_cost);
+        sums.adjusted_cost = keep("adjustments", sums.adjusted_cost);
         sums
     }
 }

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tollgate_core::budget::{Payer, Scope};
 use tollgate_core::key::KeyKind;
-use tollgate_core::time::Period;
-use tollgate_core::{Error, KeyId, Money, OrganizationId, Permission, ProjectId, Result, Scopes, Timestamp};
-use tollgate_ledger::spend_limit::{self, Scope};
+use tollgate_core::{
+    Error, KeyId, Money, OrganizationId, Period, Permission, ProjectId, Result, Scopes, Timestamp,
+};
+use tollgate_ledger::spend_limit;
 use tollgate_store::{Row, params};
 
 use crate::audit::Event;
@@ -47,6 +49,8 @@ pub(crate) struct Me {
     held: Money,
     /// What is left of the tightest hard limit above the key; null without one.
     remaining: Option<Money>,
+    /// This month: requests whose output was clamped to what fitted.
+    clamped_requests: u64,
 }
 
 #[derive(Deserialize)]
@@ -63,11 +67,8 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
         )
         .await?
         .ok_or_else(|| Error::not_found("API key"))?;
-    let (spent, held) = spent(cx).await?;
-    let remaining = match cx.actor.project {
-        Some(project) => spend_limit::current(&mut cx.tx, Scope::Project(project), cx.now).await?,
-        None => None,
-    };
+    let (spent, held, clamped_requests) = spent(cx).await?;
+    let remaining = remaining(cx).await?;
     Ok(Me {
         object: "tollgate.me",
         id: cx.actor.key,
@@ -85,7 +86,8 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
         expires_at: cx.actor.expires_at,
         spent,
         held,
-        remaining: remaining.map(|budget| budget.remaining()),
+        remaining,
+        clamped_requests,
     })
 }
 
@@ -101,21 +103,38 @@ fn models(cx: &Cx) -> Option<Vec<String>> {
     Some(models)
 }
 
-async fn spent(cx: &mut Cx) -> Result<(Money, Money)> {
-    let month = Period::month_of(cx.now);
+/// What the key has spent and holds this month in UTC, and how many of its requests were clamped.
+async fn spent(cx: &mut Cx) -> Result<(Money, Money, u64)> {
+    let (month, key) = (Period::month_of(cx.now), Scope::Key(cx.actor.key));
+    let settled = spend_limit::settled(&mut cx.tx, key, month).await?;
+    let (held, _) = spend_limit::in_flight(&mut cx.tx, key, month).await?;
     let row: Row = cx
         .tx
         .one(
-            "SELECT
-                (SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_rollup
-                 WHERE width = 86400 AND organization_id = $1 AND bucket_start >= $3 AND bucket_start < $4
-                    AND api_key_id = $2) AS spent,
-                (SELECT CAST(COALESCE(SUM(bound), 0) AS BIGINT) FROM attempt
-                 WHERE state = 'held' AND project_id = $5 AND api_key_id = $2) AS held",
-            &params![cx.organization(), cx.actor.key, month.start, month.end, cx.actor.project],
+            "SELECT CAST(COALESCE(SUM(clamped_requests), 0) AS BIGINT) FROM usage_rollup
+             WHERE key_number = (SELECT number FROM api_key WHERE id = $1) AND width = 86400
+                AND bucket_start >= $2 AND bucket_start < $3",
+            &params![cx.actor.key, month.start, month.end],
         )
         .await?;
-    Ok((row.get("spent")?, row.get("held")?))
+    Ok((settled, held, row.at(0)?))
+}
+
+/// What is left of the tightest limit that enforces and counts what the key spends.
+async fn remaining(cx: &mut Cx) -> Result<Option<Money>> {
+    let Some(project) = cx.actor.project else { return Ok(None) };
+    let payer =
+        Payer { organization: cx.organization(), project, user: cx.actor.owner.user(), key: cx.actor.key };
+    let mut tightest: Option<Money> = None;
+    for scope in payer.scopes() {
+        for limit in spend_limit::of_scope(&mut cx.tx, scope).await? {
+            let budget = spend_limit::current(&mut cx.tx, limit, cx.now).await?;
+            if budget.is_enforced() {
+                tightest = Some(tightest.map_or(budget.remaining(), |least| least.min(budget.remaining())));
+            }
+        }
+    }
+    Ok(tightest)
 }
 
 async fn delete(cx: &mut Cx, _: Nothing) -> Result<Deleted<KeyId>> {

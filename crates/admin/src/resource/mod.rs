@@ -1,9 +1,12 @@
 //! One file per resource: its table, what it looks like on the wire, its operations with their SQL.
 
+mod adjustments;
 mod admin_api_keys;
 mod api_keys;
 mod audit_logs;
+mod books;
 mod costs;
+mod keys_of_organization;
 mod me;
 mod models;
 mod new_key;
@@ -12,7 +15,10 @@ mod project_users;
 mod projects;
 mod requests;
 mod service_accounts;
+mod spend_defaults;
+mod spend_limit;
 mod spend_limits;
+mod spend_policy;
 mod upstreams;
 mod usage;
 mod users;
@@ -30,7 +36,11 @@ pub(crate) fn operations() -> Operations {
         .and(project_users::operations())
         .and(api_keys::operations())
         .and(service_accounts::operations())
+        .and(spend_limit::operations())
         .and(spend_limits::operations())
+        .and(spend_defaults::operations())
+        .and(spend_policy::operations())
+        .and(keys_of_organization::operations())
         .and(users::operations())
         .and(admin_api_keys::operations())
         .and(audit_logs::operations())
@@ -39,6 +49,8 @@ pub(crate) fn operations() -> Operations {
         .and(me::operations())
         .and(permissions::operations())
         .and(requests::operations())
+        .and(adjustments::operations())
+        .and(books::operations())
         .and(upstreams::operations())
         .and(models::operations())
 }

@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::patch::Patch;
 use tollgate_core::price_book;
-use tollgate_core::{Error, Permission, Result, UnitPrice};
-use tollgate_store::{Entity, Row, params};
+use tollgate_core::{Error, Money, Permission, Result, Timestamp, UnitPrice};
+use tollgate_store::{Entity, FromRow, Row, params};
 
 use crate::arguments;
 use crate::audit::Event;
 use crate::gate::Cx;
-use crate::operation::Access::{Needs, Operator};
+use crate::operation::Access::{Operator, OperatorOr};
 use crate::operation::Operations;
 use crate::resource::Deleted;
 
 pub(crate) fn operations() -> Operations {
     const ONE: &str = "/tollgate/v1/models/{model}";
     Operations::new()
-        .get("/tollgate/v1/models", "list-tollgate-models", Needs(Permission::UpstreamsRead), list)
-        .get(ONE, "retrieve-tollgate-model", Needs(Permission::UpstreamsRead), retrieve)
+        .get("/tollgate/v1/models", "list-tollgate-models", OperatorOr(Permission::UpstreamsRead), list)
+        .get(ONE, "retrieve-tollgate-model", OperatorOr(Permission::UpstreamsRead), retrieve)
         .post(ONE, "modify-tollgate-model", Operator, Event::OrganizationUpdated, update)
         .delete(ONE, "delete-tollgate-model", Operator, Event::OrganizationUpdated, delete)
 }
@@ -40,8 +40,40 @@ pub(crate) struct Model {
     long_context_above: Option<u64>,
     context_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
+    /// The most tokens that one image is counted as.
+    image_tokens: Option<u64>,
+    /// What no request costs more than, in decimal dollars, as an operator says.
+    request_cost_max: Option<Money>,
     /// Whether an operator set any of these.
     overridden: bool,
+    /// Answers that exceeded their bounds; null if none did.
+    bound_violations: Option<Violations>,
+}
+
+/// What answers of a model exceeded their bounds by. The bounds of later requests are raised by as much.
+#[derive(Debug, Serialize)]
+struct Violations {
+    count: i64,
+    /// Beyond the bounds, in decimal dollars. It was charged.
+    excess: Money,
+    /// The bounds of input and output are multiplied by these.
+    input_factor: String,
+    output_factor: String,
+    last_at: Timestamp,
+}
+
+impl FromRow for Violations {
+    fn from_row(row: &Row) -> Result<Self> {
+        // A million millionths is a factor of one, as dollars per million tokens are written.
+        let factor = |column: &str| Ok::<_, Error>(UnitPrice(row.get(column)?).per_million());
+        Ok(Self {
+            count: row.get("violations")?,
+            excess: row.get("excess")?,
+            input_factor: factor("input_ppm")?,
+            output_factor: factor("output_ppm")?,
+            last_at: row.get("last_at")?,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -106,7 +138,13 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
         context_tokens: facts.context_tokens,
         max_output_tokens: facts.max_output_tokens,
+        image_tokens: facts.image_tokens,
+        request_cost_max: facts.request_cost_max,
         overridden: over.is_some(),
+        bound_violations: cx
+            .tx
+            .optional("SELECT * FROM bound_violation WHERE model = $1", &params![name])
+            .await?,
     })
 }
 
@@ -126,6 +164,13 @@ pub(crate) struct UpdateModel {
     context_tokens: Patch<i64>,
     #[serde(default)]
     max_output_tokens: Patch<i64>,
+    #[serde(default)]
+    image_tokens: Patch<i64>,
+    #[serde(default)]
+    request_cost_max: Patch<String>,
+    /// Only null: forgets what was exceeded, so that bounds are what they were.
+    #[serde(default)]
+    bound_violations: Patch<serde_json::Value>,
 }
 
 /// Fields left out stay as they are; null goes back to the embedded figure. In force for requests admitted from now on.
@@ -139,13 +184,26 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
         output_price: price("output_price", input.output_price, before.output_price)?,
         context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
         max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
+        image_tokens: tokens("image_tokens", &input.image_tokens, before.image_tokens)?,
+        request_cost_max: ceiling(&input.request_cost_max, before.request_cost_max)?,
     };
+    match input.bound_violations {
+        Patch::Absent => {}
+        Patch::Null => {
+            cx.tx.execute("DELETE FROM bound_violation WHERE model = $1", &params![model]).await?;
+        }
+        Patch::Value(_) => {
+            let message = "Invalid 'bound_violations': it can only be set to null, which forgets them.";
+            return Err(Error::invalid("bound_violations", message));
+        }
+    }
     cx.tx.execute("DELETE FROM model_override WHERE model = $1", &params![model]).await?;
     if over != price_book::ModelOverride::default() {
         cx.tx
             .execute(
                 "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price, output_price,
-                    context_tokens, max_output_tokens, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    context_tokens, max_output_tokens, image_tokens, request_cost_max, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 &params![
                     model,
                     over.input_price,
@@ -154,6 +212,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
                     over.output_price,
                     over.context_tokens,
                     over.max_output_tokens,
+                    over.image_tokens,
+                    over.request_cost_max,
                     cx.now,
                 ],
             )
@@ -200,6 +260,23 @@ fn tokens(param: &'static str, patch: &Patch<i64>, before: Option<u64>) -> Resul
             param,
             format!("Invalid '{param}': expected a value from 1 to {MAX}, but got {tokens}."),
         )),
+    }
+}
+
+fn ceiling(patch: &Patch<String>, before: Option<Money>) -> Result<Option<Money>> {
+    match patch {
+        Patch::Absent => Ok(before),
+        Patch::Null => Ok(None),
+        Patch::Value(text) => {
+            let amount = Money::parse(text).filter(|amount| *amount > Money::ZERO);
+            let wrong = || {
+                let message = format!(
+                    "Invalid 'request_cost_max': expected US dollars as a decimal text such as \"0.50\", but got '{text}'."
+                );
+                Error::invalid("request_cost_max", message)
+            };
+            amount.map(Some).ok_or_else(wrong)
+        }
     }
 }
 

@@ -31,8 +31,9 @@ impl NewKeyRow {
         let pepper = keyring.pepper();
         tx.execute(
             "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, service_account_id, name, scopes,
-                redacted_value, created_at, created_by, expires_at, is_active)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                redacted_value, created_at, created_by, expires_at, is_active, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                (SELECT COALESCE(MAX(number), 0) + 1 FROM api_key))",
             &params![
                 id,
                 self.kind.as_str(),

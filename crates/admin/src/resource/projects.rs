@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tollgate_core::budget::Scope;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
@@ -13,6 +14,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::spend_defaults;
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectsRead, ProjectsWrite};
@@ -117,6 +119,7 @@ async fn create(cx: &mut Cx, input: CreateProject) -> Result<Project> {
         .await?;
     cx.changed(Entity::Project, id).await?;
     cx.record(Event::ProjectCreated, id, Some(id), json!({"id": id, "data": {"name": name, "title": name}}));
+    spend_defaults::apply(cx, Scope::Project(id)).await?;
     find(cx, id).await
 }
 

@@ -29,6 +29,10 @@ pub(crate) struct ListRequests {
     project_id: Option<String>,
     api_key_id: Option<String>,
     state: Option<String>,
+    /// Settled because the process that sent it had gone.
+    recovered: Option<bool>,
+    /// With something odd about its usage.
+    flagged: Option<bool>,
 }
 
 async fn list(cx: &mut Cx, input: ListRequests) -> Result<Page<Request>> {
@@ -41,7 +45,14 @@ async fn list(cx: &mut Cx, input: ListRequests) -> Result<Page<Request>> {
     if project == Some(None) || key == Some(None) {
         return Ok(Page::new(Vec::new(), limit, |request: &Request| request.id.to_string()));
     }
-    let filter = Filter { after, project: project.flatten(), key: key.flatten(), state };
+    let filter = Filter {
+        after,
+        project: project.flatten(),
+        key: key.flatten(),
+        state,
+        is_recovered: input.recovered,
+        is_flagged: input.flagged,
+    };
     let rows = requests::list(&mut cx.tx, cx.actor.organization, &filter, limit + 1).await?;
     Ok(Page::new(rows, limit, |request| request.id.to_string()))
 }

@@ -6,13 +6,14 @@ use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
 use tollgate_core::secret::Secret;
+use tollgate_core::upstream::{OnClientGone, OutputLimitField};
 use tollgate_core::{Address, Error, Permission, Result, Timestamp, UpstreamId, seal};
 use tollgate_store::{Entity, FromRow, Row, params};
 
 use crate::arguments::{self, Arguments, PathId};
 use crate::audit::Event;
 use crate::gate::{Admin, Cx};
-use crate::operation::Access::{Needs, Operator};
+use crate::operation::Access::{Operator, OperatorOr};
 use crate::operation::{Operations, Preparing};
 use crate::resource::Deleted;
 
@@ -20,10 +21,10 @@ pub(crate) fn operations() -> Operations {
     const ALL: &str = "/tollgate/v1/upstreams";
     const ONE: &str = "/tollgate/v1/upstreams/{upstream_id}";
     Operations::new()
-        .get(ALL, "list-upstreams", Needs(Permission::UpstreamsRead), list)
+        .get(ALL, "list-upstreams", OperatorOr(Permission::UpstreamsRead), list)
         .post(ALL, "create-upstream", Operator, Event::OrganizationUpdated, create)
         .prepared_by(read_models)
-        .get(ONE, "retrieve-upstream", Needs(Permission::UpstreamsRead), retrieve)
+        .get(ONE, "retrieve-upstream", OperatorOr(Permission::UpstreamsRead), retrieve)
         .post(ONE, "modify-upstream", Operator, Event::OrganizationUpdated, update)
         .delete(ONE, "delete-upstream", Operator, Event::OrganizationUpdated, delete)
 }
@@ -41,17 +42,33 @@ pub(crate) struct Upstream {
     base_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     has_api_key: Option<bool>,
+    /// The field in which it reads the most output of one choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_limit_field: Option<&'static str>,
+    /// What becomes of an answer whose client has gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_client_gone: Option<&'static str>,
     created_at: Timestamp,
 }
 
 impl FromRow for Upstream {
     fn from_row(row: &Row) -> Result<Self> {
+        let base_url: String = row.get("base_url")?;
+        let field: Option<String> = row.get("output_limit_field")?;
+        let gone: Option<String> = row.get("on_client_gone")?;
+        let field = match field.and_then(|word| OutputLimitField::parse(&word)) {
+            Some(field) => field,
+            None => OutputLimitField::usual(&read_address(&base_url)?),
+        };
+        let gone = gone.and_then(|word| OnClientGone::parse(&word)).unwrap_or(OnClientGone::Drain);
         Ok(Self {
             object: "tollgate.upstream",
             id: row.get("id")?,
             name: row.get("name")?,
             models: Vec::new(),
-            base_url: Some(row.get("base_url")?),
+            base_url: Some(base_url),
+            output_limit_field: Some(field.as_str()),
+            on_client_gone: Some(gone.as_str()),
             has_api_key: Some(row.get::<Option<Vec<u8>>>("credential")?.is_some()),
             created_at: row.get("created_at")?,
         })
@@ -67,6 +84,7 @@ impl Upstream {
         self.models = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
         if !cx.actor.acts_as_operator() {
             (self.base_url, self.has_api_key) = (None, None);
+            (self.output_limit_field, self.on_client_gone) = (None, None);
         }
         Ok(self)
     }
@@ -103,6 +121,8 @@ pub(crate) struct CreateUpstream {
     base_url: String,
     api_key: Option<Secret>,
     models: Option<Vec<String>>,
+    output_limit_field: Option<String>,
+    on_client_gone: Option<String>,
 }
 
 async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
@@ -110,6 +130,8 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     let address = read_address(&input.base_url)?;
     let credential = input.api_key.as_ref().map(read_credential).transpose()?;
     let models = read_list(&input.models.unwrap_or_default())?;
+    let field = input.output_limit_field.as_deref().map(read_field).transpose()?;
+    let gone = input.on_client_gone.as_deref().map(read_gone).transpose()?;
     let id: UpstreamId = cx.id();
     let sealed = match credential {
         Some(credential) => {
@@ -119,8 +141,9 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     };
     cx.tx
         .execute(
-            "INSERT INTO upstream (id, name, base_url, credential, created_at) VALUES ($1, $2, $3, $4, $5)",
-            &params![id, name, address.to_string(), sealed, cx.now],
+            "INSERT INTO upstream (id, name, base_url, credential, created_at, output_limit_field, on_client_gone)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &params![id, name, address.to_string(), sealed, cx.now, field, gone],
         )
         .await?;
     set_models(cx, id, &models).await?;
@@ -141,7 +164,7 @@ fn tell(cx: &mut Cx, id: UpstreamId, what: &Value) {
 fn read_models(admin: &Admin, arguments: Arguments) -> Preparing<'_> {
     Box::pin(async move {
         let Arguments::Body(mut body) = arguments else { return Ok(arguments) };
-        if body.contains_key("models") {
+        if body.get("models").is_some_and(|models| !models.is_null()) {
             return Ok(Arguments::Body(body));
         }
         let Some(base_url) = body.get("base_url").and_then(Value::as_str) else {
@@ -150,14 +173,17 @@ fn read_models(admin: &Admin, arguments: Arguments) -> Preparing<'_> {
         let address = read_address(base_url)?;
         let credential = body.get("api_key").and_then(Value::as_str).map(Secret::new);
         credential.as_ref().map(read_credential).transpose()?;
-        let models = tollgate_wire::list_models(&admin.dialer, &address, credential.as_ref()).await.map_err(
+        let listed = tollgate_wire::list_models(&admin.dialer, &address, credential.as_ref()).await.map_err(
             |why| {
                 let message =
                     format!("The upstream's list of models could not be read: {why}. Name them in 'models'.");
                 Error::invalid("models", message).code("upstream_unreachable")
             },
         )?;
-        body.insert("models".to_owned(), json!(models));
+        // What the server calls itself tells what it does when nobody listens any more.
+        let gone = OnClientGone::of_models_owned_by(&listed.owner);
+        body.entry("on_client_gone").or_insert_with(|| json!(gone.as_str()));
+        body.insert("models".to_owned(), json!(listed.models));
         Ok(Arguments::Body(body))
     })
 }
@@ -181,6 +207,11 @@ pub(crate) struct UpdateUpstream {
     #[serde(default)]
     api_key: Patch<Secret>,
     models: Option<Vec<String>>,
+    /// Null goes back to the usual.
+    #[serde(default)]
+    output_limit_field: Patch<String>,
+    #[serde(default)]
+    on_client_gone: Patch<String>,
 }
 
 /// Fields left out stay. A credential is for one origin: with a new one it has to be given again.
@@ -215,6 +246,16 @@ async fn update(cx: &mut Cx, input: UpdateUpstream) -> Result<Upstream> {
         .await?;
     if let Some(models) = &models {
         set_models(cx, id, models).await?;
+    }
+    if !input.output_limit_field.is_absent() {
+        let field = input.output_limit_field.value().as_deref().map(read_field).transpose()?;
+        cx.tx
+            .execute("UPDATE upstream SET output_limit_field = $1 WHERE id = $2", &params![field, id])
+            .await?;
+    }
+    if !input.on_client_gone.is_absent() {
+        let gone = input.on_client_gone.value().as_deref().map(read_gone).transpose()?;
+        cx.tx.execute("UPDATE upstream SET on_client_gone = $1 WHERE id = $2", &params![gone, id]).await?;
     }
     cx.changed(Entity::Upstream, id).await?;
     let is_moved = address.to_string() != old.to_string();
@@ -256,6 +297,24 @@ fn read_credential(credential: &Secret) -> Result<&Secret> {
     } else {
         Err(Error::invalid("api_key", "Invalid 'api_key': it cannot be a credential."))
     }
+}
+
+fn read_field(word: &str) -> Result<&'static str> {
+    let field = OutputLimitField::parse(word).map(OutputLimitField::as_str);
+    field.ok_or_else(|| {
+        let message = format!(
+            "Invalid 'output_limit_field': expected 'max_tokens' or 'max_completion_tokens', but got '{word}'."
+        );
+        Error::invalid("output_limit_field", message)
+    })
+}
+
+fn read_gone(word: &str) -> Result<&'static str> {
+    let gone = OnClientGone::parse(word).map(OnClientGone::as_str);
+    gone.ok_or_else(|| {
+        let message = format!("Invalid 'on_client_gone': expected 'cancel' or 'drain', but got '{word}'.");
+        Error::invalid("on_client_gone", message)
+    })
 }
 
 fn read_list(models: &[String]) -> Result<Vec<String>> {

@@ -261,7 +261,7 @@ async fn find(
     };
     let span = Span::of(&when, cx.now)?;
     let query = Query {
-        organization: cx.organization(),
+        organization: Some(cx.organization()),
         endpoint: Some(endpoint),
         width: span.width,
         start: span.start(),

@@ -75,8 +75,8 @@ async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
     let mut sql = Sql::from(MEMBERS).push(" AND ($2 IS NULL OR o.user_id > $2)");
     let mut values = params![cx.organization(), after, limit + 1].to_vec();
     if !input.emails.is_empty() {
-        sql = sql.push(" AND u.email IN ").push_list(values.len() + 1, input.emails.len());
-        values.extend(input.emails.iter().map(|email| email.trim().to_lowercase().to_value()));
+        let emails = input.emails.iter().map(|email| email.trim().to_lowercase().to_value());
+        sql = sql.push(" AND u.email IN ").push_list(&mut values, emails);
     }
     let rows = cx.tx.all(sql.push(" ORDER BY o.user_id LIMIT $3"), &values).await?;
     Ok(Page::new(rows, limit, |user: &User| user.id.to_string()))

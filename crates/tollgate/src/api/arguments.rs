@@ -215,9 +215,9 @@ pub enum ModelCommand {
         #[arg(long, value_name = "USD")]
         output_price: Option<String>,
         #[arg(long, value_name = "TOKENS")]
-        context: Option<i64>,
+        context: Option<String>,
         #[arg(long, value_name = "TOKENS")]
-        max_output: Option<i64>,
+        max_output: Option<String>,
     },
     /// Go back to all embedded figures
     Reset {

@@ -13,7 +13,7 @@ use crate::api::arguments::{
 };
 use crate::api::client::{CallError, Client, encoded};
 use crate::api::output::{self, Format};
-use crate::api::secret_input;
+use crate::api::secret_input::{self, Out};
 use crate::api::table::{self, Column};
 
 /// Why a command failed.
@@ -135,7 +135,7 @@ impl Session {
             KeyCommand::Create { name, project, owner, scopes, expires, out } => {
                 self.needs_tollgate("create a project key by request; it creates keys of service accounts")?;
                 let body = key_body(&name, &owner, &scopes, &expires)?;
-                secret_input::refuse_existing(out.as_deref())?;
+                let out = out.as_deref().map(Out::create).transpose()?;
                 let made = self.client.post(&all(&project), &body).await?;
                 self.show_secret(table::KEYS, &made, &made["value"], out)
             }
@@ -161,18 +161,18 @@ impl Session {
         columns: &'static [Column],
         made: &Value,
         secret: &Value,
-        out: Option<PathBuf>,
+        out: Option<Out>,
     ) -> Done {
         let secret = secret.as_str().unwrap_or_default();
         if let Some(out) = out {
-            secret_input::write_new(&out, secret)?;
+            let path = out.write(secret)?;
             let mut shown = made.clone();
             for holder in ["/value", "/api_key/value"] {
                 if let Some(value) = shown.pointer_mut(holder) {
                     *value = Value::Null;
                 }
             }
-            self.say(&format!("The secret is in {}.", out.display()));
+            self.say(&format!("The secret is in {}.", path.display()));
             return self.show(columns, &shown);
         }
         if self.format == Format::Json {
@@ -199,7 +199,7 @@ impl Session {
                 self.show(columns, &self.client.get(&one(&project, &id), &[]).await?)
             }
             ServiceAccountCommand::Create { name, project, no_key, out } => {
-                secret_input::refuse_existing(out.as_deref())?;
+                let out = out.as_deref().map(Out::create).transpose()?;
                 let body = json!({"name": name, "create_service_account_only": no_key});
                 let made = self.client.post(&all(&project), &body).await?;
                 if no_key {
@@ -267,12 +267,20 @@ impl Session {
             }
             ModelCommand::Set { model, input, cached_input, output_price, context, max_output } => {
                 let price = |text: String| if text == "none" { Value::Null } else { Value::String(text) };
+                let tokens = |text: Option<String>| -> Result<Option<Value>, Failure> {
+                    let wrong = |text: &str| format!("`{text}` is neither a number of tokens nor `none`.");
+                    text.map(|text| match text.as_str() {
+                        "none" => Ok(Value::Null),
+                        _ => text.parse::<i64>().map(|tokens| json!(tokens)).map_err(|_| wrong(&text).into()),
+                    })
+                    .transpose()
+                };
                 let mut body = Map::new();
                 body.extend(input.map(|text| ("input_price".to_owned(), price(text))));
                 body.extend(cached_input.map(|text| ("cached_input_price".to_owned(), price(text))));
                 body.extend(output_price.map(|text| ("output_price".to_owned(), price(text))));
-                body.extend(context.map(|tokens| ("context_tokens".to_owned(), json!(tokens))));
-                body.extend(max_output.map(|tokens| ("max_output_tokens".to_owned(), json!(tokens))));
+                body.extend(tokens(context)?.map(|tokens| ("context_tokens".to_owned(), tokens)));
+                body.extend(tokens(max_output)?.map(|tokens| ("max_output_tokens".to_owned(), tokens)));
                 self.show(table::MODELS, &self.client.post(&one(&model), &Value::Object(body)).await?)
             }
             ModelCommand::Reset { model } => self.deleted(&one(&model)).await,

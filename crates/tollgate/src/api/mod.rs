@@ -8,5 +8,5 @@ mod output;
 mod secret_input;
 mod table;
 
-pub use output::Format;
-pub use secret_input::read as read_secret;
+pub use output::{Format, complain_of_usage};
+pub use secret_input::{Out, read as read_secret};

@@ -71,6 +71,17 @@ pub(crate) fn complain(format: Format, error: &CallError) {
     eprintln!("{object}");
 }
 
+/// Says what cannot be asked for, in the same way.
+#[expect(clippy::print_stderr, reason = "errors of a command go there")]
+pub fn complain_of_usage(format: Format, message: &str) {
+    if format == Format::Json {
+        let error = json!({"message": message, "type": "usage", "code": null, "param": null});
+        eprintln!("{}", json!({"error": error, "request_id": null}));
+    } else {
+        eprintln!("error: {message}");
+    }
+}
+
 /// Says something besides the result.
 #[expect(clippy::print_stderr, reason = "what is not the result goes there")]
 pub(crate) fn hint(text: &str) {
@@ -84,7 +95,12 @@ pub(crate) fn exit_code(error: &CallError) -> u8 {
         CallError::Refused { status: 404, .. } => 3,
         CallError::Refused { status: 401 | 403, .. } => 4,
         CallError::Refused { status: 409 | 412, .. } => 5,
-        CallError::Refused { status: 400, error, .. } if error["code"] == "already_exists" => 5,
+        CallError::Refused { status: 400, error, .. }
+            if ["already_exists", "default_project", "api_key_expired"]
+                .contains(&error["code"].as_str().unwrap_or("")) =>
+        {
+            5
+        }
         CallError::Refused { status: 429, .. } => 6,
         CallError::Refused { .. } => 1,
     }

@@ -1,9 +1,9 @@
 //! Secrets come from files, stdin or the environment and go to files or stdout; never over the command line.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tollgate_core::secret::Secret;
 
@@ -13,7 +13,7 @@ pub fn read(file: &Path) -> Result<Secret, String> {
     let read = if file == Path::new("-") {
         std::io::stdin().read_to_string(&mut text)
     } else {
-        std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text))
+        File::open(file).and_then(|mut file| file.read_to_string(&mut text))
     };
     read.map_err(|error| format!("Cannot read the secret from {}: {error}.", file.display()))?;
     match text.trim() {
@@ -22,21 +22,39 @@ pub fn read(file: &Path) -> Result<Secret, String> {
     }
 }
 
-/// Nothing is overwritten; that is found out before a secret is made that could not be kept.
-pub(crate) fn refuse_existing(file: Option<&Path>) -> Result<(), String> {
-    match file.filter(|file| file.exists()) {
-        Some(file) => Err(format!("{} exists already.", file.display())),
-        None => Ok(()),
+/// A new file that only its owner can read, made before the secret it is for, so that no secret is made that could
+/// not be kept. It is removed again if nothing is written to it.
+pub struct Out {
+    path: PathBuf,
+    file: File,
+    is_written: bool,
+}
+
+impl Out {
+    pub fn create(path: &Path) -> Result<Self, String> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        match file {
+            Ok(file) => Ok(Self { path: path.to_owned(), file, is_written: false }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(format!("{} exists already.", path.display()))
+            }
+            Err(error) => Err(format!("Cannot write the secret to {}: {error}.", path.display())),
+        }
+    }
+
+    /// Writes the secret, and returns where it is.
+    pub fn write(mut self, secret: &str) -> Result<PathBuf, String> {
+        let written = writeln!(self.file, "{secret}").and_then(|()| self.file.sync_all());
+        written.map_err(|error| format!("Cannot write the secret to {}: {error}.", self.path.display()))?;
+        self.is_written = true;
+        Ok(self.path.clone())
     }
 }
 
-/// Writes a secret to a new file that only its owner can read.
-pub(crate) fn write_new(file: &Path, secret: &str) -> Result<(), String> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut file| writeln!(file, "{secret}"));
-    written.map_err(|error| format!("Cannot write the secret to {}: {error}.", file.display()))
+impl Drop for Out {
+    fn drop(&mut self) {
+        if !self.is_written {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }

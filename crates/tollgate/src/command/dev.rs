@@ -25,9 +25,9 @@ pub struct DevOptions {
     /// Where Ollama is
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:11434/v1")]
     pub ollama_url: String,
-    /// OpenAI's API key, from the environment alone
-    #[arg(long, env = "OPENAI_API_KEY", hide = true, hide_env_values = true)]
-    pub openai_key_from_environment: Option<String>,
+    /// OpenAI's API key, from the environment alone: there is no flag for a secret
+    #[arg(skip)]
+    pub openai_key: Option<Secret>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -91,15 +91,10 @@ fn upstream(options: &DevOptions) -> Result<(String, Option<Secret>)> {
         }
         Kind::Ollama => Ok((options.ollama_url.clone(), None)),
         Kind::Openai => {
-            let key =
-                options.openai_key_from_environment.as_deref().filter(|key| !key.is_empty()).ok_or_else(
-                    || {
-                        Error::bad_request(
-                            "Put your OpenAI key into the environment: export OPENAI_API_KEY=sk-...",
-                        )
-                    },
-                )?;
-            Ok(("https://api.openai.com/v1".to_owned(), Some(Secret::new(key))))
+            let key = options.openai_key.clone().ok_or_else(|| {
+                Error::bad_request("Put your OpenAI key into the environment: export OPENAI_API_KEY=sk-...")
+            })?;
+            Ok(("https://api.openai.com/v1".to_owned(), Some(key)))
         }
     }
 }

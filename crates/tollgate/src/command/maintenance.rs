@@ -8,6 +8,7 @@ use tollgate_core::{Clock, Error, Result};
 use tollgate_ledger::fsck;
 use tollgate_store::{DataDir, Db, MIGRATIONS, Options};
 
+use crate::api::Out;
 use crate::node;
 
 #[derive(Args, Debug)]
@@ -108,9 +109,7 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
 /// Makes a new admin key for an owner who has none. The server must not run.
 pub async fn recover(options: &RecoverOptions) -> Result<()> {
     let directory = DataDir::new(&options.data.data);
-    if let Some(out) = options.out.as_deref().filter(|out| out.exists()) {
-        return Err(Error::bad_request(format!("{} exists already.", out.display())));
-    }
+    let out = options.out.as_deref().map(Out::create).transpose().map_err(Error::bad_request)?;
     let db = directory.open(Options::default())?;
     let _lock = directory.lock()?;
     db.check_schema(MIGRATIONS).await?;
@@ -121,8 +120,10 @@ pub async fn recover(options: &RecoverOptions) -> Result<()> {
         .await?;
     let lines: Vec<&str> = keys.iter().map(|(_, key)| key.reveal()).collect();
     let lines = lines.join("\n");
-    match &options.out {
-        Some(out) => crate::secrets_file::write_durably(out, format!("{lines}\n").as_bytes())?,
+    match out {
+        Some(out) => {
+            out.write(&lines).map_err(Error::bad_request)?;
+        }
         None => say(&lines),
     }
     for (organization, _) in &keys {

@@ -1,0 +1,91 @@
+//! All project keys of an organization, and which of them no hard limit holds.
+
+use serde::{Deserialize, Serialize};
+use tollgate_core::page::{self, Page};
+use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, Timestamp};
+use tollgate_store::{FromRow, Row, Sql, params};
+
+use crate::gate::Cx;
+use crate::operation::Access::Needs;
+use crate::operation::Operations;
+
+pub(crate) fn operations() -> Operations {
+    Operations::new().get(
+        "/tollgate/v1/api_keys",
+        "list-organization-api-keys",
+        Needs(Permission::ProjectApiKeysRead),
+        list,
+    )
+}
+
+#[derive(Serialize)]
+pub(crate) struct Key {
+    object: &'static str,
+    id: KeyId,
+    name: String,
+    redacted_value: String,
+    project_id: ProjectId,
+    project_name: String,
+    /// The user or service account that owns it.
+    user_id: Principal,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    last_used_at: Option<Timestamp>,
+    /// Whether some limit that enforces counts what it spends: its own, its owner's, its project's or the organization's.
+    has_spend_limit: bool,
+}
+
+impl FromRow for Key {
+    fn from_row(row: &Row) -> Result<Self> {
+        let owner = match (row.get("user_id")?, row.get("service_account_id")?) {
+            (Some(user), _) => Principal::User(user),
+            (None, Some(account)) => Principal::ServiceAccount(account),
+            (None, None) => return Err(tollgate_core::Error::internal("an API key without an owner")),
+        };
+        Ok(Self {
+            object: "tollgate.api_key",
+            id: row.get("id")?,
+            name: row.get("name")?,
+            redacted_value: row.get("redacted_value")?,
+            project_id: row.get("project_id")?,
+            project_name: row.get("project_name")?,
+            user_id: owner,
+            created_at: row.get("created_at")?,
+            expires_at: row.get("expires_at")?,
+            last_used_at: row.get("last_used_at")?,
+            has_spend_limit: row.get("has_spend_limit")?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListKeys {
+    after: Option<String>,
+    limit: Option<i64>,
+    has_spend_limit: Option<bool>,
+}
+
+const LIMITED: &str = "EXISTS (SELECT 1 FROM spend_limit l
+        WHERE l.organization_id = k.organization_id AND l.mode = 'enforce' AND (
+            l.scope = 'organization' OR (l.scope = 'project' AND l.scope_id = k.project_id)
+            OR (l.scope = 'user' AND l.scope_id = k.user_id) OR (l.scope = 'api_key' AND l.scope_id = k.id)))";
+
+/// Keys that can be used, in the order they were made.
+async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
+    let limit = page::limit(input.limit, 20, 1, 100)?;
+    let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
+    let mut sql = Sql::from("SELECT k.*, p.name AS project_name, ").push(LIMITED).push(
+        " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
+         WHERE k.organization_id = $1 AND ($2 IS NULL OR k.id > $2) AND k.revoked_at IS NULL AND k.is_active = $3
+            AND (k.expires_at IS NULL OR k.expires_at > $4) AND p.archived_at IS NULL",
+    );
+    sql = match input.has_spend_limit {
+        None => sql,
+        Some(true) => sql.push(" AND ").push(LIMITED),
+        Some(false) => sql.push(" AND NOT ").push(LIMITED),
+    };
+    let values = params![cx.organization(), after, true, cx.now, limit + 1];
+    let rows = cx.tx.all(sql.push(" ORDER BY k.id LIMIT $5"), &values).await?;
+    Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
+}

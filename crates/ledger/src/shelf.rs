@@ -1,0 +1,159 @@
+//! Where the books stand between two batches: what a batch reads and writes. In production that is a transaction of the
+//! database; in the simulation of random histories, a map.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tollgate_core::budget::{Budget, Limit};
+use tollgate_core::{Money, Period, Result, Timestamp};
+use tollgate_store::{Entity, Tx, params};
+
+use crate::attempt::{Attempt, Excess, Outcome, at_bound};
+use crate::hold::Held;
+use crate::rollup::Rollups;
+use crate::spend_limit;
+
+pub(crate) trait Shelf: Send {
+    /// Ends an attempt unless it has ended already; says whether it did.
+    fn end(
+        &mut self,
+        attempt: &Attempt,
+        outcome: &Outcome,
+        now: Timestamp,
+        is_recovered: bool,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Stores an attempt as held.
+    fn insert(&mut self, held: &Held) -> impl Future<Output = Result<()>> + Send;
+
+    /// The budget of a limit in a period, if it was opened.
+    fn budget(
+        &mut self,
+        limit: &Arc<Limit>,
+        period: Period,
+    ) -> impl Future<Output = Result<Option<Budget>>> + Send;
+
+    /// Opens a budget, with what was spent and is held in its period already.
+    fn open(&mut self, limit: &Arc<Limit>, period: Period) -> impl Future<Output = Result<Budget>> + Send;
+
+    fn store(&mut self, budget: &Budget) -> impl Future<Output = Result<()>> + Send;
+
+    fn add(&mut self, rollups: Rollups) -> impl Future<Output = Result<()>> + Send;
+
+    /// Notes that an answer of a model exceeded its bound, which raises the bounds of the later ones.
+    fn exceeded(
+        &mut self,
+        model: &str,
+        excess: &Excess,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<()>> + Send;
+}
+
+impl Shelf for Tx {
+    async fn end(
+        &mut self,
+        attempt: &Attempt,
+        outcome: &Outcome,
+        now: Timestamp,
+        is_recovered: bool,
+    ) -> Result<bool> {
+        let (usage, cost) = (outcome.usage(), outcome.cost());
+        let ended = self
+            .execute(
+                "UPDATE attempt SET state = $1, usage_source = $2, is_recovered = $3, input_cost = $4,
+                    cached_input_cost = $5, cache_write_cost = $6, output_cost = $7, drained_output_cost = $8,
+                    input_tokens = $9, cached_input_tokens = $10, cache_write_tokens = $11, output_tokens = $12,
+                    drained_output_tokens = $13, flags = $14, reported_usage = $15, resolved_at = $16
+                 WHERE id = $17 AND state = 'held'",
+                &params![
+                    outcome.state().as_str(),
+                    outcome.source().map(crate::UsageSource::as_str),
+                    is_recovered,
+                    cost.input,
+                    cost.cached_input,
+                    cost.cache_write,
+                    cost.output,
+                    cost.drained_output,
+                    usage.input,
+                    usage.cached_input(),
+                    usage.cache_write(),
+                    usage.output,
+                    usage.drained_output(),
+                    outcome.flags().to_stored(),
+                    outcome.reported().map(str::to_owned),
+                    now,
+                    attempt.id,
+                ],
+            )
+            .await?;
+        Ok(ended > 0)
+    }
+
+    async fn insert(&mut self, held: &Held) -> Result<()> {
+        let Held { attempt, granted } = held;
+        let request = &granted.request;
+        let (usage, cost) = at_bound(request, attempt.input_estimate);
+        let bound: Option<Money> = request.bound().map(tollgate_core::price::Bound::total);
+        let clamped_to = request.size.output_each.filter(|_| granted.is_clamped);
+        self.execute(
+            "INSERT INTO attempt (id, attempt_of, key_number, endpoint, model, upstream_id, state, usage_source,
+                is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
+                drained_output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at)
+             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, 0, 0, $13, 0, $14, NULL,
+                NULL, $15, NULL)",
+            &params![
+                attempt.id,
+                attempt.attempt_of,
+                attempt.key_number,
+                attempt.endpoint.as_str(),
+                attempt.model,
+                attempt.upstream,
+                false,
+                request.is_priced(),
+                bound,
+                cost.input,
+                cost.output,
+                usage.input,
+                usage.output,
+                clamped_to,
+                attempt.created_at(),
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn budget(&mut self, limit: &Arc<Limit>, period: Period) -> Result<Option<Budget>> {
+        spend_limit::stored_budget(self, limit, period).await
+    }
+
+    async fn open(&mut self, limit: &Arc<Limit>, period: Period) -> Result<Budget> {
+        spend_limit::open(self, limit, period).await
+    }
+
+    async fn store(&mut self, budget: &Budget) -> Result<()> {
+        spend_limit::store(self, budget).await
+    }
+
+    async fn add(&mut self, rollups: Rollups) -> Result<()> {
+        rollups.write(self).await
+    }
+
+    async fn exceeded(&mut self, model: &str, excess: &Excess, now: Timestamp) -> Result<()> {
+        self.execute(
+            "INSERT INTO bound_violation (model, violations, excess, input_ppm, output_ppm, last_at)
+             VALUES ($1, 1, $2, $3, $4, $5)
+             ON CONFLICT (model) DO UPDATE SET violations = bound_violation.violations + 1,
+                excess = bound_violation.excess + excluded.excess,
+                input_ppm = CASE WHEN excluded.input_ppm > bound_violation.input_ppm
+                    THEN excluded.input_ppm ELSE bound_violation.input_ppm END,
+                output_ppm = CASE WHEN excluded.output_ppm > bound_violation.output_ppm
+                    THEN excluded.output_ppm ELSE bound_violation.output_ppm END,
+                last_at = excluded.last_at",
+            &params![model.to_owned(), excess.cost, excess.input_ppm, excess.output_ppm, now],
+        )
+        .await?;
+        self.log_change(None, Entity::Model, model).await
+    }
+}
