@@ -22,6 +22,8 @@ mod underway;
 pub mod usage;
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod tests;
 
 pub use attempt::{Attempt, Endpoint, Flags, Reported, State, UsageSource};

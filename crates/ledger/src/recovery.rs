@@ -70,7 +70,7 @@ pub async fn settle_open_holds(db: &Db, clock: &Clock) -> Result<usize> {
                     let open = open_attempts(tx).await?;
                     let limits = spend_limit::all(tx).await?;
                     let end = |open: OpenAttempt| {
-                        let outcome = outcome(&limits, &open);
+                        let outcome = outcome(&limits, &open.attempt.payer, open.usage, open.cost);
                         (open.attempt, open.bound, outcome)
                     };
                     let ends: Vec<_> = open.into_iter().map(end).collect();
@@ -96,12 +96,13 @@ async fn open_attempts(tx: &mut Tx) -> Result<Vec<OpenAttempt>> {
     .await
 }
 
-fn outcome(limits: &Limits, open: &OpenAttempt) -> Outcome {
-    let is_limited = limits.path(&open.attempt.payer).iter().any(|limit| limit.mode == Mode::Enforce);
+/// How a hold ends that nobody owns any more; `usage` and `cost` are those at its bound.
+pub(crate) fn outcome(limits: &Limits, payer: &Payer, usage: TokenUsage, cost: Cost) -> Outcome {
+    let is_limited = limits.path(payer).iter().any(|limit| limit.mode == Mode::Enforce);
     let (usage, cost) = if is_limited {
-        (open.usage, open.cost)
+        (usage, cost)
     } else {
-        (TokenUsage { output: 0, ..open.usage }, Cost { output: Money::ZERO, ..open.cost })
+        (TokenUsage { output: 0, ..usage }, Cost { output: Money::ZERO, ..cost })
     };
     Outcome::Settled { source: UsageSource::Bound, usage, cost, flags: Flags::default(), reported: None }
 }

@@ -83,6 +83,13 @@ impl Rollups {
         }
     }
 
+    /// What is added to each key's buckets of a width, in money.
+    #[cfg(test)]
+    pub(crate) fn costs(self, width: i64) -> impl Iterator<Item = (i64, Timestamp, Money)> {
+        let of_width = self.0.into_iter().filter(move |((_, other, _), _)| *other == width);
+        of_width.map(|((line, _, at), sums)| (line.key_number, at, sums.cost.total() + sums.adjusted))
+    }
+
     pub(crate) async fn write(self, tx: &mut Tx) -> Result<()> {
         for ((line, width, bucket_start), sums) in self.0 {
             tx.execute(
