@@ -39,9 +39,9 @@ pub(crate) async fn hold(
     let mut attempt = attempt(gateway, asked, id, attempt_of);
     refuse_absurd(&attempt)?;
     let patience = Some(Duration::from_millis(policy(gateway, asked.caller).wait_millis));
-    let Some(tokenizer) = Tokenizer::of(&asked.model.id) else {
+    if Tokenizer::of(&asked.model.id).is_none() {
         return Ok(gateway.ledger.hold(attempt, patience).await?);
-    };
+    }
     // Whoever may be clamped is not before they are counted.
     let unclamped = Attempt { clamp_to: None, ..attempt.clone() };
     match gateway.ledger.hold(unclamped, None).await {
@@ -49,20 +49,20 @@ pub(crate) async fn hold(
         Err(Refused::Error(error)) => return Err(error),
         Err(Refused::Misfit(_)) => {}
     }
-    if let Some(counted) = count(gateway, tokenizer, asked.body).await {
-        let size = &mut attempt.request.size;
-        let images = asked.call.image_tokens(&asked.model.facts);
-        let counted = images.map(|images| counted.saturating_add(images));
-        size.input = size.input.into_iter().chain(counted).min();
-    }
+    let size = &mut attempt.request.size;
+    size.input = size.input.into_iter().chain(count_input(gateway, asked).await).min();
     Ok(gateway.ledger.hold(attempt, patience).await?)
 }
 
-async fn count(gateway: &Gateway, tokenizer: Tokenizer, body: &[u8]) -> Option<u64> {
+/// The most tokens that the input is, counted where the model's tokenizer is known and its images are bounded.
+pub(crate) async fn count_input(gateway: &Gateway, asked: &Asked<'_>) -> Option<u64> {
+    let tokenizer = Tokenizer::of(&asked.model.id)?;
+    let images = asked.call.image_tokens(&asked.model.facts)?;
     let _permit = gateway.counting.acquire().await.ok()?;
-    let body = body.to_vec();
+    let body = asked.body.to_vec();
     // A tokenizer that gives up on a text panics; the text is then bounded by its bytes.
-    tokio::task::spawn_blocking(move || tokenizer.count(&body)).await.ok()?
+    let counted = tokio::task::spawn_blocking(move || tokenizer.count(&body)).await.ok()??;
+    Some(counted.saturating_add(images))
 }
 
 fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>) -> Attempt {

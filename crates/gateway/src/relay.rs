@@ -13,6 +13,7 @@ use tollgate_ledger::{Dispatched, Hold};
 use tollgate_wire::{ChunkFrame, ClientExchange, Exchange, Reply};
 
 use crate::Gateway;
+use crate::admit::{self, Asked};
 use crate::call::Call;
 use crate::observe::{self, Observer};
 use crate::pool::Pool;
@@ -72,7 +73,7 @@ pub(crate) async fn relay(
     pool: &Pool,
     exchange: &mut Exchange,
     sent: Sent,
-    call: &Call,
+    asked: &Asked<'_>,
     told: Told,
 ) -> Result<()> {
     if let Some(coding) = foreign_coding(&sent.answer) {
@@ -80,8 +81,8 @@ pub(crate) async fn relay(
         return Err(Error::new(Kind::UpstreamFailed, message).code("upstream_failed").source(coding));
     }
     match sent.answer.head.status {
-        200..=299 if is_events(&sent.answer) => stream(gateway, pool, exchange, sent, call, told).await,
-        200..=299 | 400..=599 => whole(gateway, pool, exchange, sent, call, told).await,
+        200..=299 if is_events(&sent.answer) => stream(gateway, pool, exchange, sent, asked, told).await,
+        200..=299 | 400..=599 => whole(gateway, pool, exchange, sent, asked, told).await,
         status => Err(Error::new(Kind::UpstreamFailed, "The upstream gave an answer that is not passed on.")
             .code("upstream_failed")
             .source(format!("status {status}"))),
@@ -105,7 +106,7 @@ async fn whole(
     pool: &Pool,
     exchange: &mut Exchange,
     mut sent: Sent,
-    call: &Call,
+    asked: &Asked<'_>,
     told: Told,
 ) -> Result<()> {
     let status = sent.answer.head.status;
@@ -113,13 +114,19 @@ async fn whole(
         tokio::select! {
             read = read_whole(gateway, &mut sent.answer) => read,
             () = exchange.gone() => {
-                sent.hold.cancel();
+                let Sent { answer, mut hold, .. } = sent;
+                drop(answer); // which stops the upstream
+                count_input(gateway, asked, &mut hold).await;
+                hold.cancel();
                 return Err(Error::bad_request("The client has gone."));
             }
         }
     } else {
         read_whole(gateway, &mut sent.answer).await
     };
+    if read.is_err() {
+        count_input(gateway, asked, &mut sent.hold).await;
+    }
     let body = read?;
     let headers = told.headers(&sent.answer);
     let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
@@ -128,7 +135,7 @@ async fn whole(
         pool.put(origin, connection);
     }
     hold.on_disk().await;
-    settle_whole(hold, call, status, &body);
+    settle_whole(hold, asked.call, status, &body);
     if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
         return Err(error);
     }
@@ -177,12 +184,13 @@ async fn stream(
     pool: &Pool,
     exchange: &mut Exchange,
     sent: Sent,
-    call: &Call,
+    asked: &Asked<'_>,
     told: Told,
 ) -> Result<()> {
     let status = sent.answer.head.status;
     let headers = told.headers(&sent.answer);
     let Sent { mut answer, mut hold, origin, upstream } = sent;
+    let call = asked.call;
     let mut observer = Observer::new(call.strips_usage(), call.input_estimate());
     let mut frame = ChunkFrame::default();
     hold.on_disk().await;
@@ -192,6 +200,8 @@ async fn stream(
         if !client.is_there {
             observer.client_left();
             if cancels {
+                drop(answer); // which stops the upstream
+                count_input(gateway, asked, &mut hold).await;
                 hold.cancel();
                 return Ok(());
             }
@@ -225,11 +235,22 @@ async fn stream(
         }
     }
     // The ledger has its word before the client sees the end.
-    hold.settle(observer.report(is_whole));
+    let reported = observer.report(is_whole);
+    if reported.usage.is_none() {
+        count_input(gateway, asked, &mut hold).await;
+    }
+    hold.settle(reported);
     if is_whole && client.is_there {
         exchange.finish().await;
     }
     Ok(())
+}
+
+/// Where the usage will not be known, what can be known of it is better than its bytes.
+async fn count_input(gateway: &Gateway, asked: &Asked<'_>, hold: &mut Dispatched) {
+    if let Some(tokens) = admit::count_input(gateway, asked).await {
+        hold.count_input(tokens);
+    }
 }
 
 /// Whether somebody still reads.

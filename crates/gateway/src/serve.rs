@@ -49,7 +49,7 @@ async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: Attem
     let upstream = model.upstreams.first().ok_or_else(|| permit::no_such_model(&call.model))?;
     let asked = Asked { caller: &caller, call: &call, body: &body, model: &model, upstream };
     let (sent, told) = dispatch(gateway, pool, exchange, &asked, id).await?;
-    relay::relay(gateway, pool, exchange, sent, &call, told).await
+    relay::relay(gateway, pool, exchange, sent, &asked, told).await
 }
 
 fn recheck(gateway: &Gateway, exchange: &Exchange, caller: Caller, reading: Stopwatch) -> Result<Caller> {

@@ -69,6 +69,13 @@ pub(crate) fn at_bound(request: &Request, input_estimate: u64) -> (TokenUsage, C
     (usage, cost)
 }
 
+/// A request whose input was counted after it had been admitted by its bytes.
+fn counted(request: &Request, seen: &Seen) -> Request {
+    let mut counted = *request;
+    counted.size.input = request.size.input.into_iter().chain(seen.input_max).min();
+    counted
+}
+
 /// Where the usage of a settled attempt comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageSource {
@@ -135,18 +142,27 @@ pub struct Reported {
     pub text: Option<String>,
 }
 
+/// What the one who sent an attempt knows of its usage without a word of the upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// By the text of the answer, as far as it came.
+    pub(crate) usage: Option<TokenUsage>,
+    /// The most that the input is, where it was counted.
+    pub(crate) input_max: Option<u64>,
+}
+
 /// How an attempt came to its end, as the one who sent it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// It was never sent, or the upstream refused it before running it.
     Voided,
     /// It was stopped in the middle, which stops the upstream's bill as well.
-    Cancelled { seen: Option<TokenUsage> },
+    Cancelled { seen: Seen },
     /// It may have run, and this is what is known of its usage.
     Ended {
         reported: Reported,
-        /// Usage by the text that was seen, for when the upstream does not say or is not believed.
-        seen: Option<TokenUsage>,
+        /// For when the upstream does not say or is not believed.
+        seen: Seen,
     },
 }
 
@@ -164,17 +180,19 @@ impl Outcome {
     pub(crate) fn of(attempt: &Attempt, request: &Request, ending: &Ending, is_limited: bool) -> Self {
         let (reported, seen) = match ending {
             Ending::Voided => return Self::Voided,
-            Ending::Cancelled { seen } => return Self::cancelled(attempt, request, *seen, is_limited),
+            Ending::Cancelled { seen } => {
+                return Self::cancelled(attempt, &counted(request, seen), seen.usage, is_limited);
+            }
             Ending::Ended { reported, seen } => (reported, seen),
         };
         let mut flags = reported.flags;
         let believed = reported.usage.filter(|usage| usage.input.max(usage.output) <= attempt.believable_max);
         flags.absurd |= reported.usage.is_some() && believed.is_none();
-        let (source, usage, cost) = match (believed, seen) {
+        let (source, usage, cost) = match (believed, seen.usage) {
             (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
-            (None, Some(usage)) if !is_limited => (UsageSource::Observed, *usage, request.cost(*usage)),
+            (None, Some(usage)) if !is_limited => (UsageSource::Observed, usage, request.cost(usage)),
             (None, _) => {
-                let (usage, cost) = at_bound(request, attempt.input_estimate);
+                let (usage, cost) = at_bound(&counted(request, seen), attempt.input_estimate);
                 (UsageSource::Bound, usage, cost)
             }
         };

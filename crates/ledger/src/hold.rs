@@ -9,7 +9,7 @@ use tollgate_core::price::TokenUsage;
 use tollgate_core::time::Stopwatch;
 use tollgate_store::Commit;
 
-use crate::attempt::{Attempt, Ending, Reported};
+use crate::attempt::{Attempt, Ending, Reported, Seen};
 use crate::ledger::Ledger;
 
 /// Money reserved for a request that was not sent yet. Dropped, it is voided: nothing was sent.
@@ -20,7 +20,7 @@ pub struct Hold(Option<Open>);
 /// its bound.
 pub struct Dispatched {
     open: Option<Open>,
-    seen: Option<TokenUsage>,
+    seen: Seen,
 }
 
 struct Open {
@@ -70,7 +70,7 @@ impl Hold {
 
     /// From the first byte sent on, the request counts as one that may be billed.
     pub fn dispatch(mut self) -> Dispatched {
-        Dispatched { open: self.0.take(), seen: None }
+        Dispatched { open: self.0.take(), seen: Seen::default() }
     }
 }
 
@@ -92,7 +92,12 @@ impl Dispatched {
 
     /// Notes what was seen of the answer so far, as usage, for when the upstream never says.
     pub fn observe(&mut self, seen: TokenUsage) {
-        self.seen = Some(seen);
+        self.seen.usage = Some(seen);
+    }
+
+    /// Notes the most tokens that the input is, counted more closely than its bound was.
+    pub fn count_input(&mut self, tokens: u64) {
+        self.seen.input_max = Some(tokens);
     }
 
     /// The answer came to its end, with or without word of its usage.
@@ -110,7 +115,7 @@ impl Dispatched {
         self.end(|_| Ending::Voided);
     }
 
-    fn end(&mut self, ending: impl FnOnce(Option<TokenUsage>) -> Ending) {
+    fn end(&mut self, ending: impl FnOnce(Seen) -> Ending) {
         if let Some(open) = self.open.take() {
             open.end(ending(self.seen));
         }

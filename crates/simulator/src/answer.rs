@@ -70,8 +70,8 @@ impl Body for Channel {
     }
 }
 
-/// Sends `pieces` as the script says: paced, or stalled or cut after so many bytes. What is generated is billed,
-/// whether or not anybody still listens.
+/// Sends `pieces` as the script says: paced, or stalled or cut after so many bytes. All that the answer has is billed,
+/// whether or not anybody still listens; unless the script says to stop then, which bills a token for each piece made.
 pub(crate) fn paced(
     pieces: impl Iterator<Item = String> + Send + 'static,
     content_type: &'static str,
@@ -82,7 +82,7 @@ pub(crate) fn paced(
     let (sender, receiver) = mpsc::channel(16);
     tokio::spawn(async move {
         let mut left = script.after_bytes.unwrap_or(0);
-        for piece in pieces {
+        for (made, piece) in (0..).zip(pieces) {
             tokio::time::sleep(script.pause()).await;
             let mut bytes = Bytes::from(piece);
             if let Some(fault @ (Fault::Cut | Fault::Stall)) = script.fault {
@@ -95,6 +95,9 @@ pub(crate) fn paced(
                 left -= bytes.len();
             }
             if sender.send(Ok(bytes)).await.is_err() {
+                if script.stops_when_client_gone == Some(true) {
+                    books.bill_no_more_than(number, made);
+                }
                 return;
             }
         }

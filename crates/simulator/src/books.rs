@@ -46,6 +46,13 @@ impl Books {
         }
     }
 
+    /// What it stopped at.
+    pub(crate) fn bill_no_more_than(&self, number: u64, output: u64) {
+        if let Some(entry) = self.inner().entries.get_mut(&number) {
+            entry.billed_output = entry.billed_output.min(output);
+        }
+    }
+
     pub(crate) fn finish(&self, number: u64) {
         if let Some(entry) = self.inner().entries.get_mut(&number) {
             entry.finished = true;

@@ -31,6 +31,9 @@ pub(crate) struct Completion {
     usage: Option<Value>,
     /// Whether a stream ends with its usage.
     shows_usage: bool,
+    /// Whether each event has it as far as it has come.
+    shows_usage_always: bool,
+    service_tier: String,
     pub(crate) is_stream: bool,
 }
 
@@ -40,7 +43,10 @@ impl Completion {
         let refuse = |message: &str| Box::new(error_answer(400, message, None));
         let model = request["model"].as_str().ok_or_else(|| refuse("you must provide a model parameter"))?;
         let messages = request["messages"].as_array().ok_or_else(|| refuse("messages must be an array"))?;
-        let limit = request["max_completion_tokens"].as_u64().or_else(|| request["max_tokens"].as_u64());
+        let limit = match &script.output_limit_field {
+            Some(field) => request[field].as_u64(),
+            None => request["max_completion_tokens"].as_u64().or_else(|| request["max_tokens"].as_u64()),
+        };
         if limit.is_some_and(|limit| limit > OUTPUT_MAX) {
             return Err(refuse(&format!(
                 "max_tokens is too large: this model supports at most {OUTPUT_MAX}"
@@ -67,6 +73,8 @@ impl Completion {
             output_tokens,
             usage: script.shown_usage(usage),
             shows_usage: request["stream_options"]["include_usage"] == true,
+            shows_usage_always: script.usage_in_every_event == Some(true),
+            service_tier: script.service_tier.clone().unwrap_or_else(|| "default".to_owned()),
             is_stream: request["stream"] == true,
         })
     }
@@ -99,7 +107,7 @@ impl Completion {
             })
             .collect();
         let mut body = json!({"id": self.id, "object": "chat.completion", "created": self.created,
-            "model": self.model, "choices": choices, "service_tier": "default", "system_fingerprint": "fp_simulated"});
+            "model": self.model, "choices": choices, "service_tier": self.service_tier, "system_fingerprint": "fp_simulated"});
         if let Some(usage) = &self.usage {
             body["usage"] = usage.clone();
         }
@@ -108,23 +116,26 @@ impl Completion {
 
     fn into_events(self) -> impl Iterator<Item = String> + Send + 'static {
         let mut events = Vec::new();
+        let mut made = 0;
         for (index, choice) in self.choices.iter().enumerate() {
             events.push(self.event(
                 index,
                 &json!({"role": "assistant", "content": "", "refusal": null}),
                 None,
+                made,
             ));
             if let Some((name, arguments)) = &choice.tool {
                 let mut call = tool_call(name, "");
                 call["index"] = json!(0);
-                events.push(self.event(index, &json!({"tool_calls": [call]}), None));
+                events.push(self.event(index, &json!({"tool_calls": [call]}), None, made));
                 let arguments = json!({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]});
-                events.push(self.event(index, &arguments, None));
+                events.push(self.event(index, &arguments, None, made));
             }
             for piece in &choice.pieces {
-                events.push(self.event(index, &json!({"content": piece}), None));
+                made += 1;
+                events.push(self.event(index, &json!({"content": piece}), None, made));
             }
-            events.push(self.event(index, &json!({}), Some(choice.finish_reason)));
+            events.push(self.event(index, &json!({}), Some(choice.finish_reason), made));
         }
         if self.shows_usage && self.usage.is_some() {
             let mut last = self.chunk();
@@ -138,14 +149,18 @@ impl Completion {
 
     fn chunk(&self) -> Value {
         json!({"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model,
-            "service_tier": "default", "system_fingerprint": "fp_simulated"})
+            "service_tier": self.service_tier, "system_fingerprint": "fp_simulated"})
     }
 
-    fn event(&self, index: usize, delta: &Value, finish_reason: Option<&str>) -> String {
+    /// `made` tokens of output are behind it.
+    fn event(&self, index: usize, delta: &Value, finish_reason: Option<&str>, made: u64) -> String {
         let mut chunk = self.chunk();
         chunk["choices"] =
             json!([{"index": index, "delta": delta, "logprobs": null, "finish_reason": finish_reason}]);
-        if self.shows_usage {
+        if self.shows_usage_always {
+            chunk["usage"] = json!({"prompt_tokens": self.input_tokens, "completion_tokens": made,
+                "total_tokens": self.input_tokens + made});
+        } else if self.shows_usage {
             chunk["usage"] = Value::Null;
         }
         format!("data: {chunk}\n\n")

@@ -41,6 +41,18 @@ pub(crate) struct Script {
     /// Of the input, so many tokens are reported as read from the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cached_tokens: Option<u64>,
+    /// The only field in which it reads the most output, as older servers do; it overlooks any other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) output_limit_field: Option<String>,
+    /// Whether it stops when its client hangs up, and bills what it made until then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stops_when_client_gone: Option<bool>,
+    /// Whether each event of a stream shows the usage so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage_in_every_event: Option<bool>,
+    /// The tier it says it served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service_tier: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -81,6 +93,10 @@ impl Script {
             retry_after: self.retry_after.or(other.retry_after),
             usage: self.usage.or(other.usage),
             cached_tokens: self.cached_tokens.or(other.cached_tokens),
+            output_limit_field: self.output_limit_field.or(other.output_limit_field),
+            stops_when_client_gone: self.stops_when_client_gone.or(other.stops_when_client_gone),
+            usage_in_every_event: self.usage_in_every_event.or(other.usage_in_every_event),
+            service_tier: self.service_tier.or(other.service_tier),
         }
     }
 

@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::Format;
-use crate::api::arguments::{CostCommand, KeyCommand, ModelCommand, ProjectCommand, ServiceAccountCommand};
-use crate::api::arguments::{SpendLimitCommand, UpstreamCommand, UsageCommand};
+use crate::api::arguments::{CostCommand, KeyCommand, ProjectCommand, ServiceAccountCommand, UsageCommand};
+use crate::api::ledger::LedgerCommand;
+use crate::api::limits::SpendLimitCommand;
+use crate::api::reconcile::ReconcileCommand;
+use crate::api::upstreams::{ModelCommand, UpstreamCommand};
+use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
-use crate::command::maintenance::{BackupOptions, DataOptions, OperatorCommand, RecoverOptions};
+use crate::command::maintenance::{BackupOptions, FsckOptions, OperatorCommand, RecoverOptions};
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
 
@@ -56,8 +60,15 @@ pub enum Command {
     Dev(DevOptions),
     /// Run the simulated provider alone
     Simulate(SimulateOptions),
-    /// Check that the books balance, to the nano-dollar
-    Fsck(DataOptions),
+    /// Check that the books balance, to the nano-dollar: in a data directory, or over the API
+    Fsck(FsckOptions),
+    /// Say what should be looked at: keys without a limit, models without a price, odd requests
+    Doctor,
+    /// Compare the books with what a provider's own costs API says
+    Reconcile(ReconcileCommand),
+    /// Put any gateway before `tollgate simulate` to the test: overspend, false refusals, unrecorded requests, and how long
+    /// a deleted key lives
+    Challenge(Box<ChallengeOptions>),
     /// Copy the database, also while a server runs
     Backup(BackupOptions),
     /// Put a backup into an empty data directory
@@ -76,9 +87,12 @@ pub enum Command {
     /// Service accounts of a project
     #[command(subcommand, alias = "sa")]
     ServiceAccount(ServiceAccountCommand),
-    /// The hard monthly spend limit of a project
+    /// Hard spend limits of an organization, a project, a user or a key
     #[command(subcommand)]
     SpendLimit(SpendLimitCommand),
+    /// Requests and what they cost; corrections and refunds
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Provider connections
     #[command(subcommand)]
     Upstream(UpstreamCommand),

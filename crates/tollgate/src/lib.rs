@@ -4,6 +4,7 @@
 //! and with the API of any server that speaks OpenAI's. There are no rules of the product here.
 
 pub mod api;
+pub mod challenge;
 pub mod cli;
 pub mod command;
 pub mod config;

@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tollgate::api::client::Client;
-use tollgate::api::commands::{Failure, Session};
 use tollgate::api::complain_of_usage;
+use tollgate::api::session::{Failure, Session};
+use tollgate::challenge::ChallengeOptions;
 use tollgate::cli::{ApiOptions, Cli, Command};
+use tollgate::command::maintenance::FsckOptions;
 use tollgate::command::{dev, maintenance, serve, simulate};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Error, Kind};
@@ -48,11 +50,12 @@ async fn run(cli: Cli) -> u8 {
             done(dev::dev(options).await)
         }
         Command::Simulate(options) => done(simulate::simulate(options).await),
-        Command::Fsck(options) => match maintenance::fsck(&options).await {
+        Command::Fsck(FsckOptions { data: Some(data) }) => match maintenance::fsck(&data).await {
             Ok(true) => 0,
             Ok(false) => FAILED,
             Err(error) => done(Err(error)),
         },
+        Command::Challenge(options) => challenge(*options, &cli.api).await,
         Command::Backup(options) => done(maintenance::backup(&options).await),
         Command::Restore(options) => done(maintenance::restore(&options)),
         Command::Recover(options) => done(maintenance::recover(&options).await),
@@ -69,24 +72,48 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
             return WRONG_USAGE;
         }
     };
+    // Whether all is well, where that is the question.
+    let well = |()| true;
     let result = match command {
-        Command::Project(command) => session.project(command).await,
-        Command::Key(command) => session.key(command).await,
-        Command::ServiceAccount(command) => session.service_account(command).await,
-        Command::SpendLimit(command) => session.spend_limit(command).await,
-        Command::Upstream(command) => session.upstream(command).await,
-        Command::Model(command) => session.model(command).await,
-        Command::Cost(command) => session.cost(command).await,
-        Command::Usage(command) => session.usage(command).await,
-        _ => Ok(()),
+        Command::Fsck(_) => session.fsck().await,
+        Command::Doctor => session.doctor().await,
+        Command::Reconcile(command) => session.reconcile(command).await,
+        Command::Project(command) => session.project(command).await.map(well),
+        Command::Key(command) => session.key(command).await.map(well),
+        Command::ServiceAccount(command) => session.service_account(command).await.map(well),
+        Command::SpendLimit(command) => session.spend_limit(command).await.map(well),
+        Command::Ledger(command) => session.ledger(command).await.map(well),
+        Command::Upstream(command) => session.upstream(command).await.map(well),
+        Command::Model(command) => session.model(command).await.map(well),
+        Command::Cost(command) => session.cost(command).await.map(well),
+        Command::Usage(command) => session.usage(command).await.map(well),
+        _ => Ok(true),
     };
     match result {
-        Ok(()) => 0,
+        Ok(is_well) => u8::from(!is_well),
         Err(Failure::Usage(message)) => {
             complain_of_usage(options.output, &message);
             WRONG_USAGE
         }
-        Err(Failure::Call(error)) => session.failed(&error),
+        Err(Failure::Call(error)) => tollgate::api::failed(options.output, &error),
+    }
+}
+
+async fn challenge(options: ChallengeOptions, api: &ApiOptions) -> u8 {
+    let admin_key = match api.admin_key_file.as_deref().map(tollgate::api::read_secret).transpose() {
+        Ok(admin_key) => admin_key,
+        Err(message) => {
+            complain_of_usage(api.output, &message);
+            return WRONG_USAGE;
+        }
+    };
+    match tollgate::challenge::challenge(options, admin_key, api.output).await {
+        Ok(held) => u8::from(!held),
+        Err(tollgate::challenge::Failure::Usage(message)) => {
+            complain_of_usage(api.output, &message);
+            WRONG_USAGE
+        }
+        Err(tollgate::challenge::Failure::Call(error)) => tollgate::api::failed(api.output, &error),
     }
 }
 

@@ -12,7 +12,7 @@ use tollgate_core::{
     Zone,
 };
 
-use crate::attempt::{Attempt, Ending, Outcome, Reported, State as AttemptState, at_bound};
+use crate::attempt::{Attempt, Ending, Outcome, Reported, Seen, State as AttemptState, at_bound};
 use crate::batch::{self, Decision, End};
 use crate::hold::{Held, Hold};
 use crate::queue::{Asking, Entry, Queue, Refused, Taken, Waiting};
@@ -249,22 +249,18 @@ impl World {
                 Ending::Voided
             }
             1..3 => {
-                let seen = self.random.one_in(2).then_some(TokenUsage {
-                    input: 10,
-                    output: 3,
-                    ..TokenUsage::default()
-                });
+                let usage = TokenUsage { input: 10, output: 3, ..TokenUsage::default() };
+                let seen = Seen { usage: self.random.one_in(2).then_some(usage), input_max: None };
                 if self.broken == Broken::CutIsChargedBySight {
-                    Ending::Cancelled {
-                        seen: Some(TokenUsage { input: 0, output: 1, ..TokenUsage::default() }),
-                    }
+                    let usage = Some(TokenUsage { output: 1, ..TokenUsage::default() });
+                    Ending::Cancelled { seen: Seen { usage, input_max: Some(0) } }
                 } else {
                     Ending::Ended { reported: Reported::default(), seen }
                 }
             }
             _ => Ending::Ended {
                 reported: Reported { usage: Some(usage_of(bill, &request)), ..Reported::default() },
-                seen: None,
+                seen: Seen::default(),
             },
         };
         self.end(held, ending);

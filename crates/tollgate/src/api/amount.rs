@@ -1,18 +1,25 @@
 //! Amounts and durations as people write them on a command line.
 
-use tollgate_core::Money;
+use tollgate_core::{Interval, Money};
 
-/// `50`, `$50`, `0.05usd`, `50usd/month`: dollars to whole cents.
-pub(crate) fn cents(text: &str) -> Result<i64, String> {
+/// `50`, `$50`, `0.05usd`: dollars to whole cents.
+fn cents(text: &str) -> Result<i64, String> {
     let plain = text.trim().to_lowercase();
-    let plain = plain.strip_suffix("/month").unwrap_or(&plain);
-    let plain = plain.strip_suffix("usd").unwrap_or(plain).trim().trim_start_matches('$');
+    let plain = plain.strip_suffix("usd").unwrap_or(&plain).trim().trim_start_matches('$');
     let amount = Money::parse(plain).filter(|amount| *amount > Money::ZERO);
     let amount = amount.ok_or_else(|| format!("`{text}` is not an amount such as 50usd or 0.05"))?;
     match Money::from_cents(amount.cents()) {
         Some(whole) if whole == amount => Ok(amount.cents()),
         _ => Err(format!("`{text}` is not a whole number of cents")),
     }
+}
+
+/// `50usd/month`, `$2/day`; by the month unless it says otherwise.
+pub(crate) fn limit(text: &str) -> Result<(i64, Interval), String> {
+    let (amount, interval) = text.split_once('/').unwrap_or((text, "month"));
+    let interval = Interval::parse(interval.trim())
+        .ok_or_else(|| format!("`{text}` is not a limit by the month, week or day, such as 50usd/month"))?;
+    Ok((cents(amount)?, interval))
 }
 
 /// `90d`, `12h`, `30m`, `45s`, or `never`.
@@ -39,14 +46,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_dollars_to_the_cent() {
-        for (text, expected) in
-            [("50", 5000), ("$50", 5000), ("0.05usd", 5), ("50USD/month", 5000), (" 1.50 usd", 150)]
-        {
-            assert_eq!(cents(text), Ok(expected), "{text}");
+    fn limits_are_dollars_to_the_cent_by_an_interval() {
+        use Interval::{Day, Month, Week};
+        for (text, expected) in [
+            ("50", (5000, Month)),
+            ("$50", (5000, Month)),
+            ("0.05usd", (5, Month)),
+            ("50USD/month", (5000, Month)),
+            (" 1.50 usd", (150, Month)),
+            ("2usd/day", (200, Day)),
+            ("$7.25 / week", (725, Week)),
+        ] {
+            assert_eq!(limit(text), Ok(expected), "{text}");
         }
-        for text in ["", "0", "-1", "0.001", "50eur", "50usd/day", "many"] {
-            assert!(cents(text).is_err(), "{text}");
+        for text in ["", "0", "-1", "0.001", "50eur", "50usd/year", "50usd/", "many"] {
+            assert!(limit(text).is_err(), "{text}");
         }
     }
 

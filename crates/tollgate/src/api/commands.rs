@@ -1,105 +1,22 @@
-//! `project`, `key`, `service-account`, `spend-limit`, `upstream`, `model`, `cost`, `usage`.
+//! `project`, `key`, `service-account`, `cost`, `usage`.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 use tollgate_core::time::Clock;
 
 use crate::api::amount;
 use crate::api::arguments::{
-    CostBy, CostCommand, InProject, KeyCommand, Many, ModelCommand, Period, ProjectCommand,
-    ServiceAccountCommand, SpendLimitCommand, UpstreamCommand, UsageBy, UsageCommand,
+    CostBy, CostCommand, InProject, KeyCommand, Period, ProjectCommand, ServiceAccountCommand, UsageBy,
+    UsageCommand,
 };
-use crate::api::client::{CallError, Client, encoded};
-use crate::api::output::{self, Format};
-use crate::api::secret_input::{self, Out};
+use crate::api::client::encoded;
+use crate::api::output::Format;
+use crate::api::secret_input::Out;
+use crate::api::session::{Done, Failure, PROJECTS, Session};
 use crate::api::table::{self, Column};
 
-/// Why a command failed.
-pub enum Failure {
-    Call(CallError),
-    /// What was asked for makes no sense, or a file cannot be used.
-    Usage(String),
-}
-
-impl From<CallError> for Failure {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Self::Usage(message)
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
-type Done = Result<(), Failure>;
-
-/// A client with the way its results are shown.
-pub struct Session {
-    pub client: Client,
-    pub format: Format,
-    pub is_quiet: bool,
-}
-
-const PROJECTS: &str = "/organization/projects";
-
 impl Session {
-    fn show(&self, columns: &'static [Column], value: &Value) -> Done {
-        Ok(output::show(self.format, columns, value)?)
-    }
-
-    fn say(&self, text: &str) {
-        if !self.is_quiet {
-            output::hint(text);
-        }
-    }
-
-    async fn list(
-        &self,
-        columns: &'static [Column],
-        path: &str,
-        query: &[(&str, String)],
-        many: &Many,
-    ) -> Done {
-        let (items, has_more) = self.client.list(path, query, many.limit).await?;
-        if has_more {
-            self.say(&format!("There are more than {}; see --limit.", items.len()));
-        }
-        self.show(columns, &Value::Array(items))
-    }
-
-    async fn deleted(&self, path: &str) -> Done {
-        let answer = self.client.delete(path).await?;
-        if self.format == Format::Json {
-            return Ok(output::show(self.format, &[], &answer)?);
-        }
-        self.say("Done.");
-        Ok(())
-    }
-
-    /// What OpenAI does not have is said before anything is sent.
-    fn needs_tollgate(&self, what: &str) -> Done {
-        if self.client.is_openai() {
-            return Err(format!("OpenAI's API has no way to {what}. Tollgate's has.").into());
-        }
-        Ok(())
-    }
-
-    /// Says what the server answered and returns the exit code for it.
-    pub fn failed(&self, error: &CallError) -> u8 {
-        output::complain(self.format, error);
-        output::exit_code(error)
-    }
-
     pub async fn project(&self, command: ProjectCommand) -> Done {
         let one = |id: &str| format!("{PROJECTS}/{}", encoded(id));
         match command {
@@ -217,76 +134,6 @@ impl Session {
         }
     }
 
-    pub async fn spend_limit(&self, command: SpendLimitCommand) -> Done {
-        let path = |project: &InProject| format!("{PROJECTS}/{}/spend_limit", encoded(&project.project));
-        match command {
-            SpendLimitCommand::Get { project } => {
-                self.show(table::SPEND_LIMIT, &self.client.get(&path(&project), &[]).await?)
-            }
-            SpendLimitCommand::Set { amount, project } => {
-                let cents = amount::cents(&amount)?;
-                let body = json!({"threshold_amount": cents, "currency": "USD", "interval": "month"});
-                self.show(table::SPEND_LIMIT, &self.client.post(&path(&project), &body).await?)
-            }
-            SpendLimitCommand::Clear { project } => self.deleted(&path(&project)).await,
-        }
-    }
-
-    pub async fn upstream(&self, command: UpstreamCommand) -> Done {
-        const ALL: &str = "/tollgate/v1/upstreams";
-        self.needs_tollgate("manage upstreams")?;
-        let one = |id: &str| format!("{ALL}/{}", encoded(id));
-        match command {
-            UpstreamCommand::List { many } => self.list(table::UPSTREAMS, ALL, &[], &many).await,
-            UpstreamCommand::Get { id } => {
-                self.show(table::UPSTREAMS, &self.client.get(&one(&id), &[]).await?)
-            }
-            UpstreamCommand::Add { name, base_url, api_key_file, models } => {
-                let body = upstream_body(Some(name), Some(base_url), api_key_file, &models)?;
-                self.show(table::UPSTREAMS, &self.client.post(ALL, &body).await?)
-            }
-            UpstreamCommand::Update { id, name, base_url, api_key_file, models } => {
-                let body = upstream_body(name, base_url, api_key_file, &models)?;
-                self.show(table::UPSTREAMS, &self.client.post(&one(&id), &body).await?)
-            }
-            UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await,
-        }
-    }
-
-    pub async fn model(&self, command: ModelCommand) -> Done {
-        const ALL: &str = "/tollgate/v1/models";
-        self.needs_tollgate("read or set prices")?;
-        let one = |model: &str| format!("{ALL}/{}", encoded(model));
-        match command {
-            ModelCommand::List => {
-                let all = self.client.get(ALL, &[]).await?;
-                self.show(table::MODELS, &all["data"])
-            }
-            ModelCommand::Get { model } => {
-                self.show(table::MODELS, &self.client.get(&one(&model), &[]).await?)
-            }
-            ModelCommand::Set { model, input, cached_input, output_price, context, max_output } => {
-                let price = |text: String| if text == "none" { Value::Null } else { Value::String(text) };
-                let tokens = |text: Option<String>| -> Result<Option<Value>, Failure> {
-                    let wrong = |text: &str| format!("`{text}` is neither a number of tokens nor `none`.");
-                    text.map(|text| match text.as_str() {
-                        "none" => Ok(Value::Null),
-                        _ => text.parse::<i64>().map(|tokens| json!(tokens)).map_err(|_| wrong(&text).into()),
-                    })
-                    .transpose()
-                };
-                let mut body = Map::new();
-                body.extend(input.map(|text| ("input_price".to_owned(), price(text))));
-                body.extend(cached_input.map(|text| ("cached_input_price".to_owned(), price(text))));
-                body.extend(output_price.map(|text| ("output_price".to_owned(), price(text))));
-                body.extend(tokens(context)?.map(|tokens| ("context_tokens".to_owned(), tokens)));
-                body.extend(tokens(max_output)?.map(|tokens| ("max_output_tokens".to_owned(), tokens)));
-                self.show(table::MODELS, &self.client.post(&one(&model), &Value::Object(body)).await?)
-            }
-            ModelCommand::Reset { model } => self.deleted(&one(&model)).await,
-        }
-    }
-
     pub async fn cost(&self, command: CostCommand) -> Done {
         let mut query = command.period.query()?;
         for by in &command.by {
@@ -367,22 +214,4 @@ fn key_body(name: &str, owner: &str, scopes: &[String], expires: &str) -> Result
         body["expires_in_seconds"] = json!(seconds);
     }
     Ok(body)
-}
-
-fn upstream_body(
-    name: Option<String>,
-    base_url: Option<String>,
-    api_key_file: Option<PathBuf>,
-    models: &[String],
-) -> Result<Value, Failure> {
-    let mut body = Map::new();
-    body.extend(name.map(|name| ("name".to_owned(), json!(name))));
-    body.extend(base_url.map(|url| ("base_url".to_owned(), json!(url))));
-    if let Some(file) = api_key_file {
-        body.insert("api_key".to_owned(), json!(secret_input::read(&file)?.reveal()));
-    }
-    if !models.is_empty() {
-        body.insert("models".to_owned(), json!(models));
-    }
-    Ok(Value::Object(body))
 }

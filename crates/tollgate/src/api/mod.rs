@@ -3,10 +3,16 @@
 mod amount;
 pub mod arguments;
 pub mod client;
-pub mod commands;
+mod commands;
+pub mod doctor;
+pub mod ledger;
+pub mod limits;
 mod output;
+pub mod reconcile;
 mod secret_input;
+pub mod session;
 mod table;
+pub mod upstreams;
 
-pub use output::{Format, complain_of_usage};
+pub use output::{Format, complain_of_usage, failed};
 pub use secret_input::{Out, read as read_secret};

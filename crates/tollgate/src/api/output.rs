@@ -55,9 +55,15 @@ fn table(columns: &'static [Column], rows: &[Value]) -> Table {
     table
 }
 
+/// Says what the server answered and returns the exit code for it.
+pub fn failed(format: Format, error: &CallError) -> u8 {
+    complain(format, error);
+    exit_code(error)
+}
+
 /// Says what went wrong, on stderr; to programs as one JSON object.
 #[expect(clippy::print_stderr, reason = "errors of a command go there")]
-pub(crate) fn complain(format: Format, error: &CallError) {
+fn complain(format: Format, error: &CallError) {
     if format != Format::Json {
         eprintln!("error: {error}");
         return;
@@ -89,7 +95,7 @@ pub(crate) fn hint(text: &str) {
 }
 
 /// The exit code for an error, as documented.
-pub(crate) fn exit_code(error: &CallError) -> u8 {
+fn exit_code(error: &CallError) -> u8 {
     match error {
         CallError::Network(_) | CallError::Refused { status: 500.., .. } => 7,
         CallError::Refused { status: 404, .. } => 3,

@@ -15,6 +15,8 @@ enum Shape {
     Plain,
     Time,
     Cents,
+    /// Empty, it stands for all.
+    Scopes,
     List,
 }
 
@@ -24,6 +26,10 @@ const fn plain(heading: &'static str, pointer: &'static str) -> Column {
 
 const fn time(heading: &'static str, pointer: &'static str) -> Column {
     Column { heading, pointer, shape: Shape::Time }
+}
+
+const fn scopes(heading: &'static str, pointer: &'static str) -> Column {
+    Column { heading, pointer, shape: Shape::Scopes }
 }
 
 const fn list(heading: &'static str, pointer: &'static str) -> Column {
@@ -38,7 +44,7 @@ pub(crate) const KEYS: &[Column] = &[
     plain("NAME", "/name"),
     plain("KEY", "/redacted_value"),
     plain("OWNER", "/owner/type"),
-    list("SCOPES", "/scopes"),
+    scopes("SCOPES", "/scopes"),
     plain("ACCESS", "/owner_project_access"),
     time("LAST USED", "/last_used_at"),
     time("EXPIRES", "/expires_at"),
@@ -47,14 +53,115 @@ pub(crate) const KEYS: &[Column] = &[
 pub(crate) const SERVICE_ACCOUNTS: &[Column] =
     &[plain("ID", "/id"), plain("NAME", "/name"), plain("ROLE", "/role"), time("CREATED", "/created_at")];
 
-pub(crate) const SPEND_LIMIT: &[Column] = &[
-    Column { heading: "LIMIT USD", pointer: "/threshold_amount", shape: Shape::Cents },
+pub(crate) const KEYS_OF_ORGANIZATION: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("KEY", "/redacted_value"),
+    plain("PROJECT", "/project_id"),
+    plain("PROJECT NAME", "/project_name"),
+    plain("OWNER", "/user_id"),
+    time("LAST USED", "/last_used_at"),
+];
+
+const LIMIT_USD: Column = Column { heading: "LIMIT USD", pointer: "/threshold_amount", shape: Shape::Cents };
+
+pub(crate) const SPEND_LIMITS: &[Column] = &[
+    LIMIT_USD,
     plain("INTERVAL", "/interval"),
     plain("STATUS", "/enforcement/status"),
     plain("SPENT", "/spent"),
     plain("HELD", "/held"),
     plain("REMAINING", "/remaining"),
     time("UNTIL", "/period_end"),
+    plain("ZONE", "/time_zone"),
+    plain("MODE", "/mode"),
+    plain("WOULD REFUSE", "/would_have_refused"),
+    plain("SCOPE", "/scope"),
+    plain("SCOPE ID", "/scope_id"),
+    plain("ID", "/id"),
+];
+
+pub(crate) const DEFAULT_LIMITS: &[Column] = &[
+    plain("FOR NEW", "/for"),
+    LIMIT_USD,
+    plain("INTERVAL", "/interval"),
+    plain("ZONE", "/time_zone"),
+    plain("MODE", "/mode"),
+];
+
+pub(crate) const SPEND_POLICY: &[Column] = &[
+    plain("PROJECT", "/project_id"),
+    plain("WHEN EXCEEDED", "/when_exceeded"),
+    plain("MIN OUTPUT", "/min_output_tokens"),
+    plain("WAIT MS", "/wait_ms"),
+];
+
+pub(crate) const TRIAL: &[Column] = &[
+    time("FROM", "/period_start"),
+    time("UNTIL", "/period_end"),
+    plain("SPENT", "/spent"),
+    plain("REFUSED", "/refused_requests"),
+    plain("REFUSED USD", "/refused_cost"),
+    time("FIRST REFUSED", "/first_refused_at"),
+];
+
+pub(crate) const STOPPED: &[Column] = &[
+    plain("REQUEST", "/request_id"),
+    time("AT", "/created_at"),
+    plain("KEY", "/api_key_id"),
+    plain("MODEL", "/model"),
+    plain("BOUND", "/bound"),
+    plain("COST", "/cost"),
+];
+
+pub(crate) const REQUESTS: &[Column] = &[
+    plain("ID", "/id"),
+    time("AT", "/created_at"),
+    plain("STATE", "/state"),
+    plain("KEY", "/api_key_id"),
+    plain("MODEL", "/model"),
+    plain("BOUND", "/bound"),
+    plain("COST", "/cost"),
+    plain("BY", "/usage_source"),
+    plain("INPUT", "/input_tokens"),
+    plain("OUTPUT", "/output_tokens"),
+    plain("RECOVERED", "/recovered"),
+    list("FLAGS", "/flags"),
+    plain("ADJUSTED", "/adjusted"),
+];
+
+pub(crate) const ADJUSTMENTS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("REQUEST", "/request_id"),
+    plain("KIND", "/kind"),
+    plain("USD", "/cost"),
+    plain("BY", "/created_by"),
+    time("AT", "/created_at"),
+    plain("REASON", "/reason"),
+];
+
+pub(crate) const FSCK: &[Column] = &[
+    plain("BALANCED", "/is_balanced"),
+    plain("REQUESTS", "/attempts"),
+    plain("OPEN HOLDS", "/open_holds"),
+    plain("BUDGETS", "/budgets"),
+    plain("SETTLED USD", "/settled"),
+];
+
+pub(crate) const FINDINGS: &[Column] = &[
+    plain("STATUS", "/status"),
+    plain("CHECK", "/check"),
+    plain("SUBJECT", "/subject"),
+    plain("FINDING", "/finding"),
+];
+
+pub(crate) const DRIFT: &[Column] = &[
+    time("DAY", "/start_time"),
+    plain("MODEL", "/model"),
+    plain("BOOKS", "/ours"),
+    plain("PROVIDER", "/theirs"),
+    plain("DRIFT", "/drift"),
+    plain("PERCENT", "/drift_percent"),
 ];
 
 pub(crate) const UPSTREAMS: &[Column] = &[
@@ -62,6 +169,8 @@ pub(crate) const UPSTREAMS: &[Column] = &[
     plain("NAME", "/name"),
     plain("BASE URL", "/base_url"),
     plain("API KEY", "/has_api_key"),
+    plain("OUTPUT LIMIT", "/output_limit_field"),
+    plain("CLIENT GONE", "/on_client_gone"),
     list("MODELS", "/models"),
 ];
 
@@ -72,6 +181,9 @@ pub(crate) const MODELS: &[Column] = &[
     plain("OUTPUT", "/output_price"),
     plain("CONTEXT", "/context_tokens"),
     plain("MAX OUTPUT", "/max_output_tokens"),
+    plain("IMAGE", "/image_tokens"),
+    plain("CEILING", "/request_cost_max"),
+    plain("EXCEEDED", "/bound_violations/count"),
     list("UPSTREAMS", "/upstreams"),
 ];
 
@@ -99,12 +211,15 @@ pub(crate) const USAGE: &[Column] = &[
 impl Column {
     /// Whether any of the rows has something to show here.
     pub(crate) fn is_used(&self, rows: &[Value]) -> bool {
-        rows.iter().any(|row| row.pointer(self.pointer).is_some_and(|value| !value.is_null()))
+        let says =
+            |value: &Value| !is_nothing(value) || (matches!(self.shape, Shape::Scopes) && value.is_array());
+        rows.iter().any(|row| row.pointer(self.pointer).is_some_and(says))
     }
 
     pub(crate) fn cell(&self, row: &Value) -> String {
         let value = row.pointer(self.pointer).unwrap_or(&Value::Null);
         match (self.shape, value) {
+            (_, value) if is_nothing(value) && !matches!(self.shape, Shape::Scopes) => "-".to_owned(),
             (_, Value::Null) => "-".to_owned(),
             (Shape::Time, Value::Number(at)) => {
                 at.as_i64().map_or_else(|| at.to_string(), |at| Timestamp(at).to_string())
@@ -113,8 +228,8 @@ impl Column {
                 let cents = cents.as_i64().unwrap_or(0);
                 format!("{}.{:02}", cents / 100, cents % 100)
             }
-            (Shape::List, Value::Array(items)) if items.is_empty() => "all".to_owned(),
-            (Shape::List, Value::Array(items)) => {
+            (Shape::Scopes, Value::Array(items)) if items.is_empty() => "all".to_owned(),
+            (Shape::List | Shape::Scopes, Value::Array(items)) => {
                 items.iter().map(|item| item.as_str().unwrap_or("?")).collect::<Vec<_>>().join(", ")
             }
             (_, Value::String(text)) => {
@@ -123,4 +238,9 @@ impl Column {
             (_, other) => other.to_string(),
         }
     }
+}
+
+/// What leaves a column without use if no row has more.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
 }

@@ -19,6 +19,13 @@ pub struct DataOptions {
 }
 
 #[derive(Args, Debug)]
+pub struct FsckOptions {
+    /// Directory of the installation; without it the running server is asked, by an operator's admin key
+    #[arg(long, env = "TOLLGATE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
 pub struct BackupOptions {
     /// Where to write the backup; must not exist
     pub file: PathBuf,
@@ -67,8 +74,8 @@ async fn open_to_read(data: &Path) -> Result<Db> {
 }
 
 /// Prints what the books say; `false` if they do not balance.
-pub async fn fsck(options: &DataOptions) -> Result<bool> {
-    let db = open_to_read(&options.data).await?;
+pub async fn fsck(data: &Path) -> Result<bool> {
+    let db = open_to_read(data).await?;
     let report = fsck::check(&db).await?;
     say(&report.to_string());
     Ok(report.is_balanced())

@@ -1,0 +1,206 @@
+//! `upstream` and `model`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use crate::api::arguments::Many;
+use crate::api::client::encoded;
+use crate::api::secret_input;
+use crate::api::session::{Done, Failure, Session};
+use crate::api::table;
+
+#[derive(Subcommand, Debug)]
+pub enum UpstreamCommand {
+    List {
+        #[command(flatten)]
+        many: Many,
+    },
+    Get {
+        id: String,
+    },
+    /// Connect a provider
+    Add {
+        name: String,
+        #[arg(long)]
+        base_url: String,
+        #[command(flatten)]
+        settings: UpstreamSettings,
+    },
+    Update {
+        id: String,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long)]
+        base_url: Option<String>,
+        #[command(flatten)]
+        settings: UpstreamSettings,
+    },
+    /// Disconnect
+    #[command(alias = "delete")]
+    Rm {
+        id: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct UpstreamSettings {
+    /// File with the provider's key, or - for stdin
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Models it serves; its own list if none is given
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<String>,
+    /// The field in which it reads the most output [default: what suits its address]
+    #[arg(long, value_parser = ["max_tokens", "max_completion_tokens"], value_name = "FIELD")]
+    output_limit_field: Option<String>,
+    /// What becomes of an answer whose client has gone [default: what suits the server, as its list of models tells]
+    #[arg(long, value_parser = ["cancel", "drain"], value_name = "WHAT")]
+    on_client_gone: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ModelCommand {
+    List,
+    Get {
+        model: String,
+    },
+    /// Set prices (US dollars per million tokens) and limits; `none` goes back to the embedded figure
+    Set {
+        model: String,
+        #[arg(long, value_name = "USD")]
+        input: Option<String>,
+        #[arg(long, value_name = "USD")]
+        cached_input: Option<String>,
+        #[arg(long, value_name = "USD")]
+        cache_write: Option<String>,
+        #[arg(long, value_name = "USD")]
+        output_price: Option<String>,
+        #[arg(long, value_name = "TOKENS")]
+        context: Option<String>,
+        #[arg(long, value_name = "TOKENS")]
+        max_output: Option<String>,
+        /// The most tokens that one image counts as
+        #[arg(long, value_name = "TOKENS")]
+        image_tokens: Option<String>,
+        /// What no request costs more than, in US dollars
+        #[arg(long, value_name = "USD")]
+        request_cost_max: Option<String>,
+    },
+    /// Go back to all embedded figures
+    Reset {
+        model: String,
+    },
+}
+
+impl Session {
+    pub async fn upstream(&self, command: UpstreamCommand) -> Done {
+        const ALL: &str = "/tollgate/v1/upstreams";
+        self.needs_tollgate("manage upstreams")?;
+        let one = |id: &str| format!("{ALL}/{}", encoded(id));
+        match command {
+            UpstreamCommand::List { many } => self.list(table::UPSTREAMS, ALL, &[], &many).await,
+            UpstreamCommand::Get { id } => {
+                self.show(table::UPSTREAMS, &self.client.get(&one(&id), &[]).await?)
+            }
+            UpstreamCommand::Add { name, base_url, settings } => {
+                let body = upstream_body(Some(name), Some(base_url), settings)?;
+                self.show(table::UPSTREAMS, &self.client.post(ALL, &body).await?)
+            }
+            UpstreamCommand::Update { id, name, base_url, settings } => {
+                let body = upstream_body(name, base_url, settings)?;
+                self.show(table::UPSTREAMS, &self.client.post(&one(&id), &body).await?)
+            }
+            UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await,
+        }
+    }
+
+    pub async fn model(&self, command: ModelCommand) -> Done {
+        const ALL: &str = "/tollgate/v1/models";
+        self.needs_tollgate("read or set prices")?;
+        let one = |model: &str| format!("{ALL}/{}", encoded(model));
+        match command {
+            ModelCommand::List => {
+                let all = self.client.get(ALL, &[]).await?;
+                self.show(table::MODELS, &all["data"])
+            }
+            ModelCommand::Get { model } => {
+                self.show(table::MODELS, &self.client.get(&one(&model), &[]).await?)
+            }
+            ModelCommand::Set {
+                model,
+                input,
+                cached_input,
+                cache_write,
+                output_price,
+                context,
+                max_output,
+                image_tokens,
+                request_cost_max,
+            } => {
+                let mut body = Map::new();
+                let money = [
+                    ("input_price", input),
+                    ("cached_input_price", cached_input),
+                    ("cache_write_price", cache_write),
+                    ("output_price", output_price),
+                    ("request_cost_max", request_cost_max),
+                ];
+                for (name, text) in money {
+                    body.extend(text.map(|text| (name.to_owned(), money_or_none(text))));
+                }
+                let tokens = [
+                    ("context_tokens", context),
+                    ("max_output_tokens", max_output),
+                    ("image_tokens", image_tokens),
+                ];
+                for (name, text) in tokens {
+                    let value = text.as_deref().map(tokens_or_none).transpose()?;
+                    body.extend(value.map(|value| (name.to_owned(), value)));
+                }
+                self.show(table::MODELS, &self.client.post(&one(&model), &Value::Object(body)).await?)
+            }
+            ModelCommand::Reset { model } => self.deleted(&one(&model)).await,
+        }
+    }
+}
+
+/// `none` takes an operator's figure back.
+fn money_or_none(text: String) -> Value {
+    if text == "none" { Value::Null } else { Value::String(text) }
+}
+
+fn tokens_or_none(text: &str) -> Result<Value, Failure> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    let tokens = text.parse::<i64>();
+    tokens
+        .map(|tokens| json!(tokens))
+        .map_err(|_| format!("`{text}` is neither a number of tokens nor `none`.").into())
+}
+
+fn upstream_body(
+    name: Option<String>,
+    base_url: Option<String>,
+    settings: UpstreamSettings,
+) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    let texts = [
+        ("name", name),
+        ("base_url", base_url),
+        ("output_limit_field", settings.output_limit_field),
+        ("on_client_gone", settings.on_client_gone),
+    ];
+    for (field, text) in texts {
+        body.extend(text.map(|text| (field.to_owned(), json!(text))));
+    }
+    if let Some(file) = settings.api_key_file {
+        body.insert("api_key".to_owned(), json!(secret_input::read(&file)?.reveal()));
+    }
+    if !settings.models.is_empty() {
+        body.insert("models".to_owned(), json!(settings.models));
+    }
+    Ok(Value::Object(body))
+}
