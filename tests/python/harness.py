@@ -6,6 +6,7 @@ handled may be found in anything the server wrote.
 
 import base64
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -128,6 +129,53 @@ class Simulator:
         self.process.stop()
 
 
+class Fake:
+    """An upstream that does as a test says: `answer(body, handler)` returns a status and an object, or writes by itself."""
+
+    def __init__(self, answer, models=("fake",)):
+        fake = self
+        self.bodies = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def send_json(self, status, value, **headers):
+                body = json.dumps(value).encode()
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                self.send_json(200, {"object": "list", "data": [{"id": model, "object": "model", "owned_by": "fake"} for model in models]})
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                fake.bodies.append(body)
+                answered = answer(body, self)
+                if answered is not None:
+                    self.send_json(*answered)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.base_url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    @staticmethod
+    def completion(output=5, text="Hello", **usage):
+        usage = {"prompt_tokens": 10, "completion_tokens": output, "total_tokens": 10 + output, **usage}
+        return {"id": "x", "object": "chat.completion", "created": 1, "model": "fake", "usage": usage,
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}]}
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
 class Server:
     """A server in a directory of its own."""
 
@@ -137,6 +185,7 @@ class Server:
         self.log = home / "server.log"
         self.bootstrap_file = home / "bootstrap.json"
         self.secrets = set()
+        self.fakes = []
         self.process = None
         self.start()
         self.bootstrap = json.loads(self.bootstrap_file.read_text())
@@ -185,6 +234,17 @@ class Server:
         return self.call("DELETE", path, key=key)
 
     # What most tests begin with
+
+    def fake(self, answer, **facts):
+        """An upstream with the model `fake`, at a dollar per million tokens in and ten out."""
+        fake = Fake(answer)
+        self.fakes.append(fake)
+        made = self.post("/tollgate/v1/upstreams", {"name": f"fake{len(self.fakes)}", "base_url": fake.base_url})
+        assert made.status == 200, made
+        fake.id = made.json["id"]
+        facts = {"input_price": "1", "output_price": "10", "max_output_tokens": 4096, "context_tokens": 8192, **facts}
+        assert self.post("/tollgate/v1/models/fake", facts).status == 200
+        return fake
 
     def upstream(self, simulator, **more):
         body = {"name": "simulator", "base_url": simulator.base_url, "api_key": UPSTREAM_SECRET, **more}
@@ -237,6 +297,7 @@ class Server:
         return run("fsck", "--data", self.data)
 
     def finish(self):
+        [fake.stop() for fake in self.fakes]
         if self.process.process.poll() is None:
             self.assert_no_secret_is_stored()  # while the database has its log beside it
             assert self.process.stop() == 0, self.log.read_text()

@@ -76,6 +76,11 @@ fn counted(request: &Request, seen: &Seen) -> Request {
     counted
 }
 
+/// A report as its upstream would write it.
+fn as_reported(usage: TokenUsage) -> String {
+    format!("{{\"prompt_tokens\":{},\"completion_tokens\":{}}}", usage.input, usage.output)
+}
+
 /// Where the usage of a settled attempt comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageSource {
@@ -199,7 +204,8 @@ impl Outcome {
         let is_above = request.bound().is_some_and(|bound| cost.total() > bound.total());
         flags.above_bound =
             is_above || Excess::of(request, usage).is_some() && source == UsageSource::Upstream;
-        let reported = reported.text.clone().filter(|_| flags.is_any());
+        let kept = || reported.text.clone().or_else(|| reported.usage.map(as_reported));
+        let reported = flags.is_any().then(kept).flatten();
         Self::Settled { source, usage, cost, flags, reported }
     }
 
