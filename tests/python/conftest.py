@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from harness import Server, Simulator
+from harness import Server, Simulator, run
 
 
 @pytest.fixture
@@ -25,6 +27,18 @@ def gateway(server, simulator):
     """A server whose models are the simulated provider's."""
     server.upstream(simulator)
     return server
+
+
+@pytest.fixture
+def cli(gateway):
+    """The command line over the API, as an owner; `cli.json` reads what it prints."""
+    def call(*args, check=0, stdin=None, key=None, url=None, **env):
+        env = {"TOLLGATE_URL": url or gateway.base_url, "TOLLGATE_ADMIN_KEY": key or gateway.admin_key, **env}
+        env = {name: value for name, value in env.items() if value is not None}
+        return run(*args, env=env, check=check, stdin=stdin)
+
+    call.json = lambda *args, **more: json.loads(call(*args, "-o", "json", **more).stdout)
+    return call
 
 
 FIGURES = pytest.StashKey()

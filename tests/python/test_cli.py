@@ -13,17 +13,6 @@ import pytest
 from harness import BINARY, clean_environment, run
 
 
-@pytest.fixture
-def cli(gateway):
-    def call(*args, check=0, stdin=None, key=None, url=None, **env):
-        env = {"TOLLGATE_URL": url or gateway.base_url, "TOLLGATE_ADMIN_KEY": key or gateway.admin_key, **env}
-        env = {name: value for name, value in env.items() if value is not None}
-        return run(*args, env=env, check=check, stdin=stdin)
-
-    call.json = lambda *args, **more: json.loads(call(*args, "-o", "json", **more).stdout)
-    return call
-
-
 def test_a_project_and_a_key_from_creation_to_the_bill(cli, gateway):
     project = cli.json("project", "create", "From the shell")["id"]
     secret = gateway.remember(cli("key", "create", "k", "--project", project, "-q").stdout.strip())

@@ -177,7 +177,7 @@ impl Ledger {
         }
     }
 
-    fn look_at_storage(&self) {
+    pub(crate) fn look_at_storage(&self) {
         let Options { free_bytes_min, ballast_bytes, .. } = self.0.options;
         match self.0.directory.free_bytes() {
             Ok(free) => {

@@ -56,6 +56,8 @@ impl Ledger {
     }
 
     fn committed(&self, taken: Taken, decisions: Vec<Decision>, commit: Commit) {
+        // Between two looks of keep_house a busy server writes much.
+        self.look_at_storage();
         let (mut now, mut strict, mut waiting) = (Answers::default(), Answers::default(), Vec::new());
         for (asking, decision) in taken.asking.into_iter().zip(decisions) {
             match decision {

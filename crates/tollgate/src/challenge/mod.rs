@@ -43,6 +43,9 @@ pub struct ChallengeOptions {
     /// Streams that are cut, half by the client and half by the provider
     #[arg(long, value_name = "COUNT", default_value_t = 60, value_parser = clap::value_parser!(u16).range(2..=10_000))]
     streams: u16,
+    /// How long a deleted key is watched if it goes on working
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(5..=3_600))]
+    watch: u64,
     /// Shell command that revokes the key, for a gateway whose admin API is not OpenAI's
     #[arg(long, value_name = "COMMAND")]
     revoke_command: Option<String>,
@@ -110,7 +113,8 @@ pub async fn challenge(
     phase::agents(&target, &provider, &mut page, left).await?;
     phase::storm(&target, &provider, &mut page, left, options.requests, options.concurrency).await?;
     page.compare(&provider.total().await?, recorded_before, &gateway).await?;
-    phase::race(&target, &provider, &mut page, &gateway).await?;
+    let watched_max = std::time::Duration::from_secs(options.watch);
+    phase::race(&target, &provider, &mut page, &gateway, watched_max).await?;
 
     page.print(format).map_err(|error| error.to_string())?;
     Ok(page.held())

@@ -79,7 +79,7 @@ impl Page {
         before: Recorded,
         gateway: &Gateway,
     ) -> Result<(), Failure> {
-        const TRIES: u32 = 40;
+        const TRIES: u32 = 20;
         const PAUSE: Duration = Duration::from_millis(500);
         self.provider = *provider;
         for _ in 0..TRIES {

@@ -147,11 +147,11 @@ pub(crate) async fn race(
     provider: &Provider,
     page: &mut Page,
     gateway: &Gateway,
+    watched_max: Duration,
 ) -> Result<(), Failure> {
     const CALLERS: usize = 16;
     /// So long after the last call that was accepted, the key is dead.
     const QUIET: Duration = Duration::from_secs(3);
-    const WATCHED_MAX: Duration = Duration::from_mins(2);
     if !gateway.can_revoke() {
         return Ok(());
     }
@@ -198,7 +198,7 @@ pub(crate) async fn race(
             }
         }
         let is_quiet = call.began.saturating_duration_since(last_accepted) > QUIET;
-        if is_quiet || revoked.elapsed() > WATCHED_MAX {
+        if is_quiet || revoked.elapsed() > watched_max {
             break;
         }
     }
