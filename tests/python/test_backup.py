@@ -62,3 +62,26 @@ def test_what_is_no_backup_is_refused(server, tmp_path):
         assert done.returncode == 1 and done.stderr.startswith("error: "), done
         assert not (tmp_path / "target/tollgate.db").exists()
     assert run("backup", tmp_path / "x.db", "--data", tmp_path / "nothing").returncode == 1
+
+
+def test_a_backup_is_not_put_beside_what_another_database_left(server, tmp_path):
+    backup = tmp_path / "one.db"
+    run("backup", backup, "--data", server.data, check=0)
+    for left in ["tollgate.db-wal", "tollgate.db-shm"]:
+        target = tmp_path / f"left{left}"
+        target.mkdir()
+        (target / left).write_bytes(b"of another database")
+        done = run("restore", backup, "--data", target)
+        assert done.returncode == 1 and left in done.stderr, done
+        assert not (target / "tollgate.db").exists()
+
+
+def test_nothing_is_restored_under_a_running_server(server, tmp_path):
+    backup = tmp_path / "one.db"
+    run("backup", backup, "--data", server.data, check=0)
+    database = server.data / "tollgate.db"
+    moved = server.data / "moved"
+    database.rename(moved)
+    done = run("restore", backup, "--data", server.data)
+    moved.rename(database)
+    assert done.returncode == 1, done

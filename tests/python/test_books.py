@@ -182,6 +182,7 @@ def test_every_change_is_in_the_audit_log_and_reading_is_not(server):
     assert made.api_key_created.id == key["id"] and made.api_key_created.data.scopes == ["api.model.read"]
     assert made.project.id == project and made.project.name == "renamed"
     assert made.actor.type == "api_key" and made.actor.api_key.user.email == "owner@localhost"
+    assert made.actor.api_key.id == server.get("/tollgate/v1/me").json["id"], "which key it was, not only whose"
     raw = before[-9]
     assert raw["api_key.created"]["data"]["owner_id"] == ada and raw["api_key.created"]["data"]["created_by"] == server.owner
     assert raw["actor"]["ip_address"] == "127.0.0.1"

@@ -1,6 +1,7 @@
 """What belongs to another organization is as absent as what does not exist: the same status, the same bytes."""
 
 import sqlite3
+import time
 
 import pytest
 
@@ -19,19 +20,20 @@ def foreign(server):
     admin = server.post("/v1/organization/admin_api_keys", {"name": "theirs"}).json
     server.remember(admin["value"])
     server.limit(project, 500)
+    limit = server.get(f"/tollgate/v1/projects/{project}/spend_limits").json["data"][0]["id"]
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
         other = "org-" + ABSENT[:-1] + "1"
         database.execute("INSERT INTO organization VALUES (?, 'Other', 0)", (other,))
         for table, column, value in [("project", "id", project), ("organization_user", "user_id", user), ("api_key", "project_id", project),
-                                     ("api_key", "id", admin["id"])]:
+                                     ("api_key", "id", admin["id"]), ("spend_limit", "id", limit)]:
             database.execute(f"UPDATE {table} SET organization_id = ? WHERE {column} = ?", (other, value))
     server.start()
-    return {"project_id": project, "user_id": user, "api_key_id": key["id"], "service_account_id": account.id, "key_id": admin["id"]}
+    return {"project_id": project, "user_id": user, "api_key_id": key["id"], "service_account_id": account.id, "key_id": admin["id"], "spend_limit_id": limit}
 
 
 def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, foreign):
-    prefixes = {"project_id": "proj_", "user_id": "user-", "api_key_id": "key_", "service_account_id": "svc_acct_", "key_id": "key_"}
+    prefixes = {"project_id": "proj_", "user_id": "user-", "api_key_id": "key_", "service_account_id": "svc_acct_", "key_id": "key_", "spend_limit_id": "spend_limit_"}
     absent = {name: prefix + ABSENT for name, prefix in prefixes.items()}
     project = "/v1/organization/projects/{project_id}"
     limit = {"threshold_amount": 1, "currency": "USD", "interval": "month"}
@@ -52,6 +54,16 @@ def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, forei
         ("DELETE", "/v1/organization/users/{user_id}", None),
         ("GET", "/v1/organization/admin_api_keys/{key_id}", None), ("DELETE", "/v1/organization/admin_api_keys/{key_id}", None),
     ]
+    for scope in ["projects/{project_id}", "users/{user_id}", "api_keys/{api_key_id}"]:
+        limits = f"/tollgate/v1/{scope}/spend_limits"
+        ours = {"threshold_amount": 1, "interval": "day"}
+        operations += [("GET", limits, None), ("POST", limits, ours), ("GET", limits + "/try?threshold_amount=1&interval=day", None),
+                       ("GET", limits + "/{spend_limit_id}", None), ("POST", limits + "/{spend_limit_id}", {"threshold_amount": 1}),
+                       ("DELETE", limits + "/{spend_limit_id}", None)]
+    policy = "/tollgate/v1/projects/{project_id}/spend_policy"
+    operations += [("GET", policy, None), ("POST", policy, {"wait_ms": 1})]
+    one = "/tollgate/v1/organization/spend_limits/{spend_limit_id}"
+    operations += [("GET", one, None), ("POST", one, {"threshold_amount": 1}), ("DELETE", one, None)]
     # Each foreign thing is also asked for under a project of ours.
     own = {**foreign, "project_id": server.default_project}
     before = stored(server)
@@ -96,7 +108,37 @@ def _unite(server):
     """Puts things back, so that the books are checked as one organization's."""
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
-        for table in ("project", "organization_user", "api_key"):
+        for table in ("project", "organization_user", "api_key", "spend_limit"):
             database.execute(f"UPDATE {table} SET organization_id = ?", (server.organization,))
         database.execute("DELETE FROM organization WHERE id <> ?", (server.organization,))
     server.start()
+
+
+def test_an_operator_without_management_sees_what_operators_see_and_nothing_else(gateway):
+    made = gateway.post("/v1/organization/admin_api_keys", {"name": "operator", "scopes": ["tollgate.operator"]})
+    if made.status == 200:
+        key = gateway.remember(made.json["value"])
+        assert gateway.get("/tollgate/v1/upstreams", key=key).json["data"][0]["base_url"]
+        assert gateway.get("/tollgate/v1/fsck", key=key).status == gateway.get("/tollgate/v1/models", key=key).status == 200
+        assert gateway.get("/v1/organization/projects", key=key).status in (401, 403)
+        assert gateway.get("/tollgate/v1/requests", key=key).status in (401, 403)
+    reader = gateway.remember(gateway.post("/v1/organization/admin_api_keys", {"name": "r", "scopes": ["api.management.read"]}).json["value"])
+    assert gateway.get("/tollgate/v1/fsck", key=reader).status == 403
+    upstream = gateway.get("/tollgate/v1/upstreams").json["data"][0]["id"]
+    assert gateway.get(f"/tollgate/v1/upstreams/{upstream}/costs", key=reader, start_time=0).status == 403
+
+
+def test_an_upstream_s_costs_are_for_its_operator(gateway):
+    upstream = gateway.get("/tollgate/v1/upstreams").json["data"][0]["id"]
+    key = gateway.key(gateway.default_project)["value"]
+    for _ in range(2):
+        assert gateway.chat(key).status == 200
+    buckets = gateway.get(f"/tollgate/v1/upstreams/{upstream}/costs", start_time=int(time.time()) - 86_400).json["data"]
+    [result] = [result for bucket in buckets for result in bucket["results"]]
+    recorded = gateway.requests()
+    assert result["requests"] == 2 and result["model"] == "gpt-4o-mini"
+    assert result["output_tokens"] == sum(r["output_tokens"] for r in recorded)
+    assert float(result["cost"]) == pytest.approx(sum(float(r["cost"]) for r in recorded))
+    assert gateway.get("/tollgate/v1/upstreams/upstream_absent/costs", start_time=0).status == 404
+    refused = gateway.get(f"/tollgate/v1/upstreams/{upstream}/costs")
+    assert refused.status == 400 and refused.error["param"] == "start_time"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -311,3 +312,36 @@ def test_a_file_that_cannot_grow_refuses_and_loses_nothing(gateway):
     gateway.start()
     settled = [r for r in gateway.requests() if r["state"] == "settled"]
     assert len(settled) >= served + 1, "nothing that was served is missing"
+
+
+def test_settings_of_the_environment_are_read_as_flags_are(tmp_path):
+    for value, starts in [("1", True), ("true", True), ("0", False)]:
+        home = tmp_path / value
+        home.mkdir()
+        env = {"TOLLGATE_INSECURE_HTTP": value, "TOLLGATE_DATA": str(home / "data"), "TOLLGATE_LISTEN": "0.0.0.0:0",
+               "TOLLGATE_BOOTSTRAP_FILE": str(home / "bootstrap.json"), "TOLLGATE_DURABILITY": "overlap"}
+        if starts:
+            assert Process(tmp_path / "log", "serve", env=env).stop() == 0
+        else:
+            refused = run("serve", env=env)
+            assert refused.returncode != 0 and "--insecure-http" in refused.stderr
+
+
+def test_secrets_that_others_can_read_are_refused_but_for_a_credential_of_systemd(server, tmp_path):
+    assert server.process.stop() == 0
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    master = credentials / "master.json"
+    shutil.copy2(server.data / "secrets/master.json", master)
+    master.chmod(0o440)
+    given = ("serve", "--data", server.data, "--listen", "127.0.0.1:0", "--secrets", master)
+    refused = run(*given)
+    assert refused.returncode == 1 and "master.json" in refused.stderr, refused
+    assert Process(server.log, *given, env={"CREDENTIALS_DIRECTORY": str(credentials)}).stop() == 0
+    master.chmod(0o444)
+    assert run(*given, env={"CREDENTIALS_DIRECTORY": str(credentials)}).returncode == 1, "everybody is too many"
+
+
+def test_an_unknown_durability_is_refused(tmp_path):
+    refused = run("serve", "--data", tmp_path / "data", "--durability", "fast")
+    assert refused.returncode == 1 and "strict" in refused.stderr and "overlap" in refused.stderr

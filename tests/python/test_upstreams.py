@@ -113,3 +113,9 @@ def test_a_new_price_is_for_new_requests(gateway):
     gateway.chat(key, simulate={"output_tokens": 1000})
     new, old = gateway.requests()
     assert new["cost"] == "1.000000000" and float(old["cost"]) < 0.01
+
+
+def test_no_list_of_models_is_the_upstream_s_own(server, simulator):
+    for number, given in enumerate([{}, {"models": None}]):
+        made = server.post(UPSTREAMS, {"name": f"u{number}", "base_url": simulator.base_url, **given})
+        assert made.status == 200 and "gpt-4o" in made.json["models"], made

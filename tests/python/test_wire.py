@@ -151,3 +151,10 @@ def test_odd_spellings_of_a_path_open_nothing(server):
                  "/v1/organization/projects/%2e%2e/projects", "/tollgate/v1/../../healthz"]:
         assert request(server.url, "GET", path).status in (401, 404), path
         assert request(server.url, "GET", path, key=server.admin_key).status == 404, path
+
+
+def test_a_list_in_a_query_has_a_limit(server):
+    for path, name in [("/v1/organization/costs", "project_ids"), ("/v1/organization/usage/completions", "models"),
+                       ("/v1/organization/audit_logs", "actor_ids")]:
+        answer = server.get(path, start_time=0, **{name: ["x"] * 257})
+        assert answer.status == 400 and answer.error["param"].startswith(name), answer
