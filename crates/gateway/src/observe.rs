@@ -2,8 +2,9 @@
 //! text that was seen, for when the usage never comes.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use tollgate_core::price::TokenUsage;
 use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
@@ -108,7 +109,7 @@ impl Observer {
     /// What the upstream said it used, if that is the whole of it. `is_whole`: the stream came to its end.
     pub(crate) fn report(self, is_whole: bool) -> Reported {
         let is_complete = self.is_last_word || is_whole && !self.is_overtaken;
-        let reported = usage::unless_seen(self.reported.clone(), self.seen.text_bytes > 0);
+        let reported = usage::unless_seen(self.reported.clone(), || self.seen.text_bytes > 0);
         let usage = reported.usage.filter(|_| is_complete).map(|usage| self.split(usage));
         Reported { usage, ..reported }
     }
@@ -170,7 +171,8 @@ impl Observer {
 
 /// Whether an event has a usage object, before anything is parsed.
 fn mentions_usage(event: &[u8]) -> bool {
-    memmem::find_iter(event, b"\"usage\"").any(|at| {
+    static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"usage\""));
+    USAGE.find_iter(event).any(|at| {
         let rest = event[at + 7..].trim_ascii_start();
         rest.strip_prefix(b":").is_some_and(|value| value.trim_ascii_start().first() == Some(&b'{'))
     })
@@ -178,12 +180,15 @@ fn mentions_usage(event: &[u8]) -> bool {
 
 /// How much text of the model an event carries, escapes included; `None` if none.
 pub(crate) fn text_bytes(event: &[u8]) -> Option<u64> {
-    const TEXTS: [&[u8]; 5] =
-        [b"\"content\":", b"\"arguments\":", b"\"reasoning_content\":", b"\"reasoning\":", b"\"refusal\":"];
-    let length: usize = TEXTS
-        .iter()
-        .flat_map(|name| memmem::find_iter(event, name).map(|at| string_length(&event[at + name.len()..])))
-        .sum();
+    static TEXTS: LazyLock<[Finder<'static>; 5]> = LazyLock::new(|| {
+        ["content", "arguments", "reasoning_content", "reasoning", "refusal"]
+            .map(|name| Finder::new(&format!("\"{name}\":")).into_owned())
+    });
+    let of = |name: &Finder<'static>| {
+        let lengths = name.find_iter(event).map(|at| string_length(&event[at + name.needle().len()..]));
+        lengths.sum::<usize>()
+    };
+    let length: usize = TEXTS.iter().map(of).sum();
     (length > 0).then_some(length as u64)
 }
 

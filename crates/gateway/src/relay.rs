@@ -149,7 +149,7 @@ fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
     if reported.usage.is_none() && (400..500).contains(&status) {
         return hold.void();
     }
-    let has_text = call.makes_output() && observe::text_bytes(body).is_some();
+    let has_text = || call.makes_output() && observe::text_bytes(body).is_some();
     hold.settle(usage::unless_seen(reported, has_text));
 }
 

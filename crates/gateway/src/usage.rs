@@ -119,8 +119,8 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
 }
 
 /// A report that says nothing was made, of an answer that has text, contradicts what everybody saw.
-pub(crate) fn unless_seen(reported: Reported, has_text: bool) -> Reported {
-    if has_text && reported.usage.is_some_and(|usage| usage.output == 0) {
+pub(crate) fn unless_seen(reported: Reported, has_text: impl FnOnce() -> bool) -> Reported {
+    if reported.usage.is_some_and(|usage| usage.output == 0) && has_text() {
         let flags = Flags { contradictory: true, ..reported.flags };
         let text = reported.text.or_else(|| {
             reported
@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn no_output_of_an_answer_that_has_some_is_not_believed() {
         let nothing = Reported { usage: Some(usage(5, 0)), ..Reported::default() };
-        assert_eq!(unless_seen(nothing.clone(), false), nothing);
-        let told = unless_seen(nothing, true);
+        assert_eq!(unless_seen(nothing.clone(), || false), nothing);
+        let told = unless_seen(nothing, || true);
         assert!(told.usage.is_none() && told.flags.contradictory && told.text.is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! One batch: brings ends to the books, lets the machine decide on holds, and writes each touched budget and rollup once
 //! and each attempt once.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 use std::sync::Arc;
 
 use tollgate_core::budget::{Books, Limit, Limits, Payer, Place, Refusal, Verdict, Wish};
@@ -55,7 +55,7 @@ pub(crate) async fn apply<S: Shelf>(
     asks: &[Ask],
     now: Timestamp,
 ) -> Result<Vec<Decision>> {
-    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now };
+    let mut batch = Batch::new(shelf, limits, now);
     batch.end_all(ends).await?;
     for place in awaited {
         batch.books.await_budget(*place);
@@ -75,19 +75,17 @@ pub(crate) async fn recover<S: Shelf>(
     ends: &[(Attempt, Option<Money>, Outcome)],
     now: Timestamp,
 ) -> Result<()> {
-    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now };
+    let mut batch = Batch::new(shelf, limits, now);
+    let outcomes: Vec<_> = ends.iter().map(|(attempt, _, outcome)| (attempt, outcome.clone())).collect();
+    let ended = batch.shelf.end(&outcomes, now, true).await?;
+    let ended: Vec<_> = ends.iter().zip(ended).filter_map(|(end, did)| did.then_some(end)).collect();
     let mut rollups = Rollups::default();
-    let mut charges = Vec::new();
-    for (attempt, bound, outcome) in ends {
-        if batch.shelf.end(attempt, outcome, now, true).await? {
-            note(&mut rollups, attempt, outcome, false);
-            charges.push((attempt.payer, attempt.created_at(), *bound, outcome.cost().total()));
-        }
+    for (attempt, _, outcome) in &ended {
+        note(&mut rollups, attempt, outcome, false);
     }
     batch.shelf.add(rollups).await?;
-    for (payer, at, bound, cost) in charges {
-        let path = batch.opened(&payer, at).await?;
-        batch.books.end(&path, bound, cost);
+    for (attempt, bound, outcome) in ended {
+        batch.charge(attempt, *bound, outcome).await?;
     }
     batch.write().await
 }
@@ -104,7 +102,7 @@ pub(crate) async fn adjust<S: Shelf>(
     let mut rollups = Rollups::default();
     rollups.add(line, at, sums);
     shelf.add(rollups).await?;
-    let mut batch = Batch { shelf, limits, books: Books::default(), periods: HashMap::new(), now: at };
+    let mut batch = Batch::new(shelf, limits, at);
     let path = batch.opened(payer, at).await?;
     batch.books.adjust(&path, sums.adjusted);
     batch.write().await
@@ -116,37 +114,52 @@ struct Batch<'b, S> {
     books: Books,
     /// The last period of each limit: attempts come in the order of time, nearly.
     periods: HashMap<SpendLimitId, Period>,
+    granted: Vec<Arc<Held>>,
     now: Timestamp,
 }
 
-impl<S: Shelf> Batch<'_, S> {
+impl<'b, S: Shelf> Batch<'b, S> {
+    fn new(shelf: &'b mut S, limits: &'b Limits, now: Timestamp) -> Self {
+        Self { shelf, limits, books: Books::default(), periods: HashMap::new(), granted: Vec::new(), now }
+    }
+
     /// Ends attempts and brings what they cost to the rollups, before any budget is opened: its sums are read from there.
     async fn end_all(&mut self, ends: &[End]) -> Result<()> {
+        let outcomes: Vec<_> =
+            ends.iter().map(|end| (end.held.attempt.as_ref(), self.outcome(end))).collect();
+        let ended = self.shelf.end(&outcomes, self.now, false).await?;
         let mut rollups = Rollups::default();
         let mut charges = Vec::with_capacity(ends.len());
-        for End { held, ending } in ends {
-            let Held { attempt, granted } = held.as_ref();
-            let is_limited = self.limits.path(&attempt.payer).iter().any(|limit| is_enforced(limit));
-            let outcome = Outcome::of(attempt, &granted.request, ending, is_limited);
-            if !self.shelf.end(attempt, &outcome, self.now, false).await? {
-                // Ended before: an end counts once.
-                continue;
-            }
-            note(&mut rollups, attempt, &outcome, granted.is_clamped);
+        // What ended before counts once.
+        for ((End { held, .. }, (attempt, outcome)), _) in
+            ends.iter().zip(&outcomes).zip(ended).filter(|(_, did)| *did)
+        {
+            let granted = &held.granted;
+            note(&mut rollups, attempt, outcome, granted.is_clamped);
             if outcome.source() == Some(UsageSource::Upstream)
                 && let Some(excess) = Excess::of(&granted.request, outcome.usage())
             {
                 tracing::warn!(attempt = %attempt.id, model = %attempt.model, excess = %excess.cost, "an answer exceeded its bound");
                 self.shelf.exceeded(&attempt.model, &excess, self.now).await?;
             }
-            let bound = granted.request.bound().map(tollgate_core::price::Bound::total);
-            charges.push((attempt.payer, attempt.created_at(), bound, outcome.cost().total()));
+            charges.push((*attempt, granted.bound, outcome));
         }
         self.shelf.add(rollups).await?;
-        for (payer, at, bound, cost) in charges {
-            let path = self.opened(&payer, at).await?;
-            self.books.end(&path, bound, cost);
+        for (attempt, bound, outcome) in charges {
+            self.charge(attempt, bound, outcome).await?;
         }
+        Ok(())
+    }
+
+    fn outcome(&self, End { held, ending }: &End) -> Outcome {
+        let Held { attempt, granted } = held.as_ref();
+        let is_limited = self.limits.path(&attempt.payer).iter().any(|limit| is_enforced(limit));
+        Outcome::of(attempt, &granted.request, ending, is_limited)
+    }
+
+    async fn charge(&mut self, attempt: &Attempt, bound: Option<Money>, outcome: &Outcome) -> Result<()> {
+        let path = self.opened(&attempt.payer, attempt.created_at()).await?;
+        self.books.end(&path, bound, outcome.cost().total());
         Ok(())
     }
 
@@ -157,7 +170,7 @@ impl<S: Shelf> Batch<'_, S> {
         Ok(match self.books.decide(&path, &wish, self.now) {
             Verdict::Granted(granted) => {
                 let held = Arc::new(Held { attempt: Arc::clone(attempt), granted });
-                self.shelf.insert(&held).await?;
+                self.granted.push(Arc::clone(&held));
                 Decision::Granted(held)
             }
             Verdict::Waits { on } => Decision::Waits(self.books.budget(path[on]).place()),
@@ -213,7 +226,10 @@ impl<S: Shelf> Batch<'_, S> {
         }
     }
 
+    /// No hold counts in a budget that was opened after it in the same batch, so that it is early enough to store them
+    /// in the end.
     async fn write(self) -> Result<()> {
+        self.shelf.insert(&self.granted).await?;
         for budget in self.books.touched() {
             self.shelf.store(budget).await?;
         }

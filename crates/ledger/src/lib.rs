@@ -10,6 +10,7 @@ mod batch;
 pub mod fsck;
 mod hold;
 mod ledger;
+mod pace;
 mod queue;
 pub mod recovery;
 mod refusal;

@@ -11,6 +11,7 @@ use tollgate_core::{Error, Result};
 use crate::attempt::Attempt;
 use crate::batch::{Ask, End};
 use crate::hold::Hold;
+use crate::pace::Pace;
 
 /// Entries taken by one batch. At full load a commit takes some milliseconds; more would only make them wait longer.
 const BATCH_MAX: usize = 512;
@@ -73,6 +74,7 @@ pub(crate) struct Queue {
     pub(crate) syncing: usize,
     /// Entries whose answer does not wait for the disk.
     hasty: usize,
+    pub(crate) pace: Pace,
 }
 
 /// What one batch works on.
@@ -122,6 +124,7 @@ impl Queue {
     pub(crate) fn take(&mut self) -> Taken {
         let mut taken = Taken { room: WAITING_MAX, ..Taken::default() };
         let count = self.entries.len().min(BATCH_MAX);
+        self.pace.took(count);
         let mut new = Vec::new();
         for entry in self.entries.drain(..count) {
             self.hasty -= usize::from(is_hasty(&entry));

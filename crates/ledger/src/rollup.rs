@@ -1,6 +1,6 @@
 //! Sums of settled attempts by hour and by day, kept in the transaction that settles them.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::sync::Arc;
 
 use tollgate_core::price::{Cost, TokenUsage};

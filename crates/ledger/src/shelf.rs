@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tollgate_core::budget::{Budget, Limit};
-use tollgate_core::{Money, Period, Result, Timestamp};
+use tollgate_core::{Period, Result, Timestamp};
 use tollgate_store::{Entity, Tx, params};
 
 use crate::attempt::{Attempt, Excess, Outcome, at_bound};
@@ -14,17 +14,16 @@ use crate::rollup::Rollups;
 use crate::spend_limit;
 
 pub(crate) trait Shelf: Send {
-    /// Ends an attempt unless it has ended already; says whether it did.
+    /// Ends attempts unless they have ended already; says of each whether it did.
     fn end(
         &mut self,
-        attempt: &Attempt,
-        outcome: &Outcome,
+        ends: &[(&Attempt, Outcome)],
         now: Timestamp,
         is_recovered: bool,
-    ) -> impl Future<Output = Result<bool>> + Send;
+    ) -> impl Future<Output = Result<Vec<bool>>> + Send;
 
-    /// Stores an attempt as held.
-    fn insert(&mut self, held: &Held) -> impl Future<Output = Result<()>> + Send;
+    /// Stores attempts as held.
+    fn insert(&mut self, holds: &[Arc<Held>]) -> impl Future<Output = Result<()>> + Send;
 
     /// The budget of a limit in a period, if it was opened.
     fn budget(
@@ -52,57 +51,52 @@ pub(crate) trait Shelf: Send {
 impl Shelf for Tx {
     async fn end(
         &mut self,
-        attempt: &Attempt,
-        outcome: &Outcome,
+        ends: &[(&Attempt, Outcome)],
         now: Timestamp,
         is_recovered: bool,
-    ) -> Result<bool> {
-        let (usage, cost) = (outcome.usage(), outcome.cost());
+    ) -> Result<Vec<bool>> {
+        let sets = ends.iter().map(|(attempt, outcome)| {
+            let (usage, cost) = (outcome.usage(), outcome.cost());
+            params![
+                outcome.state().as_str(),
+                outcome.source().map(crate::UsageSource::as_str),
+                is_recovered,
+                cost.input,
+                cost.cached_input,
+                cost.cache_write,
+                cost.output,
+                cost.drained_output,
+                usage.input,
+                usage.cached_input(),
+                usage.cache_write(),
+                usage.output,
+                usage.drained_output(),
+                outcome.flags().to_stored(),
+                outcome.reported().map(str::to_owned),
+                now,
+                attempt.id,
+            ]
+        });
         let ended = self
-            .execute(
+            .execute_each(
                 "UPDATE attempt SET state = $1, usage_source = $2, is_recovered = $3, input_cost = $4,
                     cached_input_cost = $5, cache_write_cost = $6, output_cost = $7, drained_output_cost = $8,
                     input_tokens = $9, cached_input_tokens = $10, cache_write_tokens = $11, output_tokens = $12,
                     drained_output_tokens = $13, flags = $14, reported_usage = $15, resolved_at = $16
                  WHERE id = $17 AND state = 'held'",
-                &params![
-                    outcome.state().as_str(),
-                    outcome.source().map(crate::UsageSource::as_str),
-                    is_recovered,
-                    cost.input,
-                    cost.cached_input,
-                    cost.cache_write,
-                    cost.output,
-                    cost.drained_output,
-                    usage.input,
-                    usage.cached_input(),
-                    usage.cache_write(),
-                    usage.output,
-                    usage.drained_output(),
-                    outcome.flags().to_stored(),
-                    outcome.reported().map(str::to_owned),
-                    now,
-                    attempt.id,
-                ],
+                sets,
             )
             .await?;
-        Ok(ended > 0)
+        Ok(ended.into_iter().map(|rows| rows > 0).collect())
     }
 
-    async fn insert(&mut self, held: &Held) -> Result<()> {
-        let Held { attempt, granted } = held;
-        let request = &granted.request;
-        let (usage, cost) = at_bound(request, attempt.input_estimate);
-        let bound: Option<Money> = request.bound().map(tollgate_core::price::Bound::total);
-        let clamped_to = request.size.output_each.filter(|_| granted.is_clamped);
-        self.execute(
-            "INSERT INTO attempt (id, attempt_of, key_number, endpoint, model, upstream_id, state, usage_source,
-                is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
-                drained_output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-                drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at)
-             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, 0, 0, $13, 0, $14, NULL,
-                NULL, $15, NULL)",
-            &params![
+    async fn insert(&mut self, holds: &[Arc<Held>]) -> Result<()> {
+        let sets = holds.iter().map(|held| {
+            let Held { attempt, granted } = held.as_ref();
+            let request = &granted.request;
+            let (usage, cost) = at_bound(request, attempt.input_estimate);
+            let clamped_to = request.size.output_each.filter(|_| granted.is_clamped);
+            params![
                 attempt.id,
                 attempt.attempt_of,
                 attempt.key_number,
@@ -111,14 +105,23 @@ impl Shelf for Tx {
                 attempt.upstream,
                 false,
                 request.is_priced(),
-                bound,
+                granted.bound,
                 cost.input,
                 cost.output,
                 usage.input,
                 usage.output,
                 clamped_to,
                 attempt.created_at(),
-            ],
+            ]
+        });
+        self.execute_each(
+            "INSERT INTO attempt (id, attempt_of, key_number, endpoint, model, upstream_id, state, usage_source,
+                is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
+                drained_output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at)
+             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, 0, 0, $13, 0, $14, NULL,
+                NULL, $15, NULL)",
+            sets,
         )
         .await?;
         Ok(())

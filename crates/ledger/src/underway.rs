@@ -8,6 +8,7 @@ use tollgate_store::Commit;
 use crate::batch::{self, Decision};
 use crate::hold::{Held, Hold};
 use crate::ledger::Ledger;
+use crate::pace;
 use crate::queue::{Asking, Refused, Taken, Waiting};
 use crate::refusal;
 
@@ -34,6 +35,7 @@ impl Ledger {
         let scheduled = self.0.db.write_later(
             move |tx| {
                 Box::pin(async move {
+                    ledger.linger();
                     let taken = ledger.queue().take();
                     let (ends, asks, awaited) = (taken.ends.clone(), taken.asks(), taken.awaited.clone());
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
@@ -52,6 +54,22 @@ impl Ledger {
                 queue.dismiss()
             };
             drop(dismissed);
+        }
+    }
+
+    /// Lets more join the batch that is about to begin, as long as more come. On the writing thread, which has nothing
+    /// else to do.
+    fn linger(&self) {
+        let mut before = 0;
+        loop {
+            let queue = self.queue();
+            let (linger, entries) = (queue.pace.linger(), queue.len());
+            drop(queue);
+            if linger.is_zero() || entries == before {
+                return;
+            }
+            before = entries;
+            std::thread::sleep(linger.min(pace::STEP));
         }
     }
 

@@ -357,7 +357,7 @@ fn open_session(path: &Path, options: Options) -> Result<Session> {
     connection
         .execute_batch(&format!(
             "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
-             PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; {query_only}"
+             PRAGMA mmap_size = 0; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; {query_only}"
         ))
         .map_err(from_driver)?;
     Ok(Session::new(connection))

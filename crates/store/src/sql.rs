@@ -51,6 +51,14 @@ impl Sql {
     pub(crate) fn text(&self) -> &str {
         &self.0
     }
+
+    /// Where a text that stands in the program as a whole is: the same place is the same text.
+    pub(crate) fn place(&self) -> Option<(usize, usize)> {
+        match &self.0 {
+            Cow::Borrowed(text) => Some((text.as_ptr().addr(), text.len())),
+            Cow::Owned(_) => None,
+        }
+    }
 }
 
 /// SQLite numbers its parameters with `?1`; a `$1` there is a name, numbered by where it first occurs.

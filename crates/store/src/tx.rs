@@ -1,8 +1,8 @@
 //! A transaction: the statements of one unit of work.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, ffi};
 use tollgate_core::error::Kind;
@@ -24,6 +24,8 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     /// Our SQL text to SQLite's.
     texts: HashMap<String, Arc<str>>,
+    /// Those that stand in the program as a whole, by where they stand: finding one does not read it.
+    fixed: HashMap<(usize, usize), Arc<str>>,
 }
 
 /// Texts remembered per connection. Ours are few; composed ones are bounded by the shapes of the usage queries.
@@ -31,10 +33,14 @@ const TEXTS_MAX: usize = 512;
 
 impl Session {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, texts: HashMap::new() }
+        Self { connection, texts: HashMap::new(), fixed: HashMap::new() }
     }
 
     fn text(&mut self, sql: &Sql) -> Arc<str> {
+        if let Some(place) = sql.place() {
+            let text = self.fixed.entry(place).or_insert_with(|| for_sqlite(sql.text()).into());
+            return Arc::clone(text);
+        }
         if let Some(text) = self.texts.get(sql.text()) {
             return Arc::clone(text);
         }
@@ -95,6 +101,23 @@ impl Tx {
         self.optional(sql, params)
             .await?
             .ok_or_else(|| Error::internal("a query that always has a row had none"))
+    }
+
+    /// Runs a statement once for each set of values, and returns how many rows each touched.
+    #[expect(clippy::unused_async, reason = "PostgreSQL's driver awaits where SQLite answers at once")]
+    pub async fn execute_each<const COUNT: usize>(
+        &mut self,
+        sql: &'static str,
+        sets: impl IntoIterator<Item = [Value; COUNT]>,
+    ) -> Result<Vec<usize>> {
+        let text = self.session.text(&sql.into());
+        let mut statement = self.session.connection.prepare_cached(&text).map_err(from_driver)?;
+        let mut touched = Vec::new();
+        for params in sets {
+            bind(&mut statement, &params)?;
+            touched.push(statement.raw_execute().map_err(from_driver)?);
+        }
+        Ok(touched)
     }
 
     /// Runs a statement and returns how many rows it touched.

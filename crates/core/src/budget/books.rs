@@ -1,6 +1,6 @@
 //! The budgets that one batch touches, and the decisions on them.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::{Budget, Reason, Refusal};
 use crate::id::SpendLimitId;
@@ -26,6 +26,8 @@ pub struct Wish {
 pub struct Granted {
     /// As asked for, or with less output.
     pub request: Request,
+    /// What that can cost at most; `None` if nothing bounds it.
+    pub bound: Option<Money>,
     pub is_clamped: bool,
     /// What is left of the tightest budget that enforces; `None` where none does.
     pub remaining: Option<Money>,
@@ -183,7 +185,7 @@ impl Books {
             self.touched.insert(*at);
         }
         let enforced = path.iter().map(|at| &self.budgets[*at]).filter(|budget| budget.is_enforced());
-        Granted { request, is_clamped, remaining: enforced.map(Budget::remaining).min() }
+        Granted { request, bound, is_clamped, remaining: enforced.map(Budget::remaining).min() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! All spend limits there are, by what they count.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 use std::sync::Arc;
 
 use super::{Limit, Payer, Scope};

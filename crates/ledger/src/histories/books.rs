@@ -76,23 +76,31 @@ impl Books {
     }
 }
 
-impl Shelf for Books {
-    async fn end(&mut self, attempt: &Attempt, outcome: &Outcome, _: Timestamp, _: bool) -> Result<bool> {
-        let Some(row) = self.attempts.get_mut(&attempt.id) else { return Ok(false) };
+impl Books {
+    fn end_one(&mut self, attempt: &Attempt, outcome: &Outcome) -> bool {
+        let Some(row) = self.attempts.get_mut(&attempt.id) else { return false };
         if row.state != AttemptState::Held {
-            return Ok(self.broken == Some(Broken::NotIdempotent));
+            return self.broken == Some(Broken::NotIdempotent);
         }
         (row.state, row.cost) = (outcome.state(), outcome.cost().total());
         let limits = self.limits.path(&attempt.payer);
         row.is_limited_at_end = limits.iter().any(|limit| limit.mode == Mode::Enforce);
-        Ok(true)
+        true
+    }
+}
+
+impl Shelf for Books {
+    async fn end(&mut self, ends: &[(&Attempt, Outcome)], _: Timestamp, _: bool) -> Result<Vec<bool>> {
+        Ok(ends.iter().map(|(attempt, outcome)| self.end_one(attempt, outcome)).collect())
     }
 
-    async fn insert(&mut self, held: &Held) -> Result<()> {
-        let held = Arc::new(held.clone());
-        let (id, state) = (held.attempt.id, AttemptState::Held);
-        let row = Row { held, state, cost: Money::ZERO, adjusted: Money::ZERO, is_limited_at_end: false };
-        self.attempts.insert(id, row);
+    async fn insert(&mut self, holds: &[Arc<Held>]) -> Result<()> {
+        for held in holds {
+            let (id, state) = (held.attempt.id, AttemptState::Held);
+            let held = Arc::clone(held);
+            let row = Row { held, state, cost: Money::ZERO, adjusted: Money::ZERO, is_limited_at_end: false };
+            self.attempts.insert(id, row);
+        }
         Ok(())
     }
 

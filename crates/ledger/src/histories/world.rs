@@ -450,9 +450,14 @@ impl World {
             }
             // Admitted with a hold of nothing, and sent as it was asked for.
             let nothing = Request::flat(Some(Money::ZERO));
-            let granted = Granted { request: nothing, is_clamped: false, remaining: Some(Money::ZERO) };
+            let granted = Granted {
+                request: nothing,
+                bound: Some(Money::ZERO),
+                is_clamped: false,
+                remaining: Some(Money::ZERO),
+            };
             let held = Arc::new(Held { attempt: Arc::clone(&asking.attempt), granted });
-            now(books.insert(&held));
+            now(books.insert(&[held]));
             let (usage, _) = at_bound(&asking.attempt.request, 10);
             self.bills.insert(asking.attempt.id, asking.attempt.request.cost(usage).total());
             *decision = Decision::Waits((SpendLimitId::from_bits(0), self.now));
