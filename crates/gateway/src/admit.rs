@@ -12,6 +12,7 @@ use tollgate_replica::{Model, Upstream};
 use crate::Gateway;
 use crate::call::Call;
 use crate::caller::Caller;
+use crate::growth;
 use crate::tokenizer::Tokenizer;
 
 /// A request that could cost more is a mistake, or an attack on somebody's books.
@@ -69,6 +70,8 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
     let Asked { caller, call, model, upstream, .. } = asked;
     let facts = &model.facts;
     let policy = policy(gateway, caller);
+    // The tokenizers that are known take bytes as they are.
+    let growth = if Tokenizer::of(&model.id).is_some() { 0 } else { growth::bytes(asked.body) };
     Attempt {
         id,
         attempt_of,
@@ -85,7 +88,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         request: Request {
             price: facts.price,
             size: Size {
-                input: call.input_max(facts),
+                input: call.input_max(facts, growth),
                 input_max: facts.context_tokens.filter(|_| call.makes_output()),
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },

@@ -79,9 +79,10 @@ impl Call {
     }
 
     /// The most tokens the input can be. Every token of a text stands for at least one of its bytes, and the body has
-    /// all the text; an image is at most what the model's provider publishes; and all of it is within the context.
-    pub(crate) fn input_max(&self, facts: &ModelFacts) -> Option<u64> {
-        let text = self.body_bytes - self.image_bytes + FRAMING_TOKENS;
+    /// all the text, which may grow by `growth` before it is cut into tokens; an image is at most what the model's provider
+    /// publishes; and all of it is within the context.
+    pub(crate) fn input_max(&self, facts: &ModelFacts, growth: u64) -> Option<u64> {
+        let text = self.body_bytes - self.image_bytes + FRAMING_TOKENS + growth;
         let counted = self.image_tokens(facts).map(|images| images.saturating_add(text));
         // A list of embeddings inputs may be longer than the context: each has it to itself.
         let context = facts.context_tokens.filter(|_| self.makes_output());
@@ -285,7 +286,8 @@ mod tests {
         let none = ModelFacts::default();
         let plain = chat("").unwrap();
         assert_eq!((plain.output_each(&facts), plain.output_each(&none)), (Some(1_000), None));
-        assert_eq!(plain.input_max(&none), Some(plain.body_bytes + FRAMING_TOKENS));
+        assert_eq!(plain.input_max(&none, 0), Some(plain.body_bytes + FRAMING_TOKENS));
+        assert_eq!(plain.input_max(&none, 7), Some(plain.body_bytes + FRAMING_TOKENS + 7));
         let limited = chat(r#","max_tokens":10,"max_completion_tokens":20,"n":3"#).unwrap();
         assert_eq!((limited.output_each(&facts), limited.choices()), (Some(20), 3));
         assert_eq!(chat(r#","n":2,"best_of":5"#).unwrap().choices(), 5);
@@ -295,12 +297,12 @@ mod tests {
         assert_eq!((plain.output_extra(), predicted.output_extra()), (0, predicted.body_bytes));
         let image = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}}]}]}"#;
         let image = Call::read(Endpoint::ChatCompletions, image.as_bytes()).unwrap();
-        assert_eq!((image.input_max(&facts), image.input_max(&none)), (Some(8_000), None));
+        assert_eq!((image.input_max(&facts, 0), image.input_max(&none, 0)), (Some(8_000), None));
         let seen = ModelFacts { image_tokens: Some(1_445), ..none };
-        assert_eq!(image.input_max(&seen), Some(1_445 + image.body_bytes - 11 + FRAMING_TOKENS));
+        assert_eq!(image.input_max(&seen, 0), Some(1_445 + image.body_bytes - 11 + FRAMING_TOKENS));
         let embeddings = Call::read(Endpoint::Embeddings, br#"{"model":"m","input":["a"]}"#).unwrap();
         assert_eq!(
-            (embeddings.output_each(&none), embeddings.input_max(&none)),
+            (embeddings.output_each(&none), embeddings.input_max(&none, 0)),
             (Some(0), Some(27 + FRAMING_TOKENS))
         );
     }

@@ -10,6 +10,7 @@ mod call;
 mod caller;
 mod edit;
 mod fields;
+mod growth;
 mod messages;
 mod models;
 mod observe;

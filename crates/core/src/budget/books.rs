@@ -252,16 +252,16 @@ mod tests {
         Wish { request, clamp_to: None, may_wait: false }
     }
 
-    fn refused(verdict: Verdict) -> Refusal {
+    fn refused(verdict: &Verdict) -> Refusal {
         match verdict {
-            Verdict::Refused(refusal) => refusal,
+            Verdict::Refused(refusal) => *refusal,
             other => panic!("{other:?}"),
         }
     }
 
-    fn granted(verdict: Verdict) -> Granted {
+    fn granted(verdict: &Verdict) -> Granted {
         match verdict {
-            Verdict::Granted(granted) => granted,
+            Verdict::Granted(granted) => *granted,
             other => panic!("{other:?}"),
         }
     }
@@ -269,11 +269,11 @@ mod tests {
     #[test]
     fn a_hold_fits_to_the_last_nano_dollar_and_not_beyond() {
         let (mut books, path) = books(&[(100, 40, 10)]);
-        let held = refused(books.decide(&path, &wish(costing(51)), NOW));
+        let held = refused(&books.decide(&path, &wish(costing(51)), NOW));
         assert_eq!(held, Refusal { by: 0, reason: Reason::Held });
-        let exhausted = refused(books.decide(&path, &wish(costing(61)), NOW));
+        let exhausted = refused(&books.decide(&path, &wish(costing(61)), NOW));
         assert_eq!(exhausted, Refusal { by: 0, reason: Reason::Exhausted });
-        assert_eq!(granted(books.decide(&path, &wish(costing(50)), NOW)).remaining, Some(Money::ZERO));
+        assert_eq!(granted(&books.decide(&path, &wish(costing(50)), NOW)).remaining, Some(Money::ZERO));
         assert_eq!((books.budget(0).settled, books.budget(0).held), (Money(40), Money(60)));
     }
 
@@ -281,8 +281,8 @@ mod tests {
     fn what_has_no_bound_is_refused_by_any_limit_and_free_without_one() {
         let endless = Request { size: Size { output_each: None, ..request(0).size }, ..request(0) };
         let (mut books, path) = books(&[(i64::MAX, 0, 0)]);
-        assert_eq!(refused(books.decide(&path, &wish(endless), NOW)).reason, Reason::Unbounded);
-        assert_eq!(granted(books.decide(&[], &wish(endless), NOW)).remaining, None);
+        assert_eq!(refused(&books.decide(&path, &wish(endless), NOW)).reason, Reason::Unbounded);
+        assert_eq!(granted(&books.decide(&[], &wish(endless), NOW)).remaining, None);
     }
 
     #[test]
@@ -290,21 +290,21 @@ mod tests {
         let endless = Request { size: Size { output_each: None, ..request(0).size }, ..request(0) };
         let mut books = Books::default();
         let watching = books.add(budget(1, 100, 0, 0, Mode::Observe));
-        granted(books.decide(&[watching], &wish(endless), NOW));
+        granted(&books.decide(&[watching], &wish(endless), NOW));
         assert_eq!((books.budget(watching).unbounded, books.budget(watching).observed), (1, 1));
         let mut enforced = books.budget(watching).clone();
         enforced.limit = Arc::new(Limit { mode: Mode::Enforce, ..(*enforced.limit).clone() });
         let mut books = Books::default();
         let path = [books.add(enforced)];
-        assert_eq!(refused(books.decide(&path, &wish(costing(5)), NOW)).reason, Reason::Held);
+        assert_eq!(refused(&books.decide(&path, &wish(costing(5)), NOW)).reason, Reason::Held);
         books.end(&path, None, Money(20));
-        assert_eq!(granted(books.decide(&path, &wish(costing(5)), NOW)).remaining, Some(Money(75)));
+        assert_eq!(granted(&books.decide(&path, &wish(costing(5)), NOW)).remaining, Some(Money(75)));
     }
 
     #[test]
     fn a_refusal_names_the_widest_spent_budget_before_one_that_is_only_held() {
         let (mut books, path) = books(&[(100, 0, 100), (100, 100, 0), (50, 50, 0)]);
-        let refusal = refused(books.decide(&path, &wish(costing(2)), NOW));
+        let refusal = refused(&books.decide(&path, &wish(costing(2)), NOW));
         assert_eq!(refusal, Refusal { by: 1, reason: Reason::Exhausted });
         assert_eq!(books.budget(0).held, Money(100), "a refused request takes nothing");
     }
@@ -314,9 +314,9 @@ mod tests {
         let mut books = Books::default();
         let path =
             [books.add(budget(1, 10, 0, 0, Mode::Observe)), books.add(budget(2, 100, 0, 0, Mode::Enforce))];
-        assert_eq!(granted(books.decide(&path, &wish(costing(10)), NOW)).remaining, Some(Money(90)));
-        granted(books.decide(&path, &wish(costing(10)), NOW));
-        refused(books.decide(&path, &wish(costing(90)), NOW));
+        assert_eq!(granted(&books.decide(&path, &wish(costing(10)), NOW)).remaining, Some(Money(90)));
+        granted(&books.decide(&path, &wish(costing(10)), NOW));
+        refused(&books.decide(&path, &wish(costing(90)), NOW));
         assert_eq!((books.budget(0).observed, books.budget(0).held), (1, Money(20)));
         assert!(!books.budget(0).is_enforcing());
     }
@@ -324,13 +324,13 @@ mod tests {
     #[test]
     fn enforcement_shows_while_the_money_is_spent_and_not_for_one_request_that_is_too_large() {
         let (mut books, path) = books(&[(100, 0, 0)]);
-        refused(books.decide(&path, &wish(costing(500)), NOW));
+        refused(&books.decide(&path, &wish(costing(500)), NOW));
         assert!(!books.budget(0).is_enforcing(), "nothing was spent");
-        granted(books.decide(&path, &wish(costing(95)), NOW));
+        granted(&books.decide(&path, &wish(costing(95)), NOW));
         books.end(&path, Some(Money(95)), Money(95));
-        refused(books.decide(&path, &wish(costing(6)), NOW));
+        refused(&books.decide(&path, &wish(costing(6)), NOW));
         assert!(books.budget(0).is_enforcing());
-        granted(books.decide(&path, &wish(costing(5)), NOW));
+        granted(&books.decide(&path, &wish(costing(5)), NOW));
         assert!(!books.budget(0).is_enforcing(), "something fits again");
         books.end(&path, Some(Money(5)), Money(5));
         assert!(books.budget(0).is_enforcing(), "not a nano-dollar is left");
@@ -342,22 +342,22 @@ mod tests {
         let patient = |request| Wish { may_wait: true, ..wish(request) };
         assert_eq!(books.decide(&path[..2], &patient(costing(30)), NOW), Verdict::Waits { on: 1 });
         assert_eq!(books.decide(&path[..2], &patient(costing(5)), NOW), Verdict::Waits { on: 1 });
-        assert_eq!(refused(books.decide(&path[..2], &wish(costing(5)), NOW)).reason, Reason::Held);
-        assert_eq!(refused(books.decide(&path[..2], &wish(costing(500)), NOW)).reason, Reason::Exhausted);
+        assert_eq!(refused(&books.decide(&path[..2], &wish(costing(5)), NOW)).reason, Reason::Held);
+        assert_eq!(refused(&books.decide(&path[..2], &wish(costing(500)), NOW)).reason, Reason::Exhausted);
         // Somebody who shares only the wide budget does not wait behind them.
-        granted(books.decide(&[path[0], path[2]], &patient(costing(30)), NOW));
+        granted(&books.decide(&[path[0], path[2]], &patient(costing(30)), NOW));
     }
 
     #[test]
     fn a_clamped_request_gets_what_fits_and_never_less_than_its_floor() {
         let clamp = |request, clamp_to| Wish { clamp_to: Some(clamp_to), ..wish(request) };
         let (mut first, path) = books(&[(100, 60, 0)]);
-        let made = granted(first.decide(&path, &clamp(costing(80), 30), NOW));
+        let made = granted(&first.decide(&path, &clamp(costing(80), 30), NOW));
         assert!(made.is_clamped);
         assert_eq!((made.request.size.output_each, made.remaining), (Some(39), Some(Money::ZERO)));
         let (mut second, path) = books(&[(100, 60, 0)]);
-        assert_eq!(refused(second.decide(&path, &clamp(costing(80), 40), NOW)).reason, Reason::Exhausted);
-        assert!(!granted(second.decide(&path, &clamp(costing(20), 40), NOW)).is_clamped);
+        assert_eq!(refused(&second.decide(&path, &clamp(costing(80), 40), NOW)).reason, Reason::Exhausted);
+        assert!(!granted(&second.decide(&path, &clamp(costing(20), 40), NOW)).is_clamped);
     }
 
     #[test]
@@ -367,13 +367,13 @@ mod tests {
         assert_eq!(books.decide(&path, &clamp(costing(90), true), NOW), Verdict::Waits { on: 0 });
         let mut books = self::books(&[(100, 0, 60)]).0;
         assert_eq!(
-            granted(books.decide(&path, &clamp(costing(90), false), NOW)).request.size.output_each,
+            granted(&books.decide(&path, &clamp(costing(90), false), NOW)).request.size.output_each,
             Some(39)
         );
         // Larger than the limit, and too little is free: but the floor would fit.
         let mut books = self::books(&[(100, 0, 90)]).0;
         assert_eq!(books.decide(&path, &clamp(costing(190), true), NOW), Verdict::Waits { on: 0 });
         let mut books = self::books(&[(100, 0, 90)]).0;
-        assert_eq!(refused(books.decide(&path, &clamp(costing(190), false), NOW)).reason, Reason::Held);
+        assert_eq!(refused(&books.decide(&path, &clamp(costing(190), false), NOW)).reason, Reason::Held);
     }
 }
