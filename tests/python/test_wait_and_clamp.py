@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import request
+from harness import request, until
 
 # gpt-4o costs $10 per million tokens of output: a thousand tokens are a cent.
 THOUSAND = {"model": "gpt-4o", "max_completion_tokens": 1000}
@@ -69,8 +69,7 @@ def test_two_answers_tell_who_may_try_again_and_who_may_not(gateway, simulator, 
     simulator.config(output_tokens=1, latency_ms=1000)
     first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
     first.start()
-    while not simulator.requests:
-        pass
+    until(lambda: simulator.requests)
     held = gateway.chat(key, **THOUSAND)
     assert held.status == 429 and held.error["code"] == "budget_held_by_inflight", held
     assert int(held.headers["retry-after"]) >= 1 and held.headers.get("x-should-retry") != "false"
@@ -88,8 +87,7 @@ def test_waiting_is_bounded_in_time(gateway, simulator, key):
     simulator.config(output_tokens=1, latency_ms=2000)
     first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
     first.start()
-    while not simulator.requests:
-        pass
+    until(lambda: simulator.requests)
     waited = gateway.chat(key, **THOUSAND)
     assert waited.status == 429 and waited.error["code"] == "budget_held_by_inflight"
     first.join()
@@ -104,8 +102,7 @@ def test_a_raised_or_removed_limit_lets_those_who_wait_through(gateway, simulato
         simulator.config(output_tokens=1, latency_ms=3000)
         first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
         first.start()
-        while not simulator.requests:
-            pass
+        until(lambda: simulator.requests)
         simulator.config(output_tokens=1)
         answers = []
         second = threading.Thread(target=lambda: answers.append(gateway.chat(key, **THOUSAND)))
@@ -122,8 +119,7 @@ def test_who_hangs_up_while_waiting_takes_nothing(gateway, simulator, key):
     simulator.config(output_tokens=1, latency_ms=800)
     first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
     first.start()
-    while not simulator.requests:
-        pass
+    until(lambda: simulator.requests)
     host, port = gateway.url.removeprefix("http://").split(":")
     body = json.dumps({**THOUSAND, "messages": [{"role": "user", "content": "x"}]}).encode()
     for _ in range(5):
@@ -154,6 +150,9 @@ def test_a_project_that_clamps_gets_what_fits(gateway, simulator, key):
     third = gateway.chat(key, model="gpt-4o", max_completion_tokens=2000)
     assert third.status == 429 and third.error["code"] == "project_spend_limit_exceeded", "what is left is below the floor"
     me = gateway.get("/tollgate/v1/me", key=key).json
+    usage = gateway.get("/v1/organization/usage/completions", start_time=int(time.time()) - 86_400, group_by="api_key_id").json["data"]
+    [of_key] = [result for bucket in usage for result in bucket["results"]]
+    assert (of_key["num_model_requests"], of_key["num_clamped_requests"]) == (2, 1)
     assert me["clamped_requests"] == 1 and 0 <= float(me["remaining"]) < 0.001
     billed = sum(entry["billed_input"] * 2.5e-6 + entry["billed_output"] * 10e-6 for entry in simulator.requests)
     assert billed <= 0.03

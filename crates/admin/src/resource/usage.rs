@@ -302,6 +302,8 @@ fn completions_result(sums: &Sums, group_by: &[GroupBy]) -> Value {
         "input_tokens": sums.input_tokens,
         "output_tokens": sums.output_tokens,
         "num_model_requests": sums.requests,
+        // An extension: how many of them had less output than they asked for.
+        "num_clamped_requests": sums.clamped_requests,
         "input_cached_tokens": sums.cached_input_tokens,
         "input_cache_write_tokens": sums.cache_write_tokens,
         "input_uncached_tokens": uncached,
