@@ -14,6 +14,7 @@ import signal
 import ssl
 import subprocess
 import threading
+import time
 import urllib.parse
 
 from openai import OpenAI
@@ -39,6 +40,14 @@ def run(*args, stdin=None, env=None, check=None):
     if check is not None:
         assert done.returncode == check, (done.returncode, done.stdout, done.stderr)
     return done
+
+
+def until(condition, seconds=60):
+    """Asks again and again until the answer is yes, and returns it. A test that waits for what never comes fails."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+    return found
 
 
 class Process:
@@ -180,7 +189,8 @@ class Server:
     """A server in a directory of its own."""
 
     def __init__(self, home, *flags, env=None):
-        self.home, self.flags, self.env = home, flags, env
+        # Hundreds of servers share the disk of a test machine: what each puts aside is small.
+        self.home, self.flags, self.env = home, flags, {"TOLLGATE_BALLAST_MEBIBYTES": "1", **(env or {})}
         self.data = home / "data"
         self.log = home / "server.log"
         self.bootstrap_file = home / "bootstrap.json"

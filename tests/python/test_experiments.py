@@ -12,7 +12,9 @@ import time
 
 import pytest
 
-from harness import BINARY, FULL, Server, clean_environment
+from harness import BINARY, FULL, Server, clean_environment, until
+
+pytestmark = pytest.mark.timeout(3600 if FULL else 300)
 
 BODY = json.dumps({"model": "gpt-4o-mini", "max_completion_tokens": 20, "messages": [{"role": "user", "content": "x"}]})
 
@@ -64,8 +66,7 @@ def test_kill_9_at_random_moments_loses_nothing_and_counts_nothing_twice(gateway
         callers = [Caller(gateway, key) for _ in range(16)]
         [caller.start() for caller in callers]
         moment = moments.randrange(1, 200)
-        while sum(len(caller.calls) for caller in callers) < moment:
-            pass
+        until(lambda: sum(len(caller.calls) for caller in callers) >= moment)
         gateway.process.kill()
         [caller.stop() for caller in callers]
         [caller.join() for caller in callers]
@@ -98,12 +99,10 @@ def test_no_request_that_starts_after_a_delete_has_returned_succeeds(gateway, re
         request = ("POST", "/v1/chat/completions", BODY) if number % 2 else ("GET", "/v1/models", None)
         callers = [Caller(gateway, key["value"], *request) for _ in range(50)]
         [caller.start() for caller in callers]
-        while any(len(caller.calls) < 3 for caller in callers):
-            pass
+        until(lambda: not any(len(caller.calls) < 3 for caller in callers))
         assert gateway.delete(f"/v1/organization/projects/{project}/api_keys/{key['id']}").status == 200
         returned = time.monotonic()
-        while any(not caller.calls or caller.calls[-1][0] <= returned for caller in callers):
-            pass
+        until(lambda: not any(not caller.calls or caller.calls[-1][0] <= returned for caller in callers))
         [caller.stop() for caller in callers]
         [caller.join() for caller in callers]
         calls = [call for caller in callers for call in caller.calls]
@@ -127,12 +126,10 @@ def test_archiving_and_removal_are_as_immediate_as_revoking(gateway):
     for end, undo in ends:
         callers = [Caller(gateway, key, "GET", "/v1/models", None) for _ in range(20)]
         [caller.start() for caller in callers]
-        while any(len(caller.calls) < 3 for caller in callers):
-            pass
+        until(lambda: not any(len(caller.calls) < 3 for caller in callers))
         assert end().status == 200
         returned = time.monotonic()
-        while any(caller.calls[-1][0] <= returned for caller in callers):
-            pass
+        until(lambda: not any(caller.calls[-1][0] <= returned for caller in callers))
         [caller.stop() for caller in callers]
         [caller.join() for caller in callers]
         later = {status for caller in callers for begun, status, _ in caller.calls if begun > returned}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Fake, request
+from harness import Fake, request, until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -195,8 +195,7 @@ def test_an_answer_in_one_piece_is_cancelled_as_well(server, simulator):
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
                            f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        while not simulator.requests:
-            pass
+        until(lambda: simulator.requests)
     [recorded] = settled(server)
     assert recorded["state"] == "settled" and recorded["usage_source"] == "observed" and recorded["output_tokens"] == 0
 

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from harness import BINARY, Process, Server, clean_environment, request, run
+from harness import BINARY, Process, Server, clean_environment, request, run, until
 
 
 def test_the_first_start_writes_the_file_and_later_ones_leave_it_alone(server):
@@ -185,8 +185,7 @@ def test_sigterm_lets_requests_end_and_refuses_new_ones(gateway):
     script = {"output_tokens": 20, "chunk_ms": 100}
     running = threading.Thread(target=lambda: answers.append(gateway.chat(key, stream=True, simulate=script)))
     running.start()
-    while not gateway.requests(state="held"):
-        pass
+    until(lambda: gateway.requests(state="held"))
     gateway.process.process.send_signal(signal.SIGTERM)
     running.join()
     assert gateway.process.process.wait(timeout=60) == 0
@@ -209,8 +208,7 @@ def test_what_does_not_end_in_time_is_cut_and_settled(gateway):
 
     running = threading.Thread(target=call)
     running.start()
-    while not gateway.requests(state="held"):
-        pass
+    until(lambda: gateway.requests(state="held"))
     started = time.monotonic()
     assert gateway.process.stop() == 0
     assert time.monotonic() - started < 20
@@ -294,7 +292,7 @@ def test_a_file_that_cannot_grow_refuses_and_loses_nothing(gateway):
     command = ["bash", "-c", f'ulimit -f {size}; exec "$@"', "x", BINARY, "serve", "--data", gateway.data, "--listen", "127.0.0.1:0"]
     with open(gateway.log, "ab") as log:
         limited = subprocess.Popen(
-            ["env", "--ignore-signal=XFSZ", *command], env=clean_environment(), stdout=subprocess.PIPE, stderr=log, text=True)
+            ["env", "--ignore-signal=XFSZ", *command], env=clean_environment(**gateway.env), stdout=subprocess.PIPE, stderr=log, text=True)
     url = limited.stdout.readline().strip()
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}
     served, codes = 0, set()
