@@ -35,6 +35,14 @@ def at_once(count, call):
     return answers
 
 
+def in_flight(gateway, simulator, key):
+    """A request that has reached the provider and waits for it."""
+    thread = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
+    thread.start()
+    until(lambda: simulator.requests)
+    return thread
+
+
 def test_a_policy_is_read_and_changed_field_by_field(gateway):
     usual = policy(gateway)
     assert usual == {"object": "tollgate.spend_policy", "project_id": gateway.default_project, "when_exceeded": "refuse",
@@ -67,9 +75,7 @@ def test_two_answers_tell_who_may_try_again_and_who_may_not(gateway, simulator, 
     policy(gateway, wait_ms=0)
     gateway.limit(gateway.default_project, 2)
     simulator.config(output_tokens=1, latency_ms=1000)
-    first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
-    first.start()
-    until(lambda: simulator.requests)
+    first = in_flight(gateway, simulator, key)
     held = gateway.chat(key, **THOUSAND)
     assert held.status == 429 and held.error["code"] == "budget_held_by_inflight", held
     assert int(held.headers["retry-after"]) >= 1 and held.headers.get("x-should-retry") != "false"
@@ -85,9 +91,7 @@ def test_waiting_is_bounded_in_time(gateway, simulator, key):
     policy(gateway, wait_ms=100)
     gateway.limit(gateway.default_project, 2)
     simulator.config(output_tokens=1, latency_ms=2000)
-    first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
-    first.start()
-    until(lambda: simulator.requests)
+    first = in_flight(gateway, simulator, key)
     waited = gateway.chat(key, **THOUSAND)
     assert waited.status == 429 and waited.error["code"] == "budget_held_by_inflight"
     first.join()
@@ -100,9 +104,7 @@ def test_a_raised_or_removed_limit_lets_those_who_wait_through(gateway, simulato
         gateway.limit(gateway.default_project, 2)
         simulator.reset()
         simulator.config(output_tokens=1, latency_ms=3000)
-        first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
-        first.start()
-        until(lambda: simulator.requests)
+        first = in_flight(gateway, simulator, key)
         simulator.config(output_tokens=1)
         answers = []
         second = threading.Thread(target=lambda: answers.append(gateway.chat(key, **THOUSAND)))
@@ -117,9 +119,7 @@ def test_who_hangs_up_while_waiting_takes_nothing(gateway, simulator, key):
     policy(gateway, wait_ms=30_000)
     gateway.limit(gateway.default_project, 2)
     simulator.config(output_tokens=1, latency_ms=800)
-    first = threading.Thread(target=lambda: gateway.chat(key, **THOUSAND))
-    first.start()
-    until(lambda: simulator.requests)
+    first = in_flight(gateway, simulator, key)
     host, port = gateway.url.removeprefix("http://").split(":")
     body = json.dumps({**THOUSAND, "messages": [{"role": "user", "content": "x"}]}).encode()
     for _ in range(5):

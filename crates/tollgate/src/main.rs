@@ -89,6 +89,10 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
         Command::Usage(command) => session.usage(command).await.map(well),
         _ => Ok(true),
     };
+    ended(result, options)
+}
+
+fn ended(result: Result<bool, Failure>, options: &ApiOptions) -> u8 {
     match result {
         Ok(is_well) => u8::from(!is_well),
         Err(Failure::Usage(message)) => {
@@ -107,14 +111,7 @@ async fn challenge(options: ChallengeOptions, api: &ApiOptions) -> u8 {
             return WRONG_USAGE;
         }
     };
-    match tollgate::challenge::challenge(options, admin_key, api.output).await {
-        Ok(held) => u8::from(!held),
-        Err(tollgate::challenge::Failure::Usage(message)) => {
-            complain_of_usage(api.output, &message);
-            WRONG_USAGE
-        }
-        Err(tollgate::challenge::Failure::Call(error)) => tollgate::api::failed(api.output, &error),
-    }
+    ended(tollgate::challenge::challenge(options, admin_key, api.output).await, api)
 }
 
 /// A secret of the environment, where one is that is not empty.

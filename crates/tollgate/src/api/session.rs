@@ -8,6 +8,7 @@ use crate::api::output::{self, Format};
 use crate::api::table::Column;
 
 /// Why a command failed.
+#[derive(Debug)]
 pub enum Failure {
     Call(CallError),
     /// What was asked for makes no sense, or a file cannot be used.

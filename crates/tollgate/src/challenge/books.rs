@@ -5,8 +5,8 @@ use tollgate_core::price::{Price, Rates, Request, Size, TokenUsage};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Clock, Money};
 
-use super::Failure;
 use crate::api::client::{CallError, Client, encoded};
+use crate::api::session::Failure;
 
 /// The simulated provider.
 pub(crate) struct Provider {

@@ -12,7 +12,8 @@ use clap::Args;
 use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Money, price_book};
 
-use crate::api::client::{CallError, Client};
+use crate::api::client::Client;
+use crate::api::session::Failure;
 use crate::api::{Format, read_secret};
 use books::{Gateway, Provider};
 use caller::Target;
@@ -52,26 +53,6 @@ pub struct ChallengeOptions {
     /// Shell command that prints what the key has spent in US dollars, for such a gateway
     #[arg(long, value_name = "COMMAND")]
     spent_command: Option<String>,
-}
-
-/// Why there is no page.
-#[derive(Debug)]
-pub enum Failure {
-    /// What was asked for makes no sense, or what it needs is not there.
-    Usage(String),
-    Call(CallError),
-}
-
-impl From<CallError> for Failure {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Self::Usage(message)
-    }
 }
 
 /// All phases one after another hit the same key: streams are cut while there is money, agents work beside each other

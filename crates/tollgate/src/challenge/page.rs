@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tollgate_core::Money;
 
-use super::Failure;
 use super::books::{Gateway, Recorded, Total};
 use crate::api::Format;
+use crate::api::session::Failure;
 
 /// Agents beside each other, who are never to be refused.
 #[derive(Default)]

@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tollgate_core::Money;
 
-use super::Failure;
 use super::books::{Gateway, Provider};
 use super::caller::{Caller, Outcome, Target, Timed};
 use super::page::{Agents, Page, Race, Storm};
+use crate::api::session::Failure;
 
 /// Streams that end early: half of them the client leaves, half the provider cuts, each a little later than the one
 /// before.
