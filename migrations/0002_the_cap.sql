@@ -172,6 +172,8 @@ ALTER TABLE project ADD COLUMN budget_wait_ms BIGINT;
 -- How an upstream reads the limit of the output, and what becomes of an answer whose client has gone. NULL: by its kind.
 ALTER TABLE upstream ADD COLUMN output_limit_field TEXT;
 ALTER TABLE upstream ADD COLUMN on_client_gone TEXT;
+-- Names with spaces between them: parameters that an operator allows under a spend limit though they are not known here.
+ALTER TABLE upstream ADD COLUMN allowed_parameters TEXT;
 
 ALTER TABLE model_override ADD COLUMN image_tokens BIGINT;
 ALTER TABLE model_override ADD COLUMN request_cost_max BIGINT;
@@ -182,9 +184,14 @@ CREATE TABLE bound_violation (
     -- All there ever were, and what they cost beyond their bounds.
     violations BIGINT NOT NULL,
     excess BIGINT NOT NULL,
-    -- The worst that input and output were, in millionths of what they were bounded to.
+    -- The worst that the input, and the output of a choice, were: in millionths of a large bound, in tokens beyond a
+    -- small one, and in tokens altogether.
     input_ppm BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    input_seen BIGINT NOT NULL,
     output_ppm BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    output_seen BIGINT NOT NULL,
     last_at BIGINT NOT NULL
 );
 

@@ -36,6 +36,11 @@ IMAGE_TOKENS = {
     "gpt-4.1-mini": 2489, "gpt-5-mini": 2489, "gpt-4.1-nano": 3779, "gpt-5-nano": 3779, "o4-mini": 2642,
 }
 
+# Where the source has rounded what the provider publishes, down: the context bounds what an input can cost.
+CONTEXT = {
+    "gpt-4.1": 1_047_576, "gpt-4.1-mini": 1_047_576, "gpt-4.1-nano": 1_047_576, "gpt-4-32k": 32_768,
+}
+
 RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"]
 
 OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
@@ -96,7 +101,7 @@ def row(model, today):
     base = [part[0] for part in parts]
     long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 4
     text = lambda value: "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
-    return [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(model.context_window)]
+    return [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(CONTEXT.get(model.id, model.context_window))]
 
 
 def main():

@@ -84,7 +84,7 @@ def test_adjustments_survive_a_restart_and_count_in_a_limit_made_later(spent):
 
 @pytest.mark.parametrize("kind, change, param", [
     ("corrections", {"cost": "-1"}, "cost"), ("corrections", {"cost": "x"}, "cost"), ("corrections", {"cost": 0.5}, "cost"),
-    ("corrections", {"cost": "0.0000000001"}, "cost"), ("corrections", {"cost": "99999999999"}, "cost"), ("corrections", {"cost": None}, "cost"),
+    ("corrections", {"cost": "0.0000000001"}, "cost"), ("corrections", {"cost": "99999999999"}, "cost"), ("corrections", {"cost": "10000.000000001"}, "cost"), ("corrections", {"cost": None}, "cost"),
     ("corrections", {"input_tokens": -1}, "input_tokens"), ("corrections", {"output_tokens": 10**10}, "output_tokens"),
     ("corrections", {"reason": ""}, "reason"), ("corrections", {"reason": "x" * 501}, "reason"), ("corrections", {"extra": 1}, "extra"),
     ("refunds", {"amount": "0"}, "amount"), ("refunds", {"amount": "-0.1"}, "amount"), ("refunds", {"reason": None}, "reason"),

@@ -240,6 +240,19 @@ def test_a_limit_that_observes_counts_what_it_would_have_refused(scopes):
     assert scopes.chat().status == 200
 
 
+def test_what_an_observing_limit_counts_is_what_enforcing_would_refuse(scopes):
+    """Bytes bound a text at four times its tokens: what fits by its tokens is counted by no limit."""
+    text = "The quick brown fox jumps over the lazy dog. " * 200
+    for mode in ["observe", "enforce"]:
+        limit = scopes.limit("project", 2, mode=mode)
+        one = f"{scopes.paths['project']}/{limit['id']}"
+        answer = scopes.gateway.chat(scopes.key["value"], text, model="gpt-4o", max_completion_tokens=10)
+        assert answer.status == 200, answer
+        state = scopes.gateway.get(one).json
+        assert state["would_have_refused"] == 0 and scopes.gateway.delete(one).status == 200
+        assert float(scopes.gateway.requests()[0]["bound"]) < 0.01
+
+
 def test_openai_s_limit_of_an_organization(scopes):
     limits = scopes.gateway.admin.spend_limit
     made = limits.update(threshold_amount=1, currency="USD", interval="month")
@@ -288,6 +301,9 @@ def test_new_projects_and_keys_begin_with_the_default_limits(gateway):
     body = {"projects": [{"threshold_amount": 5000, "interval": "month"}],
             "api_keys": [{"threshold_amount": 2, "interval": "day", "time_zone": "Europe/Berlin"}]}
     assert gateway.post(path, body).status == 200
+    admin = gateway.post("/v1/organization/admin_api_keys", {"name": "an admin key calls no model"})
+    assert admin.status == 200, admin
+    gateway.remember(admin.json["value"])
     after = gateway.project("after")
     assert gateway.get(f"/tollgate/v1/projects/{before}/spend_limits").json["data"] == []
     [limit] = gateway.get(f"/tollgate/v1/projects/{after}/spend_limits").json["data"]

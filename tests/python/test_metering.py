@@ -116,7 +116,7 @@ def test_an_answer_above_its_bound_is_charged_in_full_and_raises_the_next(gatewa
     gateway.chat(key, max_completion_tokens=100, simulate={"usage": {"prompt_tokens": 9, "completion_tokens": 250, "total_tokens": 259}})
     above = gateway.requests()[0]
     assert above["flags"] == ["above_bound"] and float(above["cost"]) == pytest.approx(9 * 0.15e-6 + 250 * 0.6e-6)
-    assert model()["count"] == 1 and float(model()["output_factor"]) == pytest.approx(2.5) and model()["input_factor"] == "1"
+    assert model()["count"] == 1 and model()["output_extra_tokens"] == 150 and model()["output_factor"] == model()["input_factor"] == "1"
     assert float(model()["excess"]) == pytest.approx(float(above["cost"]) - float(above["bound"]))
     gateway.chat(key, max_completion_tokens=100)
     raised = float(gateway.requests()[0]["bound"])
@@ -125,6 +125,103 @@ def test_an_answer_above_its_bound_is_charged_in_full_and_raises_the_next(gatewa
     assert model()["count"] == 1
     gateway.chat(key, max_completion_tokens=100)
     assert float(gateway.requests()[0]["bound"]) == raised
+    gateway.chat(key, max_completion_tokens=4000)
+    assert float(gateway.requests()[0]["bound"]) - raised == pytest.approx(3900 * 0.6e-6, rel=0.001), "a few tokens are no factor"
+    assert gateway.post("/tollgate/v1/models/gpt-4o-mini", {"bound_violations": None}).status == 200 and model() is None
+    gateway.chat(key, max_completion_tokens=100)
+    assert float(gateway.requests()[0]["bound"]) == before
+
+
+def test_a_large_answer_above_its_bound_raises_the_next_by_the_same_part(gateway):
+    key = key_of(gateway, 100_000)
+    def bound_of(output):
+        usage = {"prompt_tokens": 9, "completion_tokens": output, "total_tokens": 9 + output}
+        assert gateway.chat(key, max_completion_tokens=2000, simulate={"usage": usage}).status == 200
+        return float(gateway.requests()[0]["bound"])
+    first = bound_of(5000)
+    second = until(lambda: (bound := bound_of(2000)) > first and bound)
+    violations = gateway.get("/tollgate/v1/models/gpt-4o-mini").json["bound_violations"]
+    assert violations["count"] == 1 and violations["output_factor"] == "2.5" and violations["output_extra_tokens"] == 0
+    assert second - first == pytest.approx(3000 * 0.6e-6, rel=0.001)
+
+
+def served_as(server, model, answer):
+    """An upstream that serves a model whose price and tokenizer are known."""
+    fake = Fake(answer, models=(model,))
+    server.fakes.append(fake)
+    made = server.post("/tollgate/v1/upstreams", {"name": f"of {model}", "base_url": fake.base_url})
+    assert made.status == 200, made
+    return fake
+
+
+TEXT = "The quick brown fox jumps over the lazy dog. " * 4000
+
+
+@pytest.mark.parametrize("body", [
+    {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"properties": {"image_url": {"description": TEXT}}}}}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": TEXT, "TEXT": "a"}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x", "detail": TEXT}}]}]},
+    {"messages": [{"role": "user", "content": "x", "image_url": TEXT}]},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"image_url": TEXT}}}},
+])
+def test_text_counts_wherever_it_stands(server, body):
+    """Where its bytes do not fit its tokens are counted, all of them: some forty thousand cost ten cents."""
+    def answer(body, handler):
+        tokens = len(json.dumps(body)) // 5
+        return 200, Fake.completion(output=1, prompt_tokens=tokens, total_tokens=tokens + 1)
+    fake = served_as(server, "gpt-4o", answer)
+    key = key_of(server, 5)
+    raw = json.dumps({"model": "gpt-4o", "max_tokens": 1, "messages": HELLO, **body}).replace('"TEXT"', '"text"').encode()
+    refused = request(server.url, "POST", "/v1/chat/completions", key=key, body=raw)
+    assert refused.status == 429 and refused.error["code"] == "project_spend_limit_exceeded" and fake.bodies == []
+    server.limit(server.default_project, 50)
+    assert request(server.url, "POST", "/v1/chat/completions", key=key, body=raw).status == 200
+    [recorded] = server.requests()
+    assert float(recorded["cost"]) <= float(recorded["bound"]) and recorded["flags"] == []
+
+
+@pytest.mark.parametrize("more", [
+    {"n_predict": 4000}, {"fallbacks": ["dear"]}, {"enable_search": True}, {"preset": "x"}, {"extra_body": {"google": {"cached_content": "x"}}},
+    {"mm_processor_kwargs": {"max_pixels": 10**9}}, {"options": {"num_predict": 10**6}},
+])
+def test_what_may_change_the_cost_is_refused_under_a_limit_unless_an_operator_allows_it(server, more):
+    fake = server.fake(lambda body, handler: (200, Fake.completion()))
+    key = key_of(server)
+    [name] = more
+    assert server.chat(key, model="fake", **more).status == 200 and fake.bodies[-1][name] == more[name]
+    server.limit(server.default_project, 1000)
+    refused = server.chat(key, model="fake", **more)
+    assert refused.status == 400 and refused.error["code"] == "cost_not_boundable" and refused.error["param"] == name, refused
+    assert server.chat(key, model="fake", temperature=1, top_k=5, seed=1, stop=["x"], user="u").status == 200
+    upstream = f"/tollgate/v1/upstreams/{fake.id}"
+    assert server.post(upstream, {"allowed_parameters": [name, "other"]}).json["allowed_parameters"] == [name, "other"]
+    assert server.chat(key, model="fake", **more).status == 200
+    assert server.post(upstream, {"allowed_parameters": None}).json["allowed_parameters"] == []
+    assert server.chat(key, model="fake", **more).status == 400
+    for bad in [["a b"], [""], ["x" * 65], ["x"] * 101, "x", [1]]:
+        assert server.post(upstream, {"allowed_parameters": bad}).error["param"].startswith("allowed_parameters")
+
+
+def test_embeddings_of_what_is_no_text_cannot_be_bounded(server):
+    server.fake(lambda body, handler: (200, {"object": "list", "data": [], "model": "fake", "usage": {"prompt_tokens": 4000, "total_tokens": 4000}}))
+    key = key_of(server)
+    embed = lambda value: request(server.url, "POST", "/v1/embeddings", key=key, body={"model": "fake", "input": value})
+    assert embed([{"image": "https://x/a.png"}]).status == 200
+    server.limit(server.default_project, 100)
+    refused = embed([{"image": "https://x/a.png"}])
+    assert refused.status == 400 and refused.error["code"] == "cost_not_boundable"
+    assert [embed(value).status for value in ["a", ["a", "b"], [1, 2], [[1], [2]]]] == [200] * 4
+
+
+def test_a_rounded_figure_of_the_catalog_hides_no_cost(server):
+    """The window of a model is known a little too small. What was used beyond it is charged and told."""
+    served_as(server, "gpt-5.5", lambda body, handler: (200, Fake.completion(output=1, prompt_tokens=1_090_000, total_tokens=1_090_001)))
+    key = key_of(server, 100_000)
+    assert server.chat(key, "word " * 500_000, model="gpt-5.5", max_completion_tokens=1).status == 200
+    [recorded] = server.requests()
+    assert recorded["usage_source"] == "upstream" and recorded["input_tokens"] == 1_090_000 and recorded["flags"] == ["above_bound"]
+    assert server.chat(key, "word " * 500_000, model="gpt-5.5", max_completion_tokens=1).status == 200
+    assert server.requests()[0]["flags"] == [], "the next is bounded by what this one was able to"
 
 
 def test_usage_so_far_is_not_the_whole_of_it(gateway):
@@ -197,7 +294,7 @@ def test_an_answer_in_one_piece_is_cancelled_as_well(server, simulator):
                            f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         until(lambda: simulator.requests)
     [recorded] = settled(server)
-    assert recorded["state"] == "settled" and recorded["usage_source"] == "observed" and recorded["output_tokens"] == 0
+    assert recorded["state"] == "settled" and recorded["usage_source"] == "bound", "how far it had come nobody saw"
 
 
 @pytest.mark.parametrize("owner, gone", [("vllm", "cancel"), ("library", "cancel"), ("system", "drain")])
@@ -299,7 +396,7 @@ def test_files_and_audio_are_not_bounded_and_a_ceiling_bounds_anything(gateway):
     body = {"model": "gpt-4o", "max_completion_tokens": 10,
             "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-x"}}]}]}
     assert gateway.call("POST", "/v1/chat/completions", body, key=key).status == 200
-    assert float(gateway.requests()[0]["bound"]) == pytest.approx(128_000 * 2.5e-6 + 10 * 10e-6), "all of it is within the context"
+    assert float(gateway.requests()[0]["bound"]) == pytest.approx(136_000 * 2.5e-6 + 10 * 10e-6), "all of it is within the context, with room for a rounded figure"
     gateway.post("/tollgate/v1/models/simulated-unpriced", {"input_price": "1", "output_price": "2"})
     body["model"] = "simulated-unpriced"
     refused = gateway.call("POST", "/v1/chat/completions", body, key=key)

@@ -115,24 +115,65 @@ def test_a_raised_or_removed_limit_lets_those_who_wait_through(gateway, simulato
         first.join()
 
 
-def test_who_hangs_up_while_waiting_takes_nothing(gateway, simulator, key):
+def send(gateway, key, **more):
+    """A request on a connection of its own, which is not waited for."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    body = json.dumps({**THOUSAND, "messages": [{"role": "user", "content": "x"}], **more}).encode()
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+                       f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    return connection
+
+
+def test_who_hangs_up_while_waiting_takes_nothing_and_holds_nobody_up(gateway, simulator, key):
     policy(gateway, wait_ms=30_000)
     gateway.limit(gateway.default_project, 2)
-    simulator.config(output_tokens=1, latency_ms=800)
+    simulator.config(output_tokens=1, latency_ms=3000)
     first = in_flight(gateway, simulator, key)
-    host, port = gateway.url.removeprefix("http://").split(":")
-    body = json.dumps({**THOUSAND, "messages": [{"role": "user", "content": "x"}]}).encode()
-    for _ in range(5):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-                               f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    simulator.config(output_tokens=1)
+    gone = [send(gateway, key, user="gone") for _ in range(5)]
+    # Something small would fit, and stands behind those who came before.
+    answers = []
+    small = threading.Thread(target=lambda: answers.append(gateway.chat(key, **{**THOUSAND, "max_completion_tokens": 10})))
+    small.start()
+    [connection.close() for connection in gone]
+    small.join()
+    assert answers[0].status == 200 and first.is_alive(), "it stood behind those who have gone"
     first.join()
     assert gateway.chat(key, **THOUSAND).status == 200
-    deadline = time.monotonic() + 30
-    while any(recorded["state"] == "held" for recorded in gateway.requests()):
-        assert time.monotonic() < deadline
+    assert len(simulator.requests) == 3, "nothing was sent for those who have gone"
+    until(lambda: not any(recorded["state"] == "held" for recorded in gateway.requests()))
     limit = gateway.get(f"/v1/organization/projects/{gateway.default_project}/spend_limit").json
     assert limit["held"] == "0.000000000" and float(limit["spent"]) < 0.02
+
+
+def test_a_key_that_is_revoked_while_its_request_waits_sends_nothing(gateway, simulator, key):
+    policy(gateway, wait_ms=30_000)
+    gateway.limit(gateway.default_project, 2)
+    simulator.config(output_tokens=1, latency_ms=2500)
+    first = in_flight(gateway, simulator, key)
+    revoked, answers = gateway.key(gateway.default_project), []
+    second = threading.Thread(target=lambda: answers.append(gateway.chat(revoked["value"], **THOUSAND)))
+    second.start()
+    assert gateway.delete(f"/v1/organization/projects/{gateway.default_project}/api_keys/{revoked['id']}").status == 200
+    second.join()
+    first.join()
+    assert answers[0].status == 401 and len(simulator.requests) == 1
+
+
+def test_whoever_waits_for_much_keeps_no_other_project_waiting(gateway, simulator, key):
+    policy(gateway, wait_ms=30_000)
+    assert gateway.post("/v1/organization/spend_limit", {"threshold_amount": 3, "currency": "USD", "interval": "month"}).status == 200
+    simulator.config(output_tokens=1, latency_ms=3000)
+    first = in_flight(gateway, simulator, key)
+    waits = threading.Thread(target=lambda: gateway.chat(key, model="gpt-4o", max_completion_tokens=2500))
+    waits.start()
+    other = gateway.key(gateway.project("other"))["value"]
+    simulator.config(output_tokens=1)
+    small = {"model": "gpt-4o", "max_completion_tokens": 10}
+    assert [gateway.chat(other, **small).status for _ in range(5)] == [200] * 5 and first.is_alive()
+    waits.join()
+    first.join()
 
 
 def test_a_project_that_clamps_gets_what_fits(gateway, simulator, key):

@@ -41,7 +41,8 @@ const REQUEST: Request = Request {
         output_each_max: None,
         choices: 1,
         output_extra: 0,
-        overrun: Overrun::NONE,
+        input_overrun: Overrun::NONE,
+        output_overrun: Overrun::NONE,
     },
     ceiling: None,
 };
@@ -91,6 +92,7 @@ impl Bench {
             request: REQUEST,
             input_estimate: 250,
             believable_max: 1_000_000,
+            is_final: true,
             clamp_to: None,
         }
     }

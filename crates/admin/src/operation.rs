@@ -58,6 +58,8 @@ pub struct Operation {
     pub event: Option<Event>,
     /// Whether it reads the books, which then have to be up to date.
     pub(crate) reads_books: bool,
+    /// Whether it may read much, and so for long.
+    pub(crate) is_long: bool,
     pub(crate) prepare: Option<Prepare>,
     pub(crate) run: Run,
 }
@@ -151,6 +153,15 @@ impl Operations {
         self
     }
 
+    /// Says of the last row that it may read much: it must not keep others from reading.
+    #[must_use]
+    pub(crate) fn reading_long(mut self) -> Self {
+        if let Some(operation) = self.0.last_mut() {
+            operation.is_long = true;
+        }
+        self
+    }
+
     #[must_use]
     pub(crate) fn and(mut self, others: Self) -> Self {
         self.0.extend(others.0);
@@ -178,7 +189,17 @@ impl Operations {
                     .map_err(|error| Error::internal("an answer cannot be written").source(error))
             })
         });
-        self.0.push(Operation { id, method, path, access, event, reads_books: false, prepare: None, run });
+        self.0.push(Operation {
+            id,
+            method,
+            path,
+            access,
+            event,
+            reads_books: false,
+            is_long: false,
+            prepare: None,
+            run,
+        });
         self
     }
 

@@ -132,15 +132,50 @@ impl Price {
     }
 }
 
-/// By how much more than was bounded a model's answers have taken and made, in millionths: a million where none has.
+/// By how much more than they were bounded to a model's answers have taken, or made: the worst of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun {
-    pub input_ppm: u64,
-    pub output_ppm: u64,
+    /// In millionths of the bound, of answers with bounds of [`Overrun::LARGE_FROM`] and more: a million where none has.
+    pub ppm: u64,
+    /// In tokens, of answers with smaller bounds, of which a few tokens would be a large part.
+    pub tokens: u64,
+    /// The most there ever was beyond a bound, which the model is therefore able to.
+    pub seen: u64,
 }
 
 impl Overrun {
-    pub const NONE: Self = Self { input_ppm: MILLION, output_ppm: MILLION };
+    pub const NONE: Self = Self { ppm: MILLION, tokens: 0, seen: 0 };
+    /// From so many tokens on an overrun is a part of the bound.
+    pub const LARGE_FROM: u64 = 1_024;
+
+    /// That of an answer that took `actual` and was bounded to `bound`.
+    pub fn of(actual: u64, bound: u64) -> Self {
+        if actual <= bound {
+            Self::NONE
+        } else if bound < Self::LARGE_FROM {
+            Self { tokens: actual - bound, seen: actual, ..Self::NONE }
+        } else {
+            let ppm = (u128::from(actual) * u128::from(MILLION)).div_ceil(u128::from(bound));
+            Self {
+                ppm: u64::try_from(ppm).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs()),
+                tokens: 0,
+                seen: actual,
+            }
+        }
+    }
+
+    /// `tokens` and what they may be exceeded by, within what is possible at all.
+    fn over(self, tokens: u64, possible: Option<u64>) -> u64 {
+        let part = (u128::from(tokens) * u128::from(self.ppm.max(MILLION))).div_ceil(u128::from(MILLION));
+        let exceeded = u64::try_from(part).unwrap_or(u64::MAX).max(tokens.saturating_add(self.tokens));
+        exceeded.min(possible.unwrap_or(u64::MAX).max(self.seen)).max(tokens)
+    }
+
+    /// The most that can be told so that no more than `most` can come of it.
+    fn told_within(self, most: u64) -> u64 {
+        let part = u128::from(most) * u128::from(MILLION) / u128::from(self.ppm.max(MILLION));
+        u64::try_from(part).unwrap_or(u64::MAX).min(most.saturating_sub(self.tokens))
+    }
 }
 
 impl Default for Overrun {
@@ -150,6 +185,9 @@ impl Default for Overrun {
 }
 
 const MILLION: u64 = 1_000_000;
+
+/// A request that could cost more is a mistake, or an attack on somebody's books; and no correction makes one cost more.
+pub const REQUEST_COST_MAX: Money = Money(10_000_000_000_000);
 
 /// The most tokens a request can take and make. `None` is what nothing limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +201,9 @@ pub struct Size {
     pub choices: u64,
     /// Output that is billed beside the choices, such as a prediction that was rejected.
     pub output_extra: u64,
-    pub overrun: Overrun,
+    pub input_overrun: Overrun,
+    /// Of one choice.
+    pub output_overrun: Overrun,
 }
 
 impl Size {
@@ -176,38 +216,35 @@ impl Size {
             output_each_max: Some(0),
             choices: 1,
             output_extra: 0,
-            overrun: Overrun::NONE,
+            input_overrun: Overrun::NONE,
+            output_overrun: Overrun::NONE,
         }
     }
 
     /// All input that can be billed.
     pub fn input_bound(&self) -> Option<u64> {
-        Some(overrun(self.input?, self.overrun.input_ppm, self.input_max))
+        Some(self.input_overrun.over(self.input?, self.input_max))
     }
 
     /// All output that can be billed.
     pub fn output_bound(&self) -> Option<u64> {
-        let each = overrun(self.output_each?, self.overrun.output_ppm, self.output_each_max);
+        let each = self.output_overrun.over(self.output_each?, self.output_each_max);
         Some(each.saturating_mul(self.choices).saturating_add(self.output_extra))
     }
 
-    /// All output that the upstream is allowed.
-    pub fn output_told(&self) -> Option<u64> {
-        Some(self.output_each?.saturating_mul(self.choices).saturating_add(self.output_extra))
+    /// What is there beyond the bounds of one choice, by a usage of the whole: of input, and of output.
+    pub fn overruns(&self, usage: TokenUsage) -> (Overrun, Overrun) {
+        // Against what was counted and told: what earlier answers overran is in the bounds already.
+        let each = usage.output.saturating_sub(self.output_extra).div_ceil(self.choices.max(1));
+        let of = |actual, bound: Option<u64>| bound.map_or(Overrun::NONE, |bound| Overrun::of(actual, bound));
+        (of(usage.input, self.input), of(each, self.output_each))
     }
 
     /// The most that one choice may be allowed so that all output is at most `output`.
     fn each_within(&self, output: u64) -> u64 {
         let each = output.saturating_sub(self.output_extra) / self.choices.max(1);
-        let told = u128::from(each) * u128::from(MILLION) / u128::from(self.overrun.output_ppm.max(MILLION));
-        u64::try_from(told).unwrap_or(u64::MAX)
+        self.output_overrun.told_within(each)
     }
-}
-
-/// `tokens` and what they may be exceeded by, within what is possible at all.
-fn overrun(tokens: u64, ppm: u64, possible: Option<u64>) -> u64 {
-    let exceeded = (u128::from(tokens) * u128::from(ppm.max(MILLION))).div_ceil(u128::from(MILLION));
-    u64::try_from(exceeded).unwrap_or(u64::MAX).min(possible.unwrap_or(u64::MAX)).max(tokens)
 }
 
 /// A request as far as its cost is concerned.
@@ -348,22 +385,36 @@ mod tests {
         let size = Size {
             output_each: Some(100),
             choices: 2,
-            overrun: Overrun { input_ppm: 1_500_000, output_ppm: 2_500_000 },
+            input_overrun: Overrun { ppm: 1_500_000, ..Overrun::NONE },
+            output_overrun: Overrun { ppm: 2_500_000, ..Overrun::NONE },
             input_max: Some(1_200),
             output_each_max: Some(400),
             ..Size::without_output(Some(1_000))
         };
+        assert_eq!((size.input_bound(), size.output_bound()), (Some(1_200), Some(500)));
+        let with = |overrun| Size { output_overrun: overrun, ..size }.output_bound();
+        let wild = Overrun { ppm: 10_000_000, ..Overrun::NONE };
+        assert_eq!(with(wild), Some(800));
         assert_eq!(
-            (size.input_bound(), size.output_bound(), size.output_told()),
-            (Some(1_200), Some(500), Some(200))
+            with(Overrun { seen: 450, ..wild }),
+            Some(900),
+            "it was able to more than it is said to be"
         );
-        let wild = Overrun { output_ppm: 10_000_000, ..Overrun::NONE };
-        assert_eq!(Size { overrun: wild, ..size }.output_bound(), Some(800));
         assert_eq!(
             Size { output_each_max: Some(50), ..size }.output_bound(),
             Some(200),
             "never below what it is told"
         );
+    }
+
+    #[test]
+    fn a_few_tokens_too_many_are_no_factor() {
+        assert_eq!(Overrun::of(16, 1), Overrun { tokens: 15, seen: 16, ..Overrun::NONE });
+        assert_eq!(Overrun::of(3_000, 2_000), Overrun { ppm: 1_500_000, tokens: 0, seen: 3_000 });
+        assert_eq!((Overrun::of(5, 5), Overrun::of(0, 0)), (Overrun::NONE, Overrun::NONE));
+        let small = Overrun::of(16, 1);
+        assert_eq!((small.over(1, None), small.over(4_000, None)), (16, 4_015));
+        assert_eq!((small.told_within(16), small.told_within(3)), (1, 0));
     }
 
     #[test]
@@ -394,11 +445,12 @@ mod tests {
         #[test]
         fn a_clamped_request_fits_and_one_token_more_would_not(
             input in 0..400_000u64, each in 1..200_000u64, choices in 1..10u64, extra in 0..1_000u64,
-            output_ppm in 1_000_000..3_000_000u64, money in 0..20_000_000_000i64, least in 0..500u64,
+            ppm in 1_000_000..3_000_000u64, tokens in 0..2_000u64, money in 0..20_000_000_000i64, least in 0..500u64,
         ) {
             let size = Size {
                 output_each: Some(each), output_each_max: None, choices, output_extra: extra,
-                overrun: Overrun { input_ppm: 1_100_000, output_ppm }, ..Size::without_output(Some(input))
+                input_overrun: Overrun { ppm: 1_100_000, ..Overrun::NONE },
+                output_overrun: Overrun { ppm, tokens, seen: 0 }, ..Size::without_output(Some(input))
             };
             let request = Request { price: Some(price()), size, ceiling: None };
             // Unscaling and rounding may leave a few tokens unused, never a relevant part.

@@ -41,13 +41,17 @@ words! {
     }
 }
 
+/// Whether an address is OpenAI's own.
+pub fn is_openai(address: &Address) -> bool {
+    address.host == "api.openai.com" || address.host.ends_with(".api.openai.com")
+}
+
 impl OutputLimitField {
     /// What the upstream at an address reads unless an operator says otherwise.
     pub fn usual(address: &Address) -> Self {
         let host = address.host.as_str();
-        let is_openai = host == "api.openai.com" || host.ends_with(".api.openai.com");
         let is_azure = host.ends_with(".openai.azure.com") || host.ends_with(".services.ai.azure.com");
-        if is_openai || is_azure { Self::MaxCompletionTokens } else { Self::MaxTokens }
+        if is_openai(address) || is_azure { Self::MaxCompletionTokens } else { Self::MaxTokens }
     }
 }
 

@@ -4,20 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_core::budget::Payer;
-use tollgate_core::price::{Request, Size};
-use tollgate_core::{AttemptId, Error, Money, Result};
+use tollgate_core::price::{REQUEST_COST_MAX, Request, Size};
+use tollgate_core::{AttemptId, Error, Result};
 use tollgate_ledger::{Attempt, Hold, Refused};
 use tollgate_replica::{Model, Upstream};
 
 use crate::Gateway;
 use crate::call::Call;
 use crate::caller::Caller;
-use crate::growth;
 use crate::tokenizer::Tokenizer;
 
-/// A request that could cost more is a mistake, or an attack on somebody's books.
-const REQUEST_COST_MAX: Money = Money(10_000_000_000_000);
-/// More tokens than any model takes or makes in one choice.
+/// More tokens than any model takes or makes in one choice. Where the context is known, it is four times as many: what a
+/// catalog says of a model may be wrong, and what is reported is then charged and told.
 const BELIEVABLE_MAX: u64 = 100_000_000;
 
 /// What is asked for, by whom, of which model, and at which upstream.
@@ -40,19 +38,36 @@ pub(crate) async fn hold(
     let mut attempt = attempt(gateway, asked, id, attempt_of);
     refuse_absurd(&attempt)?;
     let patience = Some(Duration::from_millis(policy(gateway, asked.caller).wait_millis));
-    if Tokenizer::of(&asked.model.id).is_none() {
-        return Ok(gateway.ledger.hold(attempt, patience).await?);
+    if Tokenizer::of(&asked.model.id).is_none() || attempt.request.size.input.is_none() {
+        return gateway.ledger.hold(attempt, patience).await.map_err(|refused| told(refused, asked));
     }
     // Whoever may be clamped is not before they are counted.
-    let unclamped = Attempt { clamp_to: None, ..attempt.clone() };
+    let unclamped = Attempt { clamp_to: None, is_final: false, ..attempt.clone() };
     match gateway.ledger.hold(unclamped, None).await {
         Ok(hold) => return Ok(hold),
-        Err(Refused::Error(error)) => return Err(error),
+        Err(refused @ Refused::Error(_)) => return Err(told(refused, asked)),
         Err(Refused::Misfit(_)) => {}
     }
     let size = &mut attempt.request.size;
     size.input = size.input.into_iter().chain(count_input(gateway, asked).await).min();
-    Ok(gateway.ledger.hold(attempt, patience).await?)
+    gateway.ledger.hold(attempt, patience).await.map_err(|refused| told(refused, asked))
+}
+
+/// The ledger knows that nothing bounds a request, and not why.
+fn told(refused: Refused, asked: &Asked<'_>) -> Error {
+    let error = Error::from(refused);
+    let unknown = asked.call.unknown_parameter(&asked.upstream.allowed_parameters);
+    match unknown.filter(|_| error.code == Some("cost_not_boundable")) {
+        None => error,
+        Some(name) => {
+            let message = format!(
+                "Under a hard spend limit '{name}' is refused: it is not known to leave the cost of a request as it is. Leave \
+                 it out, or have an operator allow it for the upstream `{}` (`allowed_parameters`).",
+                asked.upstream.name
+            );
+            Error::invalid(name, message).code("cost_not_boundable")
+        }
+    }
 }
 
 /// The most tokens that the input is, counted where the model's tokenizer is known and its images are bounded.
@@ -60,9 +75,9 @@ pub(crate) async fn count_input(gateway: &Gateway, asked: &Asked<'_>) -> Option<
     let tokenizer = Tokenizer::of(&asked.model.id)?;
     let images = asked.call.image_tokens(&asked.model.facts)?;
     let _permit = gateway.counting.acquire().await.ok()?;
-    let body = asked.body.to_vec();
+    let (text, messages) = asked.call.text(asked.body);
     // A tokenizer that gives up on a text panics; the text is then bounded by its bytes.
-    let counted = tokio::task::spawn_blocking(move || tokenizer.count(&body)).await.ok()??;
+    let counted = tokio::task::spawn_blocking(move || tokenizer.count(&text, messages)).await.ok()??;
     Some(counted.saturating_add(images))
 }
 
@@ -71,7 +86,9 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
     let facts = &model.facts;
     let policy = policy(gateway, caller);
     // The tokenizers that are known take bytes as they are.
-    let growth = if Tokenizer::of(&model.id).is_some() { 0 } else { growth::bytes(asked.body) };
+    let reshape = Tokenizer::of(&model.id).is_none().then_some(asked.body);
+    // With a parameter that nobody vouches for, nothing bounds what it costs.
+    let is_known = call.unknown_parameter(&upstream.allowed_parameters).is_none();
     Attempt {
         id,
         attempt_of,
@@ -88,13 +105,14 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         request: Request {
             price: facts.price,
             size: Size {
-                input: call.input_max(facts, growth),
-                input_max: facts.context_tokens.filter(|_| call.makes_output()),
+                input: call.input_max(facts, reshape).filter(|_| is_known),
+                input_max: call.context(facts),
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
                 choices: call.choices(),
                 output_extra: call.output_extra(),
-                overrun: model.overrun,
+                input_overrun: model.input_overrun,
+                output_overrun: model.output_overrun,
             },
             ceiling: facts.request_cost_max,
         },
@@ -102,7 +120,8 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         believable_max: facts
             .context_tokens
             .filter(|_| call.makes_output())
-            .map_or(BELIEVABLE_MAX, |tokens| tokens.saturating_mul(call.choices())),
+            .map_or(BELIEVABLE_MAX, |tokens| tokens.saturating_mul(4 * call.choices())),
+        is_final: true,
         clamp_to: policy.clamp_to.filter(|_| call.makes_output() && !call.is_structured),
     }
 }

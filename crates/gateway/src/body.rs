@@ -3,17 +3,19 @@
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tollgate_core::{Error, Result};
 
 use crate::fields::{Raw, Text, fields};
-use crate::messages::{Messages, Tools};
+use crate::messages::{EmbeddingsInput, Messages, Tools};
+use crate::parameters;
 
 fields! {
     /// The fields that are looked at, of chat completions and of embeddings.
     struct Body {
         model: Option<Cow<'a, str>>,
-        messages: Option<Messages>,
-        input: Option<IgnoredAny>,
+        messages: Option<Messages<'a>>,
+        input: Option<EmbeddingsInput>,
         stream: Option<bool>,
         stream_options: Raw<'a>,
         max_tokens: Raw<'a>,
@@ -24,7 +26,7 @@ fields! {
         functions: Option<Vec<IgnoredAny>>,
         response_format: Option<ResponseFormat<'a>>,
         prediction: Option<IgnoredAny>,
-        service_tier: Option<Cow<'a, str>>,
+        service_tier: Raw<'a>,
         store: Option<bool>,
         modalities: Option<Vec<String>>,
         audio: Option<IgnoredAny>,
@@ -34,6 +36,13 @@ fields! {
         data_sources: Option<IgnoredAny>,
         models: Option<IgnoredAny>,
         chat_template: Option<IgnoredAny>,
+        ; others: not parameters::is_harmless,
+    }
+}
+
+fields! {
+    struct StreamOptions {
+        include_usage: Option<bool>,
     }
 }
 
@@ -44,17 +53,22 @@ fields! {
 }
 
 impl Body<'_> {
+    pub(crate) fn has_tools(&self) -> bool {
+        self.tools.as_ref().is_some_and(|tools| tools.count > 0)
+            || self.functions.as_ref().is_some_and(|functions| !functions.is_empty())
+    }
+
     /// Whether the answer has to have a form, so that cutting it short would break it.
     pub(crate) fn is_structured(&self) -> bool {
-        let is_offered = self.tools.as_ref().is_some_and(|tools| tools.count > 0)
-            || self.functions.as_ref().is_some_and(|functions| !functions.is_empty());
         let format = self.response_format.as_ref().and_then(|format| format.r#type.as_ref());
-        is_offered || format.is_some_and(|Text(kind)| kind != "text")
+        self.has_tools() || format.is_some_and(|Text(kind)| kind != "text")
     }
 
     /// What would be metered or priced wrongly is refused, until it is served.
-    pub(crate) fn refuse_what_is_missing(&self, messages: &Messages) -> Result<()> {
-        if let Some(tier) = self.service_tier.as_deref().filter(|tier| !matches!(*tier, "auto" | "default")) {
+    pub(crate) fn refuse_what_is_missing(&self, messages: &Messages<'_>) -> Result<()> {
+        let tier = self.service_tier.0.map_or("null", RawValue::get);
+        if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
+            let tier: String = tier.trim_matches('"').chars().take(40).collect();
             let message = format!("The service tier '{tier}' is not served yet. Leave 'service_tier' out.");
             return Err(Error::unsupported("service_tier", message));
         }
@@ -74,7 +88,10 @@ impl Body<'_> {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
         }
         if let Some((at, kind)) = self.tools.as_ref().and_then(|tools| tools.hosted.as_ref()) {
-            let message = format!("Tools that the provider runs, such as '{kind}', are not served yet.");
+            let message = match kind {
+                Some(kind) => format!("Tools that the provider runs, such as '{kind}', are not served yet."),
+                None => "Say the type of the tool: 'function', or 'custom'.".to_owned(),
+            };
             return Err(Error::unsupported(format!("tools[{at}].type"), message));
         }
         let speaks = self.modalities.iter().flatten().any(|modality| modality != "text");

@@ -7,13 +7,15 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
-/// Declares an object with the fields that are looked at; all others are passed over.
+/// Declares an object with the fields that are looked at; all others are passed over. With `others`, the names of those
+/// that are passed over and that the given function does not know are kept in that field.
 macro_rules! fields {
-    ($(#[$doc:meta])* struct $object:ident { $($name:ident: $type:ty,)* }) => {
+    ($(#[$doc:meta])* struct $object:ident { $($name:ident: $type:ty,)* $(; $others:ident: not $known:path,)? }) => {
         $(#[$doc])*
         #[derive(Default)]
         pub(crate) struct $object<'a> {
             $(pub(crate) $name: $type,)*
+            $(pub(crate) $others: Vec<String>,)?
             _lifetime: std::marker::PhantomData<&'a ()>,
         }
 
@@ -45,6 +47,9 @@ macro_rules! fields {
                                 })*
                                 other => {
                                     crate::fields::refuse_lookalike(other, NAMES)?;
+                                    $(if !$known(other) {
+                                        object.$others.push(other.to_owned());
+                                    })?
                                     map.next_value::<serde::de::IgnoredAny>()?;
                                 }
                             }
@@ -71,13 +76,6 @@ pub(crate) const fn plain(name: &'static str) -> &'static str {
 /// A value as it stands in the text, `null` included.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Raw<'a>(pub(crate) Option<&'a RawValue>);
-
-impl Raw<'_> {
-    /// Bytes of the text; 0 where there is none.
-    pub(crate) fn length(self) -> u64 {
-        self.0.map_or(0, |raw| raw.get().len() as u64)
-    }
-}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

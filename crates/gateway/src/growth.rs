@@ -98,6 +98,38 @@ fn escaped(body: &[u8]) -> u64 {
         .sum()
 }
 
+/// How many bytes a JSON body may grow by if it is written anew with a line for each value, indented by four as the chat
+/// templates of some models do with tools, and a space after each colon.
+pub(crate) fn layout(body: &[u8]) -> u64 {
+    const INDENT: u64 = 4;
+    let (mut depth, mut grown) = (0_u64, 0);
+    let mut bytes = body.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => drop(bytes.next()),
+                        _ => {}
+                    }
+                }
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b':' => {
+                grown += 1;
+                continue;
+            }
+            b',' => {}
+            _ => continue,
+        }
+        grown += 1 + INDENT * depth;
+    }
+    grown
+}
+
 fn of(code: u32) -> u64 {
     let at = GROWING.partition_point(|(_, last, _)| *last < code);
     GROWING.get(at).filter(|(first, ..)| *first <= code).map_or(0, |(.., growth)| *growth)
@@ -146,6 +178,16 @@ mod tests {
         ] {
             assert_eq!(bytes(text.as_bytes()), 0, "{text}");
         }
+    }
+
+    #[test]
+    fn a_layout_is_no_longer_than_it_is_counted() {
+        let value = serde_json::json!({"tools": [{"a\"{,:": {"b": [1, "]}", {}], "c": null}}], "d": {}});
+        let compact = value.to_string();
+        let spacious = serde_json::to_string_pretty(&value).unwrap();
+        let lines = spacious.lines().map(|line| 2 * line.len() - line.trim_start().len() + 1);
+        assert!(lines.sum::<usize>() as u64 <= compact.len() as u64 + layout(compact.as_bytes()));
+        assert_eq!(layout(br#"{"a":1}"#), 5 + 1 + 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod messages;
 mod models;
 mod observe;
 mod output_limit;
+mod parameters;
 mod permit;
 mod pool;
 mod refusal;

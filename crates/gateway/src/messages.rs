@@ -7,28 +7,29 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use crate::fields::{Raw, Text, fields};
 
 /// The sum over all messages.
-#[derive(Debug, Default)]
-pub(crate) struct Messages {
+#[derive(Default)]
+pub(crate) struct Messages<'a> {
+    pub(crate) count: u64,
     pub(crate) images: u64,
-    /// Bytes that the addresses of images take in the body, whose tokens are not those of a text.
-    pub(crate) image_bytes: u64,
+    /// The addresses of images as they stand in the body, whose tokens are not those of a text.
+    pub(crate) addresses: Vec<&'a str>,
     /// Content whose size the body does not show.
     pub(crate) has_files: bool,
     /// The first message with audio.
     pub(crate) audio_at: Option<usize>,
 }
 
-impl<'de> Deserialize<'de> for Messages {
+impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Seq;
         impl<'de> Visitor<'de> for Seq {
-            type Value = Messages;
+            type Value = Messages<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array of messages")
             }
 
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Messages, S::Error> {
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Messages<'de>, S::Error> {
                 let mut messages = Messages::default();
                 let mut position = 0;
                 while let Some(message) = seq.next_element::<Message<'de>>()? {
@@ -37,8 +38,9 @@ impl<'de> Deserialize<'de> for Messages {
                     if content.has_audio || message.audio.is_some() {
                         messages.audio_at.get_or_insert(position);
                     }
+                    messages.count += 1;
                     messages.images += content.images;
-                    messages.image_bytes += content.image_bytes;
+                    messages.addresses.extend(content.addresses);
                     messages.has_files |= content.has_files;
                     position += 1;
                 }
@@ -51,15 +53,15 @@ impl<'de> Deserialize<'de> for Messages {
 
 fields! {
     struct Message {
-        content: Option<Content>,
+        content: Option<Content<'a>>,
         audio: Option<IgnoredAny>,
     }
 }
 
 #[derive(Default)]
-pub(crate) struct Content {
+pub(crate) struct Content<'a> {
     images: u64,
-    image_bytes: u64,
+    addresses: Vec<&'a str>,
     has_files: bool,
     has_audio: bool,
 }
@@ -71,21 +73,37 @@ fields! {
     }
 }
 
-impl<'de> Deserialize<'de> for Content {
+fields! {
+    struct ImageUrl {
+        url: Raw<'a>,
+    }
+}
+
+/// The address in an `image_url`, which is an object with one; the same as a text is common as well.
+fn address(image_url: Raw<'_>) -> serde_json::Result<Option<&str>> {
+    let Some(text) = image_url.0.map(serde_json::value::RawValue::get) else { return Ok(None) };
+    if text.starts_with('"') {
+        return Ok(Some(text));
+    }
+    let object: ImageUrl<'_> = serde_json::from_str(text)?;
+    Ok(object.url.0.map(serde_json::value::RawValue::get).filter(|url| url.starts_with('"')))
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> Visitor<'de> for Either {
-            type Value = Content;
+            type Value = Content<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string or an array of content parts")
             }
 
-            fn visit_str<E>(self, _: &str) -> Result<Content, E> {
+            fn visit_str<E>(self, _: &str) -> Result<Content<'de>, E> {
                 Ok(Content::default())
             }
 
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content, S::Error> {
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content<'de>, S::Error> {
                 let mut content = Content::default();
                 while let Some(part) = seq.next_element::<Part<'de>>()? {
                     match part.r#type.as_ref().map(|kind| kind.0.as_ref()) {
@@ -93,7 +111,9 @@ impl<'de> Deserialize<'de> for Content {
                         Some("input_audio") => content.has_audio = true,
                         Some("image_url") => {
                             content.images += 1;
-                            content.image_bytes += part.image_url.length();
+                            content
+                                .addresses
+                                .extend(address(part.image_url).map_err(serde::de::Error::custom)?);
                         }
                         _ => content.has_files = true,
                     }
@@ -105,12 +125,64 @@ impl<'de> Deserialize<'de> for Content {
     }
 }
 
+/// The input of embeddings: texts, or tokens. Whatever else is given shows nothing of its size.
+pub(crate) struct EmbeddingsInput {
+    pub(crate) is_text: bool,
+}
+
+impl<'de> Deserialize<'de> for EmbeddingsInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any {
+            depth: u8,
+        }
+
+        impl<'de> serde::de::DeserializeSeed<'de> for Any {
+            type Value = bool;
+
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+                deserializer.deserialize_any(self)
+            }
+        }
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = bool;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, an array of strings, or an array of tokens")
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<bool, E> {
+                Ok(self.depth < 2)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
+                Ok(self.depth > 0)
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<bool, S::Error> {
+                let mut is_text = self.depth < 2;
+                while let Some(item) = seq.next_element_seed(Any { depth: self.depth + 1 })? {
+                    is_text &= item;
+                }
+                Ok(is_text)
+            }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<bool, M::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(false)
+            }
+        }
+        let is_text = deserializer.deserialize_any(Any { depth: 0 })?;
+        Ok(Self { is_text })
+    }
+}
+
 /// The tools a call offers.
 #[derive(Debug, Default)]
 pub(crate) struct Tools {
     pub(crate) count: usize,
-    /// The first that the provider runs itself, at a fee of its own: its position and its type.
-    pub(crate) hosted: Option<(usize, String)>,
+    /// The first that the provider runs itself, at a fee of its own: its position and its type, if it says one.
+    pub(crate) hosted: Option<(usize, Option<String>)>,
 }
 
 fields! {
@@ -132,10 +204,11 @@ impl<'de> Deserialize<'de> for Tools {
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Tools, S::Error> {
                 let mut tools = Tools::default();
                 while let Some(tool) = seq.next_element::<Tool<'de>>()? {
-                    if let Some(Text(kind)) = &tool.r#type
-                        && !matches!(kind.as_ref(), "function" | "custom")
-                    {
-                        tools.hosted.get_or_insert_with(|| (tools.count, kind.clone().into_owned()));
+                    let kind = tool.r#type.map(|Text(kind)| kind);
+                    if !matches!(kind.as_deref(), Some("function" | "custom")) {
+                        tools
+                            .hosted
+                            .get_or_insert_with(|| (tools.count, kind.map(std::borrow::Cow::into_owned)));
                     }
                     tools.count += 1;
                 }

@@ -86,6 +86,7 @@ mod tests {
             name: "provider".to_owned(),
             output_limit_field: OutputLimitField::usual(&address),
             on_client_gone: OnClientGone::Drain,
+            allowed_parameters: Vec::new(),
             address,
             credential: None,
         }

@@ -17,7 +17,7 @@ use crate::admit::{self, Asked};
 use crate::call::Call;
 use crate::observe::{self, Observer};
 use crate::pool::Pool;
-use crate::upstream::Sent;
+use crate::upstream::{self, Sent};
 use crate::{refusal, usage};
 
 /// The most of an answer that is kept to be looked at as a whole. Longer ones are passed on as they come.
@@ -117,8 +117,8 @@ async fn whole(
                 let Sent { answer, mut hold, .. } = sent;
                 drop(answer); // which stops the upstream
                 count_input(gateway, asked, &mut hold).await;
-                hold.cancel();
-                return Err(Error::bad_request("The client has gone."));
+                hold.cancel(asked.call.is_shown());
+                return Err(upstream::client_gone());
             }
         }
     } else {
@@ -202,7 +202,7 @@ async fn stream(
             if cancels {
                 drop(answer); // which stops the upstream
                 count_input(gateway, asked, &mut hold).await;
-                hold.cancel();
+                hold.cancel(call.is_shown());
                 return Ok(());
             }
             break drain(gateway, &mut answer, &mut hold, &mut observer).await;

@@ -1,7 +1,10 @@
 //! The path of a request, top to bottom.
 
+use std::time::Duration;
+
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{AttemptId, Permission, Result};
+use tollgate_ledger::Hold;
 use tollgate_wire::Exchange;
 
 use crate::admit::{self, Asked};
@@ -13,8 +16,11 @@ use crate::route::Route;
 use crate::upstream::{self, Sent, Unsent};
 use crate::{Gateway, models, permit, relay};
 
-/// A request whose body took longer than this is authenticated again before it is sent on.
+/// A request whose body took longer than this, or which waited longer for money, is authenticated again before it is sent
+/// on.
 const RECHECK_AFTER_MILLIS: u128 = 1_000;
+/// Whoever does not get a hold within this is listened to while they wait: they may go away.
+const LISTEN_AFTER: Duration = Duration::from_millis(20);
 
 /// Serves one request of the data plane. `id` is the request's, shown to the client and sent to the upstream.
 pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) {
@@ -68,7 +74,7 @@ async fn dispatch(
     asked: &Asked<'_>,
     id: AttemptId,
 ) -> Result<(Sent, Told)> {
-    let hold = admit::hold(gateway, asked, id, None).await?;
+    let hold = take_hold(gateway, exchange, asked, id, None).await?;
     let told = Told::before_dispatch(&hold, 1);
     match upstream::send(gateway, pool, hold, asked, id, exchange).await {
         Ok(sent) => return Ok((sent, told)),
@@ -78,10 +84,39 @@ async fn dispatch(
     // The others to the same upstream are as old, and may be as dead.
     pool.forget(&asked.upstream.address.origin());
     let again: AttemptId = gateway.clock.next_id();
-    let hold = admit::hold(gateway, asked, again, Some(id)).await?;
+    let hold = take_hold(gateway, exchange, asked, again, Some(id)).await?;
     let told = Told::before_dispatch(&hold, 2);
     match upstream::send(gateway, pool, hold, asked, again, exchange).await {
         Ok(sent) => Ok((sent, told)),
         Err(Unsent::Died(error) | Unsent::Failed(error)) => Err(error),
     }
+}
+
+/// Takes a hold, unless the client goes away while it waits, or its key ends.
+async fn take_hold(
+    gateway: &Gateway,
+    exchange: &mut Exchange,
+    asked: &Asked<'_>,
+    id: AttemptId,
+    attempt_of: Option<AttemptId>,
+) -> Result<Hold> {
+    let waiting = Stopwatch::start();
+    let hold = tokio::select! {
+        biased;
+        hold = admit::hold(gateway, asked, id, attempt_of) => hold?,
+        () = gone(exchange) => {
+            // Whoever stood behind it moves up.
+            gateway.ledger.reconsider();
+            return Err(upstream::client_gone());
+        }
+    };
+    if waiting.elapsed().as_millis() >= RECHECK_AFTER_MILLIS {
+        caller::authenticate(gateway, exchange, Permission::ModelRequest)?;
+    }
+    Ok(hold)
+}
+
+async fn gone(exchange: &mut Exchange) {
+    tokio::time::sleep(LISTEN_AFTER).await;
+    exchange.gone().await;
 }

@@ -3,8 +3,12 @@
 //! Bytes bound tokens for nothing, but four times too high. Counting costs a millisecond for 25 kB, so it is asked only
 //! before somebody would be refused, on a thread that may block, for bodies of a limited size.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use tiktoken_rs::CoreBPE;
+
+use crate::fields::Text;
 
 /// Bodies beyond it are bounded by their bytes alone.
 const BODY_BYTES_MAX: usize = 512 * 1024;
@@ -48,30 +52,15 @@ impl Tokenizer {
         }
     }
 
-    /// The most tokens that the text of a body can be, images apart; `None` if it is too large to be counted. Blocks for
-    /// milliseconds.
-    pub(crate) fn count(self, body: &[u8]) -> Option<u64> {
+    /// The most tokens that the text of a JSON body with so many messages can be; `None` if it is too large to be
+    /// counted. Blocks for milliseconds.
+    pub(crate) fn count(self, body: &[u8], messages: u64) -> Option<u64> {
         if body.len() > BODY_BYTES_MAX {
             return None;
         }
-        let body: Value = serde_json::from_slice(body).ok()?;
-        let messages = body.get("messages").and_then(Value::as_array).map_or(0, Vec::len) as u64;
-        Some(self.of_value(&body) + MESSAGE_TOKENS * messages + FRAMING_TOKENS)
-    }
-
-    fn of_value(self, value: &Value) -> u64 {
-        VALUE_TOKENS
-            + match value {
-                Value::Null | Value::Bool(_) => 1,
-                Value::Number(number) => number.to_string().len() as u64,
-                Value::String(text) => self.of_text(text),
-                Value::Array(items) => items.iter().map(|item| self.of_value(item)).sum(),
-                Value::Object(fields) => {
-                    // The address of an image is not read as text.
-                    let read = fields.iter().filter(|(name, _)| *name != "image_url");
-                    read.map(|(name, value)| VALUE_TOKENS + self.of_text(name) + self.of_value(value)).sum()
-                }
-            }
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let values = Count(self).deserialize(&mut reader).ok()?;
+        Some(values + digits(body) + MESSAGE_TOKENS * messages + FRAMING_TOKENS)
     }
 
     fn of_text(self, text: &str) -> u64 {
@@ -83,11 +72,86 @@ impl Tokenizer {
     }
 }
 
+/// Counts a value and all that is in it, as it stands: of two fields of one name, both. Numbers are counted by
+/// [`digits`], whatever they are read as.
+struct Count(Tokenizer);
+
+impl<'de> DeserializeSeed<'de> for Count {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Count {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<u64, E> {
+        Ok(VALUE_TOKENS + 1)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<u64, E> {
+        Ok(VALUE_TOKENS + 1)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<u64, E> {
+        Ok(VALUE_TOKENS)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<u64, E> {
+        Ok(VALUE_TOKENS)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<u64, E> {
+        Ok(VALUE_TOKENS)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<u64, E> {
+        Ok(VALUE_TOKENS + self.0.of_text(text))
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<u64, S::Error> {
+        let mut sum = VALUE_TOKENS;
+        while let Some(tokens) = seq.next_element_seed(Self(self.0))? {
+            sum += tokens;
+        }
+        Ok(sum)
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<u64, M::Error> {
+        let mut sum = VALUE_TOKENS;
+        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
+            sum += VALUE_TOKENS + self.0.of_text(&name) + map.next_value_seed(Self(self.0))?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Bytes of the numbers in a JSON text, which are at most a token each.
+fn digits(body: &[u8]) -> u64 {
+    let (mut digits, mut is_text, mut is_escaped) = (0, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E' if !is_text => digits += 1,
+            _ => {}
+        }
+    }
+    digits
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn models_have_the_tokenizers_their_providers_published() {
@@ -106,13 +170,31 @@ mod tests {
     }
 
     #[test]
-    fn a_text_counts_a_quarter_of_its_bytes_and_an_image_nothing() {
+    fn a_text_counts_a_quarter_of_its_bytes() {
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(400);
         let body = json!({"model": "gpt-4o", "messages": [{"role": "user", "content": text}]}).to_string();
-        let counted = Tokenizer::O200k.count(body.as_bytes()).unwrap();
+        let counted = Tokenizer::O200k.count(body.as_bytes(), 8).unwrap();
         assert!(counted < body.len() as u64 / 3, "{counted} of {}", body.len());
-        let image = json!({"messages": [{"content": [{"type": "image_url", "image_url": {"url": "x".repeat(90_000)}}]}]});
-        assert!(Tokenizer::O200k.count(image.to_string().as_bytes()).unwrap() < 200);
+    }
+
+    #[test]
+    fn everything_counts_wherever_it_stands_and_however_often() {
+        let text = "The quick brown fox jumps over the lazy dog. ".repeat(400);
+        let of_text = Tokenizer::O200k.of_text(&text);
+        let string = serde_json::to_string(&text).unwrap();
+        for body in [
+            format!(r#"{{"text":{string},"text":"a"}}"#),
+            format!(
+                r#"{{"tools":[{{"parameters":{{"properties":{{"image_url":{{"description":{string}}}}}}}}}]}}"#
+            ),
+            format!(r#"{{"image_url":{string}}}"#),
+            format!("{{{string}:1}}"),
+        ] {
+            assert!(Tokenizer::O200k.count(body.as_bytes(), 0).unwrap() > of_text, "{}", &body[..40]);
+        }
+        let number = format!(r#"{{"a":0.{},"b":"1\"2"}}"#, "1".repeat(5_000));
+        assert!(Tokenizer::O200k.count(number.as_bytes(), 0).unwrap() > 5_000);
+        assert_eq!(digits(br#"{"a1":-1.5e3,"b":"12\"34",  "c":[7]}"#), 7);
     }
 
     #[test]
@@ -121,9 +203,9 @@ mod tests {
             ["a".repeat(300_000), "\u{fdfa}".repeat(100_000), "=".repeat(300_000), "\u{200d}".repeat(100_000)]
         {
             let body = json!({"messages": [{"content": run}]}).to_string();
-            assert!(Tokenizer::O200k.count(body.as_bytes()).unwrap() >= run.len() as u64);
+            assert!(Tokenizer::O200k.count(body.as_bytes(), 8).unwrap() >= run.len() as u64);
         }
-        assert_eq!(Tokenizer::O200k.count(&vec![b' '; BODY_BYTES_MAX + 1]), None);
+        assert_eq!(Tokenizer::O200k.count(&vec![b' '; BODY_BYTES_MAX + 1], 0), None);
     }
 
     /// What the cookbook of the provider says that messages count.
@@ -153,7 +235,7 @@ mod tests {
                 .collect();
             let body = json!({"model": "m", "messages": listed}).to_string();
             let truth = truth(tokenizer, &messages);
-            prop_assert!(tokenizer.count(body.as_bytes()).unwrap() >= truth);
+            prop_assert!(tokenizer.count(body.as_bytes(), messages.len() as u64).unwrap() >= truth);
             prop_assert!(body.len() as u64 + FRAMING_TOKENS >= truth);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
-use tollgate_core::upstream::OnClientGone;
+use tollgate_core::upstream::{OnClientGone, is_openai};
 use tollgate_core::{AttemptId, Error};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
@@ -59,7 +59,12 @@ pub(crate) async fn send(
     let granted = hold.granted();
     let is_bounded = granted.remaining.is_some() || granted.is_clamped;
     let limit = granted.request.size.output_each.filter(|_| is_bounded || model.facts.is_max_output_own);
-    let edits = call.edits(asked.body, upstream.output_limit_field, limit);
+    let edits = call.edits(
+        asked.body,
+        upstream.output_limit_field,
+        limit,
+        is_bounded && is_openai(&upstream.address),
+    );
     let body = edit::apply(asked.body, &edits);
     let head = head(upstream, call, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
@@ -74,8 +79,8 @@ pub(crate) async fn send(
         }
         Answered::TooLate => Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream))),
         Answered::ClientGone => {
-            hold.cancel();
-            Err(Unsent::Failed(Error::bad_request("The client has gone.")))
+            hold.cancel(call.is_shown());
+            Err(Unsent::Failed(client_gone()))
         }
     }
 }
@@ -137,6 +142,10 @@ fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: 
     }
     head.push_str("\r\n");
     head
+}
+
+pub(crate) fn client_gone() -> Error {
+    Error::bad_request("The client has gone.")
 }
 
 fn dial_failed(upstream: &Upstream, error: DialError) -> Error {

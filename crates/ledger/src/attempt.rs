@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tollgate_core::budget::Payer;
-use tollgate_core::price::{Cost, Request, TokenUsage};
+use tollgate_core::price::{Cost, Overrun, Request, TokenUsage};
 use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
 /// Which of OpenAI's usage endpoints counts the request.
@@ -45,6 +45,8 @@ pub struct Attempt {
     pub input_estimate: u64,
     /// More tokens than this are no usage of the model's, whoever reports them.
     pub believable_max: u64,
+    /// Whether its bound is as close as it can be. If not, what does not fit is refused, to be asked for once more.
+    pub is_final: bool,
     /// If not all of it can be had, less output will do, but no choice with less than this.
     pub clamp_to: Option<u64>,
 }
@@ -99,6 +101,10 @@ impl UsageSource {
             Self::Observed => "observed",
             Self::Bound => "bound",
         }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Upstream, Self::Observed, Self::Bound].into_iter().find(|source| source.as_str() == word)
     }
 }
 
@@ -161,8 +167,9 @@ pub(crate) struct Seen {
 pub(crate) enum Ending {
     /// It was never sent, or the upstream refused it before running it.
     Voided,
-    /// It was stopped in the middle, which stops the upstream's bill as well.
-    Cancelled { seen: Seen },
+    /// It was stopped in the middle, which stops the upstream's bill as well. `is_shown`: what was made shows as it is
+    /// made, so that what was seen is all of it.
+    Cancelled { seen: Seen, is_shown: bool },
     /// It may have run, and this is what is known of its usage.
     Ended {
         reported: Reported,
@@ -185,8 +192,14 @@ impl Outcome {
     pub(crate) fn of(attempt: &Attempt, request: &Request, ending: &Ending, is_limited: bool) -> Self {
         let (reported, seen) = match ending {
             Ending::Voided => return Self::Voided,
-            Ending::Cancelled { seen } => {
-                return Self::cancelled(attempt, &counted(request, seen), seen.usage, is_limited);
+            Ending::Cancelled { seen, is_shown } => {
+                let request = counted(request, seen);
+                // How far an answer had come that nobody saw is not known.
+                return if is_limited && !(*is_shown && seen.usage.is_some()) {
+                    Self::at_bound(attempt, &request)
+                } else {
+                    Self::cancelled(attempt, &request, seen.usage, is_limited)
+                };
             }
             Ending::Ended { reported, seen } => (reported, seen),
         };
@@ -207,6 +220,11 @@ impl Outcome {
         let kept = || reported.text.clone().or_else(|| reported.usage.map(as_reported));
         let reported = flags.is_any().then(kept).flatten();
         Self::Settled { source, usage, cost, flags, reported }
+    }
+
+    fn at_bound(attempt: &Attempt, request: &Request) -> Self {
+        let (usage, cost) = at_bound(request, attempt.input_estimate);
+        Self::Settled { source: UsageSource::Bound, usage, cost, flags: Flags::default(), reported: None }
     }
 
     /// What was seen is all that was made. How much the input was is not known; under a hard limit it is the most.
@@ -265,9 +283,8 @@ impl Outcome {
 /// By how much an answer exceeded what it was bounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Excess {
-    /// In millionths of what was bounded, a million or more.
-    pub(crate) input_ppm: u64,
-    pub(crate) output_ppm: u64,
+    pub(crate) input: Overrun,
+    pub(crate) output: Overrun,
     /// Beyond the bound in money.
     pub(crate) cost: Money,
 }
@@ -275,24 +292,15 @@ pub(crate) struct Excess {
 impl Excess {
     /// `None` if it kept within its bound.
     pub(crate) fn of(request: &Request, usage: TokenUsage) -> Option<Self> {
-        const MILLION: u128 = 1_000_000;
-        let ppm = |actual: u64, bound: Option<u64>| {
-            let bound = u128::from(bound.unwrap_or(u64::MAX).max(1));
-            let ppm = (u128::from(actual) * MILLION).div_ceil(bound).max(MILLION);
-            u64::try_from(ppm).unwrap_or(u64::MAX).min(i64::MAX.unsigned_abs())
-        };
         let size = &request.size;
         let is_over = |actual: u64, bound: Option<u64>| bound.is_some_and(|bound| actual > bound);
         if !is_over(usage.input, size.input_bound()) && !is_over(usage.output, size.output_bound()) {
             return None;
         }
+        let (input, output) = size.overruns(usage);
         let bound = request.bound().map_or(Money::MAX, tollgate_core::price::Bound::total);
-        Some(Self {
-            // Against what was counted and told: what earlier answers overran is in the bounds already.
-            input_ppm: ppm(usage.input, size.input),
-            output_ppm: ppm(usage.output, size.output_told()),
-            cost: request.cost(usage).total().checked_sub(bound).unwrap_or_default(),
-        })
+        let cost = request.cost(usage).total().checked_sub(bound).unwrap_or_default();
+        Some(Self { input, output, cost })
     }
 }
 

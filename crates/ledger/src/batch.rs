@@ -4,8 +4,8 @@
 use foldhash::{HashMap, HashMapExt};
 use std::sync::Arc;
 
-use tollgate_core::budget::{Books, Limit, Limits, Payer, Place, Refusal, Verdict, Wish};
-use tollgate_core::{Money, Period, Result, SpendLimitId, Timestamp};
+use tollgate_core::budget::{Books, Limit, Limits, Payer, Refusal, Turn, Verdict, Wish};
+use tollgate_core::{Error, Money, Period, Result, SpendLimitId, Timestamp};
 
 use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
 use crate::hold::Held;
@@ -31,8 +31,8 @@ pub(crate) struct Ask {
 #[derive(Clone, Debug)]
 pub(crate) enum Decision {
     Granted(Arc<Held>),
-    /// For this budget to get money back.
-    Waits(Place),
+    /// Behind those of its project who wait for a budget to get money back.
+    Waits(Turn),
     Refused(Refused),
 }
 
@@ -46,19 +46,19 @@ pub(crate) struct Refused {
 }
 
 /// Applies `ends` and decides on `asks`, in this order: what ends give back can be granted at once, and wishes are
-/// decided first come, first served. `awaited` are budgets that somebody waits for who is not among them.
+/// decided first come, first served. `awaited` is where somebody waits who is not among them.
 pub(crate) async fn apply<S: Shelf>(
     shelf: &mut S,
     limits: &Limits,
-    awaited: &[Place],
+    awaited: &[Turn],
     ends: &[End],
     asks: &[Ask],
     now: Timestamp,
 ) -> Result<Vec<Decision>> {
     let mut batch = Batch::new(shelf, limits, now);
     batch.end_all(ends).await?;
-    for place in awaited {
-        batch.books.await_budget(*place);
+    for turn in awaited {
+        batch.books.await_turn(*turn);
     }
     let mut decisions = Vec::with_capacity(asks.len());
     for ask in asks {
@@ -104,7 +104,8 @@ pub(crate) async fn adjust<S: Shelf>(
     shelf.add(rollups).await?;
     let mut batch = Batch::new(shelf, limits, at);
     let path = batch.opened(payer, at).await?;
-    batch.books.adjust(&path, sums.adjusted);
+    let too_much = || Error::bad_request("What was spent would be more than can be counted.");
+    batch.books.adjust(&path, sums.adjusted).ok_or_else(too_much)?;
     batch.write().await
 }
 
@@ -166,14 +167,22 @@ impl<'b, S: Shelf> Batch<'b, S> {
     async fn decide(&mut self, ask: &Ask) -> Result<Decision> {
         let Ask { attempt, may_wait } = ask;
         let path = self.path(&attempt.payer, attempt.created_at()).await?;
-        let wish = Wish { request: attempt.request, clamp_to: attempt.clamp_to, may_wait: *may_wait };
+        let wish = Wish {
+            project: attempt.payer.project,
+            request: attempt.request,
+            is_final: attempt.is_final,
+            clamp_to: attempt.clamp_to,
+            may_wait: *may_wait,
+        };
         Ok(match self.books.decide(&path, &wish, self.now) {
             Verdict::Granted(granted) => {
                 let held = Arc::new(Held { attempt: Arc::clone(attempt), granted });
                 self.granted.push(Arc::clone(&held));
                 Decision::Granted(held)
             }
-            Verdict::Waits { on } => Decision::Waits(self.books.budget(path[on]).place()),
+            Verdict::Waits { on } => {
+                Decision::Waits((self.books.budget(path[on]).place(), attempt.payer.project))
+            }
             Verdict::Refused(refusal) => {
                 let budget = self.books.budget(path[refusal.by]);
                 let (limit, period) = (Arc::clone(&budget.limit), budget.period);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tollgate_core::{AttemptId, Money, Period, Result, Timestamp};
-use tollgate_store::{Db, Row, Sql, Tx, params};
+use tollgate_store::{Db, Reading, Row, Sql, Tx, params};
 
 use crate::rollup::{COST, DAY, HOUR};
 use crate::spend_limit;
@@ -41,7 +41,7 @@ impl fmt::Display for Report {
 
 /// Checks everything in one transaction, so a server may run meanwhile.
 pub async fn check(db: &Db) -> Result<Report> {
-    db.read(|tx| Box::pin(check_in(tx))).await
+    db.read_for(Reading::Long, |tx| Box::pin(check_in(tx))).await
 }
 
 /// [`check`] in a transaction that is open.

@@ -106,8 +106,9 @@ impl Dispatched {
     }
 
     /// The connection was closed because the client had gone, to an upstream that then stops and bills no more.
-    pub fn cancel(mut self) {
-        self.end(|seen| Ending::Cancelled { seen });
+    /// `is_shown`: what it makes shows as it is made.
+    pub fn cancel(mut self, is_shown: bool) {
+        self.end(|seen| Ending::Cancelled { seen, is_shown });
     }
 
     /// The upstream certainly did no work: it refused, or was never reached.

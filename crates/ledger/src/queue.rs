@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tollgate_core::budget::Place;
-use tollgate_core::{Error, Result};
+use tollgate_core::budget::{Payer, Turn};
+use tollgate_core::{Error, OrganizationId, ProjectId, Result};
 
 use crate::attempt::Attempt;
 use crate::batch::{Ask, End};
@@ -17,8 +18,10 @@ use crate::pace::Pace;
 const BATCH_MAX: usize = 512;
 /// So many entries make it worth to write a batch while the disk is still busy with the last.
 const PIPELINE_FROM: usize = 256;
-/// Requests that may wait for money at a time.
-const WAITING_MAX: usize = 2_000;
+/// Requests that may wait for money at a time: in all, and of one organization or project, so that none takes all places.
+const WAITING_MAX: usize = 4_000;
+const WAITING_MAX_OF_ORGANIZATION: usize = 2_000;
+const WAITING_MAX_OF_PROJECT: usize = 1_000;
 
 /// Why there is no hold.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ pub(crate) enum Entry {
 /// Somebody who waits for a budget to get money back.
 pub(crate) struct Waiting {
     pub(crate) asking: Asking,
-    pub(crate) on: Place,
+    pub(crate) on: Turn,
 }
 
 #[derive(Default)]
@@ -83,19 +86,45 @@ pub(crate) struct Taken {
     pub(crate) ends: Vec<End>,
     pub(crate) asking: Vec<Asking>,
     pub(crate) flushes: Vec<oneshot::Sender<()>>,
-    /// Budgets that somebody waits for who is not among those who ask.
-    pub(crate) awaited: Vec<Place>,
-    /// So many of those who ask may begin to wait.
-    room: usize,
+    /// Where somebody waits who is not among those who ask.
+    pub(crate) awaited: Vec<Turn>,
+    /// The places of those who wait.
+    places: Places,
 }
 
 impl Taken {
     pub(crate) fn asks(&self) -> Vec<Ask> {
-        let asks = self.asking.iter().enumerate().map(|(number, asking)| Ask {
+        let mut places = self.places.clone();
+        let asks = self.asking.iter().map(|asking| Ask {
             attempt: Arc::clone(&asking.attempt),
-            may_wait: number < self.room && asking.patience.is_some(),
+            may_wait: asking.patience.is_some() && places.take(&asking.attempt.payer),
         });
         asks.collect()
+    }
+}
+
+/// Places to wait in that are taken.
+#[derive(Clone, Default)]
+struct Places {
+    all: usize,
+    organizations: HashMap<OrganizationId, usize>,
+    projects: HashMap<ProjectId, usize>,
+}
+
+impl Places {
+    /// Takes one, if there is one.
+    fn take(&mut self, payer: &Payer) -> bool {
+        let organization = self.organizations.entry(payer.organization).or_default();
+        let project = self.projects.entry(payer.project).or_default();
+        let is_free = self.all < WAITING_MAX
+            && *organization < WAITING_MAX_OF_ORGANIZATION
+            && *project < WAITING_MAX_OF_PROJECT;
+        if is_free {
+            self.all += 1;
+            *organization += 1;
+            *project += 1;
+        }
+        is_free
     }
 }
 
@@ -122,7 +151,7 @@ impl Queue {
     /// Takes what the next batch works on: those who wait, if something may have changed for them, before those who came
     /// later.
     pub(crate) fn take(&mut self) -> Taken {
-        let mut taken = Taken { room: WAITING_MAX, ..Taken::default() };
+        let mut taken = Taken::default();
         let count = self.entries.len().min(BATCH_MAX);
         self.pace.took(count);
         let mut new = Vec::new();
@@ -138,8 +167,10 @@ impl Queue {
         if !taken.ends.is_empty() || std::mem::take(&mut self.is_reconsidering) {
             taken.asking.extend(self.waiting.drain(..).map(|waiting| waiting.asking));
         } else {
-            taken.awaited.extend(self.waiting.iter().map(|waiting| waiting.on));
-            taken.room -= self.waiting.len().min(WAITING_MAX);
+            for waiting in &self.waiting {
+                taken.awaited.push(waiting.on);
+                taken.places.take(&waiting.asking.attempt.payer);
+            }
         }
         taken.asking.extend(new);
         taken

@@ -50,6 +50,7 @@ impl FromRow for OpenAttempt {
                 request: Request { price: None, size: Size::without_output(None), ceiling: None },
                 input_estimate: usage.input,
                 believable_max: u64::MAX,
+                is_final: true,
                 clamp_to: None,
             },
             bound: row.get("bound")?,

@@ -2,6 +2,7 @@
 
 use tollgate_core::budget::{Limit, Reason, Scope};
 use tollgate_core::error::Kind;
+use tollgate_core::price::Overrun;
 use tollgate_core::{Error, Interval, Money};
 
 use crate::attempt::Attempt;
@@ -85,9 +86,19 @@ fn exhausted(attempt: &Attempt, refused: &Refused) -> String {
         );
     }
     let bound = attempt.request.bound().map(tollgate_core::price::Bound::total).unwrap_or_default();
+    let size = &attempt.request.size;
+    let raised = if (size.input_overrun, size.output_overrun) == (Overrun::NONE, Overrun::NONE) {
+        ""
+    } else {
+        " (answers of this model have exceeded their bounds before, which raised them)"
+    };
+    let clamp = match attempt.clamp_to {
+        Some(tokens) => format!(" Fewer than the {tokens} tokens of output fit that it may be lowered to."),
+        None => String::new(),
+    };
     format!(
-        "This request could cost up to {}, and of the spend limit of {amount} {each} of {whose} only {} is left; it starts \
-         anew {again}. Limit its output (`max_completion_tokens`), or have the limit raised.",
+        "This request could cost up to {}{raised}, and of the spend limit of {amount} {each} of {whose} only {} is left; it \
+         starts anew {again}.{clamp} Limit its output (`max_completion_tokens`), or have the limit raised.",
         bound.dollars(),
         left.dollars(),
     )

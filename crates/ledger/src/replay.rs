@@ -3,15 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tollgate_core::budget::{Books, Budget, Limit, Verdict, Wish};
 use tollgate_core::price::Request;
-use tollgate_core::{AttemptId, KeyId, Money, Period, Result, Timestamp};
+use tollgate_core::time::Stopwatch;
+use tollgate_core::{AttemptId, Error, KeyId, Money, Period, ProjectId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
 use crate::rollup::COST;
 use crate::spend_limit::keys_of;
+
+/// Others want to read as well. In this time some ten million requests are replayed.
+const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// What would have been stopped. Money is in decimal US dollars.
 #[derive(Debug, Serialize)]
@@ -54,6 +59,7 @@ pub struct Stopped {
 
 struct Replayed {
     id: AttemptId,
+    project: ProjectId,
     key: KeyId,
     model: String,
     bound: Option<Money>,
@@ -65,6 +71,7 @@ impl FromRow for Replayed {
     fn from_row(row: &Row) -> Result<Self> {
         Ok(Self {
             id: row.get("id")?,
+            project: row.get("project_id")?,
             key: row.get("api_key_id")?,
             model: row.get("model")?,
             bound: row.get("bound")?,
@@ -84,7 +91,7 @@ pub async fn rehearse(
 ) -> Result<Rehearsal> {
     let start = limit.period(since).start;
     let (keys, [id, organization]) = keys_of(limit.scope);
-    let sql = Sql::from("SELECT a.id, a.model, a.bound, a.resolved_at, k.id AS api_key_id, ")
+    let sql = Sql::from("SELECT a.id, a.model, a.bound, a.resolved_at, k.project_id, k.id AS api_key_id, ")
         .push(COST)
         .push(
             " AS cost FROM attempt a JOIN api_key k ON k.number = a.key_number
@@ -94,9 +101,14 @@ pub async fn rehearse(
         .push(") ORDER BY a.id");
     let end = AttemptId::first_at(now.plus_seconds(1));
     let mut replay = Replay::new(Arc::new(limit), since, listed);
+    let reading = Stopwatch::start();
     let values = params![id, organization, AttemptId::first_at(start), end];
     tx.for_each(sql, &values, |attempt: Replayed| {
         replay.admit(attempt);
+        if reading.elapsed() > TIME_MAX {
+            let message = "There is too much to replay. Please ask for a shorter time, by a later 'since'.";
+            return Err(Error::invalid("since", message).code("too_much"));
+        }
         Ok(())
     })
     .await?;
@@ -150,7 +162,9 @@ impl Replay {
             self.rehearsal.requests += 1;
             self.rehearsal.cost += attempt.cost;
         }
-        let wish = Wish { request: Request::flat(attempt.bound), clamp_to: None, may_wait: false };
+        let request = Request::flat(attempt.bound);
+        let wish =
+            Wish { project: attempt.project, request, is_final: true, clamp_to: None, may_wait: false };
         let of_period = &mut self.rehearsal.periods[budget];
         match self.books.decide(&[budget], &wish, at) {
             Verdict::Granted(_) => {

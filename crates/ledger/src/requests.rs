@@ -7,7 +7,7 @@ use tollgate_core::{
 };
 use tollgate_store::{FromRow, Row, Sql, ToValue, Tx, Value, params};
 
-use crate::attempt::State;
+use crate::attempt::{State, UsageSource};
 use crate::recovery::read_owner;
 use crate::rollup::COST;
 
@@ -98,6 +98,7 @@ pub struct Filter {
     pub project: Option<ProjectId>,
     pub key: Option<KeyId>,
     pub state: Option<State>,
+    pub source: Option<UsageSource>,
     /// Only those that were settled because their process had gone, or only the others.
     pub is_recovered: Option<bool>,
     /// Only those with something odd about their usage, or only the others.
@@ -188,6 +189,9 @@ async fn page(
     }
     if let Some(state) = filter.state {
         sql = narrow(sql, " AND a.state = ", state.as_str().to_value());
+    }
+    if let Some(source) = filter.source {
+        sql = narrow(sql, " AND a.usage_source = ", source.as_str().to_value());
     }
     if let Some(is_recovered) = filter.is_recovered {
         sql = narrow(sql, " AND a.is_recovered = ", is_recovered.to_value());

@@ -144,17 +144,50 @@ impl Shelf for Tx {
     }
 
     async fn exceeded(&mut self, model: &str, excess: &Excess, now: Timestamp) -> Result<()> {
-        self.execute(
-            "INSERT INTO bound_violation (model, violations, excess, input_ppm, output_ppm, last_at)
-             VALUES ($1, 1, $2, $3, $4, $5)
+        macro_rules! worst {
+            ($column:literal) => {
+                concat!(
+                    $column,
+                    " = CASE WHEN excluded.",
+                    $column,
+                    " > bound_violation.",
+                    $column,
+                    " THEN excluded.",
+                    $column,
+                    " ELSE bound_violation.",
+                    $column,
+                    " END, ",
+                )
+            };
+        }
+        const SQL: &str = concat!(
+            "INSERT INTO bound_violation (model, violations, excess, input_ppm, input_tokens, input_seen, output_ppm,
+                output_tokens, output_seen, last_at)
+             VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, $9)
              ON CONFLICT (model) DO UPDATE SET violations = bound_violation.violations + 1,
-                excess = bound_violation.excess + excluded.excess,
-                input_ppm = CASE WHEN excluded.input_ppm > bound_violation.input_ppm
-                    THEN excluded.input_ppm ELSE bound_violation.input_ppm END,
-                output_ppm = CASE WHEN excluded.output_ppm > bound_violation.output_ppm
-                    THEN excluded.output_ppm ELSE bound_violation.output_ppm END,
-                last_at = excluded.last_at",
-            &params![model.to_owned(), excess.cost, excess.input_ppm, excess.output_ppm, now],
+                excess = bound_violation.excess + excluded.excess, ",
+            worst!("input_ppm"),
+            worst!("input_tokens"),
+            worst!("input_seen"),
+            worst!("output_ppm"),
+            worst!("output_tokens"),
+            worst!("output_seen"),
+            "last_at = excluded.last_at",
+        );
+        let Excess { input, output, cost } = *excess;
+        self.execute(
+            SQL,
+            &params![
+                model.to_owned(),
+                cost,
+                input.ppm,
+                input.tokens,
+                input.seen,
+                output.ppm,
+                output.tokens,
+                output.seen,
+                now
+            ],
         )
         .await?;
         self.log_change(None, Entity::Model, model).await

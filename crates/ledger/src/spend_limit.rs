@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tollgate_core::budget::{Budget, Limit, Limits, Mode, Payer, Scope};
 use tollgate_core::{
-    Clock, Error, Interval, KeyId, Money, OrganizationId, Period, ProjectId, Result, SpendLimitId, Timestamp,
-    UserId, Zone,
+    AttemptId, Clock, Error, Interval, KeyId, Money, OrganizationId, Period, ProjectId, Result, SpendLimitId,
+    Timestamp, UserId, Zone,
 };
 use tollgate_store::{Entity, FromRow, Row, Sql, Tx, params};
 
@@ -172,7 +172,10 @@ pub async fn set(
     if let Some(before) = before.as_ref().filter(|_| is_recounted) {
         tx.execute("DELETE FROM budget WHERE spend_limit_id = $1", &params![before.id]).await?;
     }
-    let since = if is_recounted { now } else { before.as_ref().map_or(now, |before| before.since) };
+    let since = match before.as_ref().filter(|_| !is_recounted) {
+        Some(before) => before.since,
+        None => now.max(after_newest(tx).await?),
+    };
     tx.execute(
         "INSERT INTO spend_limit (id, organization_id, scope, scope_id, period, time_zone, amount, mode, counts_since,
             created_at, updated_at)
@@ -288,6 +291,13 @@ pub(crate) async fn store(tx: &mut Tx, budget: &Budget) -> Result<()> {
     Ok(())
 }
 
+/// The moment after the newest attempt, which is later than now if the clock was put back.
+async fn after_newest(tx: &mut Tx) -> Result<Timestamp> {
+    let newest: Option<Row> = tx.optional("SELECT id FROM attempt ORDER BY id DESC LIMIT 1", &[]).await?;
+    let newest: Option<AttemptId> = newest.map(|row| row.at(0)).transpose()?;
+    Ok(newest.map_or(Timestamp(0), |id| id.created_at().plus_seconds(1)))
+}
+
 /// In a period that began when the limit was there already, every attempt found the limit, and the first opened the
 /// budget. In an earlier one there may have been attempts before. So there may if the rules of a zone were changed and
 /// the period overlaps one of the old rules.
@@ -389,7 +399,7 @@ async fn by_attempts(tx: &mut Tx, scope: Scope, start: Timestamp, end: Timestamp
         return Ok(Money::ZERO);
     }
     let (keys, [id, organization]) = keys_of(scope);
-    let (first, last) = (tollgate_core::AttemptId::first_at(start), tollgate_core::AttemptId::first_at(end));
+    let (first, last) = (AttemptId::first_at(start), AttemptId::first_at(end));
     let sql = Sql::from("SELECT CAST(COALESCE(SUM(")
         .push(COST)
         .push(

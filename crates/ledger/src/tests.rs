@@ -37,7 +37,8 @@ const SIZE: Size = Size {
     output_each_max: None,
     choices: 1,
     output_extra: 0,
-    overrun: Overrun::NONE,
+    input_overrun: Overrun::NONE,
+    output_overrun: Overrun::NONE,
 };
 
 /// Two people with a key each in one project, and a second project with a key of the first person.
@@ -99,6 +100,7 @@ impl Fixture {
             request: Request { price: Some(PRICE), size: SIZE, ceiling: None },
             input_estimate: 250,
             believable_max: 1_000_000,
+            is_final: true,
             clamp_to: None,
         }
     }
@@ -273,7 +275,7 @@ async fn each_way_to_end_a_hold_leaves_its_own_record() {
     seen.observe(usage(250, 7));
     drop(seen);
     fixture.dispatched().await.settle(Reported::default());
-    fixture.dispatched().await.cancel();
+    fixture.dispatched().await.cancel(true);
     assert_eq!(
         fixture.column("state").await,
         ["settled", "voided", "voided", "settled", "settled", "settled", "settled"]
@@ -298,9 +300,22 @@ async fn under_a_hard_limit_unknown_usage_is_charged_at_the_bound() {
     // An upstream that stops its bill with the connection is another thing: only the input is not known.
     let mut cancelled = fixture.dispatched().await;
     cancelled.observe(usage(250, 3));
-    cancelled.cancel();
+    cancelled.cancel(true);
     assert_eq!(fixture.column("usage_source").await, ["bound", "observed"]);
     assert_eq!(fixture.budget().await.settled, Money(BOUND + 1_003_000));
+    fixture.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn under_a_hard_limit_a_cancelled_answer_that_did_not_show_is_charged_at_the_bound() {
+    let fixture = Fixture::new().await;
+    fixture.limit(BOUND * 3).await;
+    fixture.dispatched().await.cancel(true);
+    let mut hidden = fixture.dispatched().await;
+    hidden.observe(usage(250, 3));
+    hidden.cancel(false);
+    assert_eq!(fixture.column("usage_source").await, ["bound", "bound"]);
+    assert_eq!(fixture.budget().await.settled, Money(BOUND * 2));
     fixture.assert_balanced().await;
 }
 
@@ -403,6 +418,22 @@ async fn a_hold_is_taken_on_every_level_or_on_none_and_the_widest_refuses() {
     assert_eq!(settled(scopes[1]).await, 1_000);
     assert_eq!(settled(scopes[2]).await, 2_000);
     assert_eq!(settled(scopes[3]).await, 0);
+    fixture.assert_balanced().await;
+}
+
+#[tokio::test]
+async fn a_limit_set_while_the_clock_was_put_back_counts_what_is_later() {
+    let fixture = Fixture::new().await;
+    let scope = Scope::Project(fixture.payers[0].project);
+    let ahead = Clock::manual(fixture.clock.now().plus_seconds(86_400));
+    let later = Attempt { id: ahead.next_id(), ..fixture.attempt() };
+    fixture.ledger.hold(later, None).await.unwrap().dispatch().settle(reported(1_000, 500));
+    fixture.ledger.flush().await;
+    fixture.set(scope, &every(Interval::Day, "UTC", BOUND * 3)).await;
+    fixture.clock.advance(Duration::from_hours(25));
+    fixture.dispatched().await.settle(reported(1_000, 0));
+    let budget = fixture.budget_of(scope, Interval::Day).await;
+    assert_eq!(budget.settled, Money(1_500_000 + 1_000_000));
     fixture.assert_balanced().await;
 }
 
@@ -513,12 +544,14 @@ async fn an_actual_above_its_bound_is_charged_in_full_flagged_and_counted() {
     let row: Row = fixture
         .db
         .read(|tx| {
-            Box::pin(tx.one("SELECT violations, excess, input_ppm, output_ppm FROM bound_violation", &[]))
+            Box::pin(
+                tx.one("SELECT violations, excess, input_tokens, output_tokens FROM bound_violation", &[]),
+            )
         })
         .await
         .unwrap();
     let figures: Vec<i64> = (0..4).map(|at| row.at(at).unwrap()).collect();
-    assert_eq!(figures, [1, 4_500_000 - BOUND, 2_000_000, 2_500_000]);
+    assert_eq!(figures, [1, 4_500_000 - BOUND, 1_000, 1_500]);
     fixture.assert_balanced().await;
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tollgate_core::key::Locator;
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, ProjectId, Result, Timestamp, UserId};
-use tollgate_store::{Change, Db, Entity, Tx};
+use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
 use crate::last_use::LastUse;
 use crate::rows::{self, SecretRow};
@@ -127,7 +127,9 @@ impl Replica {
             let keyring = Arc::clone(&self.keyring);
             let next = self
                 .db
-                .read(move |tx| Box::pin(async move { advance(tx, &current, &keyring).await }))
+                .read_for(Reading::Change, move |tx| {
+                    Box::pin(async move { advance(tx, &current, &keyring).await })
+                })
                 .await?;
             let Some(next) = next else { return Ok(()) };
             let seq = next.seq;

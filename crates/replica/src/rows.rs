@@ -183,8 +183,8 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
         let model = models.entry(id.clone()).or_insert_with(|| {
             let known = embedded(&id);
             let facts = catalog.overrides.get(&id).map_or(known, |over| over.facts(known));
-            let overrun = overruns.get(&id).copied().unwrap_or_default();
-            Model { id, upstreams: Vec::new(), facts, overrun, created_at }
+            let [input_overrun, output_overrun] = overruns.get(&id).copied().unwrap_or_default();
+            Model { id, upstreams: Vec::new(), facts, input_overrun, output_overrun, created_at }
         });
         model.upstreams.push(Arc::clone(upstream));
     }
@@ -193,9 +193,15 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
 }
 
 /// By how much answers of models have exceeded their bounds.
-async fn overruns(tx: &mut Tx) -> Result<HashMap<String, Overrun>> {
-    let rows: Vec<Row> = tx.all("SELECT model, input_ppm, output_ppm FROM bound_violation", &[]).await?;
-    let read = |row: &Row| Ok((row.at(0)?, Overrun { input_ppm: row.at(1)?, output_ppm: row.at(2)? }));
+async fn overruns(tx: &mut Tx) -> Result<HashMap<String, [Overrun; 2]>> {
+    let rows: Vec<Row> = tx.all("SELECT * FROM bound_violation", &[]).await?;
+    let read = |row: &Row| {
+        let overrun = |what: &str| {
+            let column = |kind: &str| row.get(&format!("{what}_{kind}"));
+            Ok::<_, Error>(Overrun { ppm: column("ppm")?, tokens: column("tokens")?, seen: column("seen")? })
+        };
+        Ok((row.get("model")?, [overrun("input")?, overrun("output")?]))
+    };
     rows.iter().map(read).collect()
 }
 
@@ -212,9 +218,11 @@ fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
     };
     let field: Option<String> = row.get("output_limit_field")?;
     let gone: Option<String> = row.get("on_client_gone")?;
+    let allowed: Option<String> = row.get("allowed_parameters")?;
     Ok(Upstream {
         id,
         name: row.get("name")?,
+        allowed_parameters: allowed.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
         output_limit_field: field
             .and_then(|word| OutputLimitField::parse(&word))
             .unwrap_or_else(|| OutputLimitField::usual(&address)),

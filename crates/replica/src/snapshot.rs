@@ -122,6 +122,8 @@ pub struct Upstream {
     pub credential: Option<Secret>,
     pub output_limit_field: OutputLimitField,
     pub on_client_gone: OnClientGone,
+    /// Of those that are not known to leave the cost of a request as it is, the ones that an operator says do.
+    pub allowed_parameters: Vec<String>,
 }
 
 /// A model that some upstream serves.
@@ -132,7 +134,8 @@ pub struct Model {
     pub upstreams: Vec<Arc<Upstream>>,
     pub facts: ModelFacts,
     /// By how much its answers have exceeded their bounds.
-    pub overrun: Overrun,
+    pub input_overrun: Overrun,
+    pub output_overrun: Overrun,
     /// When it was first offered here.
     pub created_at: Timestamp,
 }

@@ -187,7 +187,7 @@ fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn make_directory(path: &Path) -> Result<()> {
+pub fn make_directory(path: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

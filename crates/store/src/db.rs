@@ -32,6 +32,9 @@ type Job = Box<dyn FnOnce(Session) -> Option<Session> + Send>;
 
 const SYNCING: &str = "db-sync";
 const READERS: usize = 4;
+const LONG_READERS: usize = 2;
+/// Long readings that may wait for each other.
+const LONG_QUEUE_MAX: usize = 32;
 /// Jobs that may wait for a thread. Beyond it callers are told to come back, rather than queued without end.
 const QUEUE_MAX: usize = 4096;
 /// SQLite before this version can corrupt a write-ahead log that is reset while it is read.
@@ -45,6 +48,16 @@ pub struct Options {
     pub read_only: bool,
 }
 
+/// What a reading is for, which decides on whose threads it waits for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    Usual,
+    /// Of many rows. Others do not wait for it.
+    Long,
+    /// Of changes that are to be in force: it waits for nobody else.
+    Change,
+}
+
 /// A handle to the database. Clones share its threads, which end with the last clone.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
@@ -53,6 +66,8 @@ struct Inner {
     path: PathBuf,
     writer: Lane,
     readers: Lane,
+    long_readers: Lane,
+    follower: Lane,
     syncer: Arc<Syncer>,
     changed: watch::Sender<i64>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
@@ -62,6 +77,7 @@ struct Lane {
     /// `None` once the database closes, which ends the threads.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     waiting: Arc<AtomicUsize>,
+    waiting_max: usize,
 }
 
 impl Db {
@@ -71,14 +87,12 @@ impl Db {
             return Err(Error::internal(format!("SQLite {} can corrupt its log", rusqlite::version())));
         }
         let mut threads = Vec::new();
-        let writer = Lane::start("db-writer", path, options, 1, &mut threads)?;
-        let readers = Lane::start(
-            "db-reader",
-            path,
-            Options { read_only: true, create: false },
-            READERS,
-            &mut threads,
-        )?;
+        let writer = Lane::start("db-writer", path, options, (1, QUEUE_MAX), &mut threads)?;
+        let reading = Options { read_only: true, create: false };
+        let mut lane = |name, size| Lane::start(name, path, reading, size, &mut threads);
+        let readers = lane("db-reader", (READERS, QUEUE_MAX))?;
+        let long_readers = lane("db-long-reader", (LONG_READERS, LONG_QUEUE_MAX))?;
+        let follower = lane("db-follower", (1, QUEUE_MAX))?;
         let syncer = Arc::new(Syncer::of(path));
         if !options.read_only {
             let working = Arc::clone(&syncer);
@@ -86,7 +100,9 @@ impl Db {
         }
         let changed = watch::Sender::new(0);
         let threads = Mutex::new(threads);
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), writer, readers, syncer, changed, threads })))
+        let path = path.to_owned();
+        let lanes = Inner { path, writer, readers, long_readers, follower, syncer, changed, threads };
+        Ok(Self(Arc::new(lanes)))
     }
 
     pub fn path(&self) -> &Path {
@@ -98,7 +114,16 @@ impl Db {
         &self,
         work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
     ) -> Result<T> {
-        self.read_with(owning(work)).await
+        self.read_for(Reading::Usual, work).await
+    }
+
+    /// [`Db::read`] for a purpose.
+    pub async fn read_for<T: Send + 'static>(
+        &self,
+        reading: Reading,
+        work: impl for<'t> FnOnce(&'t mut Tx) -> Work<'t, T> + Send + 'static,
+    ) -> Result<T> {
+        self.read_with(reading, owning(work)).await
     }
 
     /// Runs `work` in the one transaction that may write; commits if it returns `Ok`. When this returns, the change is
@@ -110,16 +135,22 @@ impl Db {
         self.write_with(owning(work)).await
     }
 
-    /// [`Db::read`] for work that has to own its transaction.
+    /// [`Db::read_for`] for work that has to own its transaction.
     pub async fn read_with<T: Send + 'static>(
         &self,
+        reading: Reading,
         work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, receiver) = oneshot::channel();
         let finish = move |result, _| {
             let _ = answer.send(result);
         };
-        self.0.readers.submit(true, transaction("BEGIN", work, finish))?;
+        let lane = match reading {
+            Reading::Usual => &self.0.readers,
+            Reading::Long => &self.0.long_readers,
+            Reading::Change => &self.0.follower,
+        };
+        lane.submit(true, transaction("BEGIN", work, finish))?;
         receiver.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -206,7 +237,7 @@ impl Db {
 
 impl Inner {
     fn close(&self) {
-        for lane in [&self.writer, &self.readers] {
+        for lane in [&self.writer, &self.readers, &self.long_readers, &self.follower] {
             lane.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
         let mut threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
@@ -279,7 +310,7 @@ impl Lane {
         name: &str,
         path: &Path,
         options: Options,
-        count: usize,
+        (count, waiting_max): (usize, usize),
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) -> Result<Self> {
         let (jobs, receiver) = mpsc::channel::<Job>();
@@ -291,11 +322,11 @@ impl Lane {
             let work = move || work_off(session, &receiver, &waiting, &path, options);
             threads.push(spawn(name, work)?);
         }
-        Ok(Self { jobs: Mutex::new(Some(jobs)), waiting })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), waiting, waiting_max })
     }
 
     fn submit(&self, bounded: bool, job: Job) -> Result<()> {
-        if bounded && self.waiting.load(Ordering::Relaxed) >= QUEUE_MAX {
+        if bounded && self.waiting.load(Ordering::Relaxed) >= self.waiting_max {
             return Err(Error::unavailable("overloaded", "The server has too much to do. Please try again."));
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -450,6 +481,39 @@ mod tests {
         insert(&db, 7).await.unwrap();
         let twice = insert(&db, 7).await.unwrap_err();
         assert_eq!((twice.code, twice.param.as_deref()), (Some("already_exists"), Some("id")));
+    }
+
+    #[tokio::test]
+    async fn changes_come_into_force_while_others_read_for_long() {
+        let home = tempfile::tempdir().unwrap();
+        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let readings = [(Reading::Usual, 2 * READERS), (Reading::Long, 2 * LONG_READERS)];
+        let busy: Vec<_> = readings.iter().flat_map(|(reading, count)| vec![*reading; *count]).collect();
+        let mut reading: Vec<_> = Vec::new();
+        for kind in busy {
+            let (db, held) = (db.clone(), Arc::clone(&held));
+            reading.push(tokio::spawn(async move {
+                db.read_for(kind, move |_| {
+                    let _ = held.lock().map(|held| held.recv());
+                    Box::pin(async { Ok(()) })
+                })
+                .await
+            }));
+        }
+        tokio::task::yield_now().await;
+        insert(&db, 1).await.unwrap();
+        let seen: Row = db
+            .read_for(Reading::Change, |tx| Box::pin(tx.one("SELECT COUNT(*) AS things FROM thing", &[])))
+            .await
+            .unwrap();
+        assert_eq!(seen.get::<i64>("things").unwrap(), 1);
+        assert!(reading.iter().all(|task| !task.is_finished()));
+        drop(release);
+        for task in reading {
+            task.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]

@@ -17,8 +17,8 @@ mod value;
 
 pub use ballast::Ballast;
 pub use change::{Change, Entity};
-pub use data_dir::{DataDir, Lock};
-pub use db::{Db, Options, OwnedWork, Work};
+pub use data_dir::{DataDir, Lock, make_directory};
+pub use db::{Db, Options, OwnedWork, Reading, Work};
 pub use migrate::{MIGRATIONS, Migrated, Migration};
 pub use row::{FromRow, Row};
 pub use sql::Sql;

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tollgate_core::id::kind;
 use tollgate_core::page::Page;
+use tollgate_core::price::REQUEST_COST_MAX;
 use tollgate_core::{AttemptId, Error, Money, Permission, Result};
 use tollgate_ledger::adjustment::{self, Adjustment, Change, Kind, Wanted};
 use tollgate_ledger::requests;
@@ -110,10 +111,11 @@ async fn adjust(
 }
 
 fn read_money(param: &'static str, text: &str) -> Result<Money> {
-    Money::parse(text).filter(|amount| *amount >= Money::ZERO).ok_or_else(|| {
+    let possible = Money::ZERO..=REQUEST_COST_MAX;
+    Money::parse(text).filter(|amount| possible.contains(amount)).ok_or_else(|| {
         let message = format!(
-            "Invalid '{param}': expected US dollars as a decimal text such as \"0.0125\", with at most 9 places, but got \
-             '{text}'."
+            "Invalid '{param}': expected US dollars as a decimal text such as \"0.0125\", with at most 9 places and from 0 to \
+             {REQUEST_COST_MAX}, but got '{text}'."
         );
         Error::invalid(param, message)
     })

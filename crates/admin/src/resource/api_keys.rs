@@ -220,7 +220,10 @@ pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, Shown
         "expires_at": new.expires_at,
     }});
     cx.record(Event::ApiKeyCreated, id, new.project, payload);
-    spend_defaults::apply(cx, Scope::Key(id)).await?;
+    // An admin key calls no model.
+    if new.project.is_some() {
+        spend_defaults::apply(cx, Scope::Key(id)).await?;
+    }
     Ok((id, value))
 }
 

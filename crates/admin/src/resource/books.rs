@@ -16,8 +16,10 @@ pub(crate) fn operations() -> Operations {
     Operations::new()
         .get("/tollgate/v1/fsck", "check-books", Operator, check)
         .after_settling()
+        .reading_long()
         .get("/tollgate/v1/upstreams/{upstream_id}/costs", "upstream-costs", Operator, costs)
         .after_settling()
+        .reading_long()
 }
 
 #[derive(Serialize)]

@@ -14,6 +14,7 @@ pub(crate) fn operations() -> Operations {
     Operations::new()
         .get("/v1/organization/costs", "usage-costs", Needs(Permission::UsageRead), costs)
         .after_settling()
+        .reading_long()
 }
 
 #[derive(Debug, Serialize)]

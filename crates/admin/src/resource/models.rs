@@ -46,7 +46,7 @@ pub(crate) struct Model {
     request_cost_max: Option<Money>,
     /// Whether an operator set any of these.
     overridden: bool,
-    /// Answers that exceeded their bounds; null if none did.
+    /// Answers that exceeded their bounds; null if none did. Of all organizations, and so for operators only.
     bound_violations: Option<Violations>,
 }
 
@@ -56,9 +56,12 @@ struct Violations {
     count: i64,
     /// Beyond the bounds, in decimal dollars. It was charged.
     excess: Money,
-    /// The bounds of input and output are multiplied by these.
+    /// Larger bounds of input and output are multiplied by these.
     input_factor: String,
     output_factor: String,
+    /// To smaller ones so many are added.
+    input_extra_tokens: i64,
+    output_extra_tokens: i64,
     last_at: Timestamp,
 }
 
@@ -71,6 +74,8 @@ impl FromRow for Violations {
             excess: row.get("excess")?,
             input_factor: factor("input_ppm")?,
             output_factor: factor("output_ppm")?,
+            input_extra_tokens: row.get("input_tokens")?,
+            output_extra_tokens: row.get("output_tokens")?,
             last_at: row.get("last_at")?,
         })
     }
@@ -127,6 +132,11 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
     let facts = over.unwrap_or_default().facts(price_book::embedded(name));
     let rates = facts.price.map(|price| price.rates);
     let text = |price: Option<UnitPrice>| price.map(UnitPrice::per_million);
+    let exceeded = if cx.actor.acts_as_operator() {
+        cx.tx.optional("SELECT * FROM bound_violation WHERE model = $1", &params![name]).await?
+    } else {
+        None
+    };
     Ok(Model {
         object: "tollgate.model",
         id: name.to_owned(),
@@ -141,10 +151,7 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         image_tokens: facts.image_tokens,
         request_cost_max: facts.request_cost_max,
         overridden: over.is_some(),
-        bound_violations: cx
-            .tx
-            .optional("SELECT * FROM bound_violation WHERE model = $1", &params![name])
-            .await?,
+        bound_violations: exceeded,
     })
 }
 
@@ -280,12 +287,16 @@ fn ceiling(patch: &Patch<String>, before: Option<Money>) -> Result<Option<Money>
     }
 }
 
-/// Goes back to the embedded figures.
+/// Goes back to the embedded figures, and forgets what was exceeded.
 async fn delete(cx: &mut Cx, input: OneModel) -> Result<Deleted<String>> {
-    if find(cx, &input.model).await?.is_none() {
-        return Err(Error::not_found("model"));
+    let values = params![input.model];
+    let figures = cx.tx.execute("DELETE FROM model_override WHERE model = $1", &values).await?;
+    let violations = cx.tx.execute("DELETE FROM bound_violation WHERE model = $1", &values).await?;
+    if figures + violations == 0 {
+        let message =
+            format!("Nothing was set for the model `{}`: its figures are the embedded ones.", input.model);
+        return Err(Error { message, ..Error::not_found("model") });
     }
-    cx.tx.execute("DELETE FROM model_override WHERE model = $1", &params![input.model]).await?;
     told(cx, &input.model).await?;
     Ok(Deleted::new("tollgate.model.deleted", input.model))
 }

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::{AttemptId, Error, KeyId, Permission, ProjectId, Result};
-use tollgate_ledger::State;
 use tollgate_ledger::requests::{self, Filter, Request};
+use tollgate_ledger::{State, UsageSource};
 
 use crate::arguments::PathId;
 use crate::gate::Cx;
@@ -29,6 +29,7 @@ pub(crate) struct ListRequests {
     project_id: Option<String>,
     api_key_id: Option<String>,
     state: Option<String>,
+    usage_source: Option<String>,
     /// Settled because the process that sent it had gone.
     recovered: Option<bool>,
     /// With something odd about its usage.
@@ -39,6 +40,7 @@ async fn list(cx: &mut Cx, input: ListRequests) -> Result<Page<Request>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<AttemptId> = page::cursor("after", input.after.as_deref())?;
     let state = input.state.as_deref().map(read_state).transpose()?;
+    let source = input.usage_source.as_deref().map(read_source).transpose()?;
     // An id that cannot be one is as absent as one of another organization: nothing is found for it.
     let project = input.project_id.as_deref().map(ProjectId::parse);
     let key = input.api_key_id.as_deref().map(KeyId::parse);
@@ -50,6 +52,7 @@ async fn list(cx: &mut Cx, input: ListRequests) -> Result<Page<Request>> {
         project: project.flatten(),
         key: key.flatten(),
         state,
+        source,
         is_recovered: input.recovered,
         is_flagged: input.flagged,
     };
@@ -63,6 +66,14 @@ fn read_state(word: &str) -> Result<State> {
             "state",
             format!("Invalid 'state': expected 'held', 'settled' or 'voided', but got '{word}'."),
         )
+    })
+}
+
+fn read_source(word: &str) -> Result<UsageSource> {
+    UsageSource::parse(word).ok_or_else(|| {
+        let message =
+            format!("Invalid 'usage_source': expected 'upstream', 'observed' or 'bound', but got '{word}'.");
+        Error::invalid("usage_source", message)
     })
 }
 

@@ -52,6 +52,7 @@ macro_rules! rows {
                 rehearse::<$kind>,
             )
             .after_settling()
+            .reading_long()
             .get(
                 concat!("/tollgate/v1/", $base, "/spend_limits/{spend_limit_id}"),
                 concat!("retrieve-one-", $name, "-spend-limit"),

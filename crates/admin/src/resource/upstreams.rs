@@ -48,6 +48,9 @@ pub(crate) struct Upstream {
     /// What becomes of an answer whose client has gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     on_client_gone: Option<&'static str>,
+    /// Parameters that are let through under a hard limit though they are not known to leave the cost as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_parameters: Option<Vec<String>>,
     created_at: Timestamp,
 }
 
@@ -56,6 +59,7 @@ impl FromRow for Upstream {
         let base_url: String = row.get("base_url")?;
         let field: Option<String> = row.get("output_limit_field")?;
         let gone: Option<String> = row.get("on_client_gone")?;
+        let allowed: Option<String> = row.get("allowed_parameters")?;
         let field = match field.and_then(|word| OutputLimitField::parse(&word)) {
             Some(field) => field,
             None => OutputLimitField::usual(&read_address(&base_url)?),
@@ -69,6 +73,9 @@ impl FromRow for Upstream {
             base_url: Some(base_url),
             output_limit_field: Some(field.as_str()),
             on_client_gone: Some(gone.as_str()),
+            allowed_parameters: Some(
+                allowed.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
+            ),
             has_api_key: Some(row.get::<Option<Vec<u8>>>("credential")?.is_some()),
             created_at: row.get("created_at")?,
         })
@@ -84,7 +91,7 @@ impl Upstream {
         self.models = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
         if !cx.actor.acts_as_operator() {
             (self.base_url, self.has_api_key) = (None, None);
-            (self.output_limit_field, self.on_client_gone) = (None, None);
+            (self.output_limit_field, self.on_client_gone, self.allowed_parameters) = (None, None, None);
         }
         Ok(self)
     }
@@ -123,6 +130,7 @@ pub(crate) struct CreateUpstream {
     models: Option<Vec<String>>,
     output_limit_field: Option<String>,
     on_client_gone: Option<String>,
+    allowed_parameters: Option<Vec<String>>,
 }
 
 async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
@@ -132,6 +140,7 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     let models = read_list(&input.models.unwrap_or_default())?;
     let field = input.output_limit_field.as_deref().map(read_field).transpose()?;
     let gone = input.on_client_gone.as_deref().map(read_gone).transpose()?;
+    let allowed = read_parameters(input.allowed_parameters.as_deref().unwrap_or_default())?;
     let id: UpstreamId = cx.id();
     let sealed = match credential {
         Some(credential) => {
@@ -141,9 +150,10 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     };
     cx.tx
         .execute(
-            "INSERT INTO upstream (id, name, base_url, credential, created_at, output_limit_field, on_client_gone)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            &params![id, name, address.to_string(), sealed, cx.now, field, gone],
+            "INSERT INTO upstream (id, name, base_url, credential, created_at, output_limit_field, on_client_gone,
+                allowed_parameters)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            &params![id, name, address.to_string(), sealed, cx.now, field, gone, allowed],
         )
         .await?;
     set_models(cx, id, &models).await?;
@@ -212,6 +222,8 @@ pub(crate) struct UpdateUpstream {
     output_limit_field: Patch<String>,
     #[serde(default)]
     on_client_gone: Patch<String>,
+    #[serde(default)]
+    allowed_parameters: Patch<Vec<String>>,
 }
 
 /// Fields left out stay. A credential is for one origin: with a new one it has to be given again.
@@ -256,6 +268,12 @@ async fn update(cx: &mut Cx, input: UpdateUpstream) -> Result<Upstream> {
     if !input.on_client_gone.is_absent() {
         let gone = input.on_client_gone.value().as_deref().map(read_gone).transpose()?;
         cx.tx.execute("UPDATE upstream SET on_client_gone = $1 WHERE id = $2", &params![gone, id]).await?;
+    }
+    if !input.allowed_parameters.is_absent() {
+        let allowed = read_parameters(input.allowed_parameters.value().as_deref().unwrap_or_default())?;
+        cx.tx
+            .execute("UPDATE upstream SET allowed_parameters = $1 WHERE id = $2", &params![allowed, id])
+            .await?;
     }
     cx.changed(Entity::Upstream, id).await?;
     let is_moved = address.to_string() != old.to_string();
@@ -315,6 +333,22 @@ fn read_gone(word: &str) -> Result<&'static str> {
         let message = format!("Invalid 'on_client_gone': expected 'cancel' or 'drain', but got '{word}'.");
         Error::invalid("on_client_gone", message)
     })
+}
+
+/// Names as they are stored: with spaces between them, nothing for none.
+fn read_parameters(names: &[String]) -> Result<Option<String>> {
+    const MAX: usize = 100;
+    let is_name = |name: &String| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        !name.is_empty() && name.len() <= 64 && name.bytes().all(is_plain)
+    };
+    if names.len() > MAX || !names.iter().all(is_name) {
+        let message = format!(
+            "Invalid 'allowed_parameters': expected at most {MAX} names of parameters, of letters, digits, '_', '-' and '.'."
+        );
+        return Err(Error::invalid("allowed_parameters", message));
+    }
+    Ok((!names.is_empty()).then(|| names.join(" ")))
 }
 
 fn read_list(models: &[String]) -> Result<Vec<String>> {

@@ -20,6 +20,7 @@ pub(crate) fn operations() -> Operations {
             completions,
         )
         .after_settling()
+        .reading_long()
         .get(
             "/v1/organization/usage/embeddings",
             "usage-embeddings",
@@ -27,6 +28,7 @@ pub(crate) fn operations() -> Operations {
             embeddings,
         )
         .after_settling()
+        .reading_long()
 }
 
 #[derive(Serialize)]

@@ -15,7 +15,7 @@ use crate::money::Money;
 use crate::period::{Interval, Period, Zone};
 use crate::time::Timestamp;
 
-pub use books::{Books, Granted, Place, Verdict, Wish};
+pub use books::{Books, Granted, Place, Turn, Verdict, Wish};
 pub use limits::Limits;
 
 /// What a limit counts. The order is that of width: a refusal names the widest.

@@ -133,7 +133,8 @@ impl World {
             output_each_max: None,
             choices: 1 + self.random.below(2),
             output_extra: 0,
-            overrun: Overrun::NONE,
+            input_overrun: Overrun::NONE,
+            output_overrun: Overrun::NONE,
         };
         let attempt = Attempt {
             id,
@@ -146,6 +147,7 @@ impl World {
             request: Request { price: Some(PRICE), size, ceiling: None },
             input_estimate: 10,
             believable_max: 1_000_000,
+            is_final: true,
             clamp_to: self.random.one_in(3).then_some(5),
         };
         let (answer, listening) = oneshot::channel();
@@ -253,7 +255,7 @@ impl World {
                 let seen = Seen { usage: self.random.one_in(2).then_some(usage), input_max: None };
                 if self.broken == Broken::CutIsChargedBySight {
                     let usage = Some(TokenUsage { output: 1, ..TokenUsage::default() });
-                    Ending::Cancelled { seen: Seen { usage, input_max: Some(0) } }
+                    Ending::Cancelled { seen: Seen { usage, input_max: Some(0) }, is_shown: true }
                 } else {
                     Ending::Ended { reported: Reported::default(), seen }
                 }
@@ -460,7 +462,8 @@ impl World {
             now(books.insert(&[held]));
             let (usage, _) = at_bound(&asking.attempt.request, 10);
             self.bills.insert(asking.attempt.id, asking.attempt.request.cost(usage).total());
-            *decision = Decision::Waits((SpendLimitId::from_bits(0), self.now));
+            let place = (SpendLimitId::from_bits(0), self.now);
+            *decision = Decision::Waits((place, asking.attempt.payer.project));
         }
     }
 
