@@ -20,6 +20,8 @@ def test_a_backup_taken_while_serving_is_whole_and_restores(gateway, tmp_path):
     threads = [threading.Thread(target=traffic) for _ in range(4)]
     [thread.start() for thread in threads]
     backup = gateway.home / "backups" / "one.db"
+    assert "There is no directory" in run("backup", backup, "--data", gateway.data).stderr, "a disk that is not mounted"
+    backup.parent.mkdir()
     done = run("backup", backup, "--data", gateway.data, check=0)
     stop.set()
     [thread.join() for thread in threads]
@@ -37,7 +39,7 @@ def test_a_backup_taken_while_serving_is_whole_and_restores(gateway, tmp_path):
     assert without.returncode == 1 and "is missing" in without.stderr, "a backup alone opens nothing"
     assert run("restore", backup, "--data", restored).returncode == 1, "nothing is overwritten"
 
-    (restored / "secrets").mkdir(mode=0o700)
+    assert stat.S_IMODE((restored / "secrets").stat().st_mode) == 0o700
     shutil.copy2(gateway.data / "secrets/master.json", restored / "secrets/master.json")
     server = Process(tmp_path / "restored.log", "serve", "--data", restored, "--listen", "127.0.0.1:0")
     try:

@@ -17,7 +17,10 @@ def test_limits_of_every_scope(cli, gateway):
         made = cli.json("spend-limit", "set", "2usd/day", *scope, "--time-zone", "Europe/Berlin")
         assert (made["threshold_amount"], made["interval"], made["time_zone"]) == (200, "day", "Europe/Berlin")
         again = cli.json("spend-limit", "set", "$3/day", *scope, "--observe")
-        assert (again["id"], again["threshold_amount"], again["time_zone"], again["mode"]) == (made["id"], 300, "UTC", "observe")
+        assert (again["id"], again["threshold_amount"], again["time_zone"], again["mode"]) == (made["id"], 300, "Europe/Berlin", "observe")
+        assert cli.json("spend-limit", "set", "4/day", *scope)["mode"] == "observe", "only the amount was to change"
+        assert cli.json("spend-limit", "set", "4/day", *scope, "--enforce", "--time-zone", "UTC")["mode"] == "enforce"
+        cli("spend-limit", "set", "3/day", *scope, "--observe")
         cli("spend-limit", "set", "50", *scope)
         assert [limit["interval"] for limit in cli.json("spend-limit", "list", *scope)] == ["month", "day"]
         assert cli.json("spend-limit", "get", *scope)["threshold_amount"] == 5000
@@ -26,7 +29,11 @@ def test_limits_of_every_scope(cli, gateway):
         assert cli("spend-limit", "get", *scope, "--interval", "day", check=3).stderr.startswith("error: There is no spend limit")
         cli("spend-limit", "clear", *scope)
         assert cli.json("spend-limit", "list", *scope) == []
-    assert cli.json("spend-limit", "set", "1", TOLLGATE_PROJECT=project)["object"] == "project.spend_limit"
+    assert cli.json("spend-limit", "set", "1", TOLLGATE_PROJECT=project)["scope_id"] == project
+    for amount, why in [("0", "not more than nothing"), ("-5usd", "not more than nothing"), ("50eur", "US dollars"), ("99999999999999usd", "at most")]:
+        assert why in cli("spend-limit", "set", amount, "--organization", check=2).stderr
+    assert "see spend-limit list" in cli("spend-limit", "get", "--organization", check=3).stderr
+    assert "usually ends in /v1" in cli("project", "list", url=gateway.url, check=3).stderr
     assert "Say whose limit" in cli("spend-limit", "list", check=2).stderr
     cli("spend-limit", "set", "1", "--organization", "--user", "u", check=2)
     assert cli("spend-limit", "set", "1/day", "--organization", "--time-zone", "Mars", check=1).stderr.startswith("error: ")
@@ -96,11 +103,14 @@ def test_the_doctor_names_what_should_be_looked_at(cli, gateway):
     [(status, subject, finding)] = of("keys")
     assert (status, subject) == ("warning", key["id"]) and "forgotten" in finding and key["value"] not in finding
     assert ("warning", "simulated-unpriced") in [(status, subject) for status, subject, _ in of("models")]
-    assert [status for status, _, _ in of("requests")] == ["ok", "warning"]
+    assert [status for status, _, _ in of("requests")] == ["ok", "warning", "warning"]
+    [bound] = cli("ledger", "list", "--usage-source", "bound", "-o", "id").stdout.split()
+    assert bound == gateway.requests()[0]["id"] and cli("ledger", "list", "--usage-source", "observed", "-o", "id").stdout == ""
     gateway.limit(project, 100)
     gateway.chat(key["value"], max_completion_tokens=10, simulate={"usage": {"prompt_tokens": 9, "completion_tokens": 50, "total_tokens": 59}})
     shown = cli("doctor").stdout
-    assert "A limit holds every key." in shown and "exceeded their bounds" in shown
+    assert "A limit holds every key." in shown and "model set gpt-4o-mini --forget-violations" in shown
+    assert cli.json("model", "set", "gpt-4o-mini", "--forget-violations")["bound_violations"] is None
     other = gateway.post("/v1/organization/admin_api_keys", {"name": "owner", "scopes": ["api.management.read"]}).json["value"]
     assert "skipped\tbooks" in cli("doctor", key=gateway.remember(other)).stdout
 
@@ -155,6 +165,19 @@ def test_the_books_are_compared_with_the_provider_s_own_costs(gateway, above):
     assert reconcile("--since", "never", check=2) and reconcile("--tolerance", "101", check=2)
     wrong = reconcile("--today", "--costs-url", "http://127.0.0.1:9/v1", check=7)
     assert "127.0.0.1:9" in wrong.stderr
+    # A provider without such an API, and one whose figures cannot be read or are finer than ours.
+    said = []
+    other = above.fake(lambda body, handler: None)
+    handler = other.server.RequestHandlerClass
+    handler.do_GET = lambda self: self.send_json(*said)
+    said = [404, {"error": {"message": "Not Found"}}]
+    assert f"{other.base_url} gives no costs" in reconcile("--today", "--costs-url", other.base_url, check=3).stderr
+    costs = lambda value: {"object": "page", "has_more": False, "next_page": None, "data": [
+        {"start_time": 0, "results": [{"amount": {"value": value, "currency": "usd"}, "line_item": "gpt-4o, input"}]}]}
+    said = [200, costs("0.13080438340307526")]
+    assert json.loads(reconcile("--today", "--costs-url", other.base_url, check=1).stdout)["total"]["theirs"] == "0.130804383"
+    said = [200, costs("much")]
+    assert "is not an amount of dollars" in reconcile("--today", "--costs-url", other.base_url, check=2).stderr
 
 
 def test_a_challenge_of_this_gateway(gateway, simulator, cli, report):

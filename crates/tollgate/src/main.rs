@@ -129,7 +129,10 @@ fn session(options: &ApiOptions) -> Result<Session, String> {
         None => from_environment("TOLLGATE_ADMIN_KEY")
             // An OpenAI key goes only to a server that was named.
             .or_else(|| options.url.as_ref().and_then(|_| from_environment("OPENAI_ADMIN_KEY")))
-            .ok_or("There is no admin key: set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE.")?,
+            .ok_or(
+                "There is no admin key: set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE. OPENAI_ADMIN_KEY is used \
+                 where --url or TOLLGATE_URL names the server.",
+            )?,
     };
     if !address.is_tls && !address.is_loopback() {
         complain(&format!("warning: the key is sent to {address} in plain."));

@@ -6,8 +6,13 @@ use tollgate_core::{Interval, Money};
 fn cents(text: &str) -> Result<i64, String> {
     let plain = text.trim().to_lowercase();
     let plain = plain.strip_suffix("usd").unwrap_or(&plain).trim().trim_start_matches('$');
-    let amount = Money::parse(plain).filter(|amount| *amount > Money::ZERO);
-    let amount = amount.ok_or_else(|| format!("`{text}` is not an amount such as 50usd or 0.05"))?;
+    let amount = Money::parse(plain).ok_or_else(|| {
+        let dollars_max = Money::MAX.cents() / 100;
+        format!("`{text}` is not an amount of US dollars such as 50usd or 0.05, of at most {dollars_max}")
+    })?;
+    if amount <= Money::ZERO {
+        return Err(format!("`{text}` is not more than nothing"));
+    }
     match Money::from_cents(amount.cents()) {
         Some(whole) if whole == amount => Ok(amount.cents()),
         _ => Err(format!("`{text}` is not a whole number of cents")),

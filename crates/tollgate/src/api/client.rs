@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tollgate_core::Address;
 use tollgate_core::secret::Secret;
 use tollgate_wire::Dialer;
@@ -140,6 +140,11 @@ impl Client {
             return Ok(answer);
         }
         let request_id = exchange.head.headers.get("x-request-id").map(str::to_owned);
+        if status == 404 && !self.address.path.ends_with("/v1") {
+            let message = answer["error"]["message"].as_str().unwrap_or_default();
+            let error = json!({"message": format!("{message} A base URL usually ends in /v1; this one is {}.", self.address)});
+            return Err(CallError::Refused { status, error, request_id });
+        }
         Err(CallError::Refused { status, error: answer["error"].clone(), request_id })
     }
 }

@@ -104,7 +104,8 @@ impl Session {
             if let Some(count) = model.pointer("/bound_violations/count").and_then(Value::as_i64) {
                 let excess = model.pointer("/bound_violations/excess").and_then(Value::as_str).unwrap_or("0");
                 warn(&format!(
-                    "{count} answers exceeded their bounds, by ${excess}; its bounds were raised."
+                    "{count} answers exceeded their bounds, by ${excess}; its bounds were raised: model set {name} \
+                     --forget-violations takes that back."
                 ));
             }
         }
@@ -118,15 +119,22 @@ impl Session {
         const DAYS: i64 = 7;
         const LOOKED_AT_MAX: usize = 1_000;
         let since = Clock::system().now().plus_seconds(-DAYS * 86_400).0;
-        for (what, name, finding) in [
+        for (what, value, name, finding) in [
             (
                 "recovered",
+                "true",
                 "recovered",
                 "were charged at their bound because the process that sent them had gone",
             ),
-            ("flagged", "flagged", "have something odd about their usage"),
+            ("flagged", "true", "flagged", "have something odd about their usage"),
+            (
+                "usage_source",
+                "bound",
+                "usage-source bound",
+                "were charged at their bound because their upstream failed, or did not say what it used",
+            ),
         ] {
-            let query = [(what, "true".to_owned())];
+            let query = [(what, value.to_owned())];
             let found = match self.client.list("/tollgate/v1/requests", &query, LOOKED_AT_MAX).await {
                 Ok((found, _)) => found,
                 Err(error) => return findings.skipped("requests", error),
@@ -137,7 +145,7 @@ impl Session {
                 let text = format!("{count} {more}of the last {DAYS} days {finding}: ledger list --{name}");
                 findings.add("requests", "warning", "", &text);
             } else {
-                findings.ok("requests", &format!("None {name} in the last {DAYS} days."));
+                findings.ok("requests", &format!("None of the last {DAYS} days {finding}."));
             }
         }
         Ok(())

@@ -25,6 +25,9 @@ pub enum LedgerCommand {
         flagged: bool,
         #[arg(long, value_parser = ["held", "settled", "voided"])]
         state: Option<String>,
+        /// By where their usage is known from: the upstream said so, it was seen, or it is the most it could be
+        #[arg(long, value_parser = ["upstream", "observed", "bound"])]
+        usage_source: Option<String>,
         #[arg(short, long, value_name = "ID")]
         project: Option<String>,
         #[arg(long, value_name = "ID")]
@@ -66,11 +69,12 @@ impl Session {
         self.needs_tollgate("look into its books")?;
         let one = |id: &str, what: &str| format!("{REQUESTS}/{}{what}", encoded(id));
         match command {
-            LedgerCommand::List { many, recovered, flagged, state, project, api_key_id } => {
+            LedgerCommand::List { many, recovered, flagged, state, usage_source, project, api_key_id } => {
                 let mut query = Vec::new();
                 query.extend(recovered.then(|| ("recovered", "true".to_owned())));
                 query.extend(flagged.then(|| ("flagged", "true".to_owned())));
                 query.extend(state.map(|state| ("state", state)));
+                query.extend(usage_source.map(|source| ("usage_source", source)));
                 query.extend(project.map(|id| ("project_id", id)));
                 query.extend(api_key_id.map(|id| ("api_key_id", id)));
                 self.list(table::REQUESTS, REQUESTS, &query, &many).await

@@ -28,8 +28,9 @@ pub enum SpendLimitCommand {
         #[command(flatten)]
         interval: IntervalOptions,
     },
-    /// Set or replace, such as 50usd, 50usd/month, 2usd/day
+    /// Set a limit, or change its amount: such as 50usd, 50usd/month, 2usd/day
     Set {
+        #[arg(allow_hyphen_values = true)]
         amount: String,
         #[command(flatten)]
         scope: ScopeOptions,
@@ -96,12 +97,15 @@ pub struct IntervalOptions {
 
 #[derive(Args, Debug)]
 pub struct Terms {
-    /// IANA time zone in which its periods begin
-    #[arg(long, value_name = "ZONE", default_value = "UTC")]
-    time_zone: String,
+    /// IANA time zone in which its periods begin [default: UTC, or that of the limit there is]
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
     /// Count what it would refuse, and refuse nothing
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     observe: bool,
+    /// Refuse [default, unless the limit there is only observes]
+    #[arg(long, group = "mode")]
+    enforce: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -140,12 +144,13 @@ pub enum PolicyCommand {
 }
 
 impl Terms {
-    fn mode(&self) -> &'static str {
-        if self.observe { "observe" } else { "enforce" }
-    }
-
-    fn are_usual(&self) -> bool {
-        !self.observe && self.time_zone == "UTC"
+    /// `None` for what the limit there is says, or else the usual.
+    fn mode(&self) -> Option<&'static str> {
+        match (self.observe, self.enforce) {
+            (true, _) => Some("observe"),
+            (_, true) => Some("enforce"),
+            _ => None,
+        }
     }
 }
 
@@ -229,14 +234,16 @@ impl Session {
 
     /// The path of the limit of a scope and interval. OpenAI's own is at a place of its own; the others have ids.
     async fn one_limit(&self, scope: &ScopeOptions, interval: &str) -> Result<String, Failure> {
-        if let (Some(path), "month") = (scope.openai(), interval) {
+        if let (Some(path), "month", true) = (scope.openai(), interval, self.client.is_openai()) {
             return Ok(path);
         }
         self.needs_tollgate("limit spend by anything but an organization's or a project's month")?;
         if let Some(id) = self.find_limit(scope, interval).await? {
             return Ok(format!("{}/{}", scope.ours(), encoded(&id)));
         }
-        let error = json!({"message": format!("There is no spend limit by the {interval}.")});
+        let message =
+            format!("There is no spend limit by the {interval}: see spend-limit list, and --interval.");
+        let error = json!({"message": message});
         Err(CallError::Refused { status: 404, error, request_id: None }.into())
     }
 
@@ -250,12 +257,19 @@ impl Session {
     async fn set_limit(&self, amount: &str, scope: &ScopeOptions, terms: &Terms) -> Done {
         let (cents, interval) = amount::limit(amount)?;
         let mut body = json!({"threshold_amount": cents, "currency": "USD", "interval": interval.as_str()});
-        if let (Some(path), Interval::Month, true) = (scope.openai(), interval, terms.are_usual()) {
+        let is_usual = terms.mode().is_none() && terms.time_zone.is_none();
+        if let (Some(path), Interval::Month, true, true) =
+            (scope.openai(), interval, is_usual, self.client.is_openai())
+        {
             return self.show(table::SPEND_LIMITS, &self.client.post(&path, &body).await?);
         }
         self.needs_tollgate("limit spend by anything but an organization's or a project's month")?;
-        body["time_zone"] = json!(terms.time_zone);
-        body["mode"] = json!(terms.mode());
+        if let Some(zone) = &terms.time_zone {
+            body["time_zone"] = json!(zone);
+        }
+        if let Some(mode) = terms.mode() {
+            body["mode"] = json!(mode);
+        }
         let mut path = scope.ours();
         if let Some(id) = self.find_limit(scope, interval.as_str()).await? {
             path = format!("{path}/{}", encoded(&id));
@@ -304,7 +318,8 @@ impl Session {
                     let (cents, interval) = amount::limit(amount)?;
                     limits.push(json!({
                         "threshold_amount": cents, "currency": "USD", "interval": interval.as_str(),
-                        "time_zone": terms.time_zone, "mode": terms.mode(),
+                        "time_zone": terms.time_zone.as_deref().unwrap_or("UTC"),
+                        "mode": terms.mode().unwrap_or("enforce"),
                     }));
                 }
                 self.client.post(DEFAULTS, &json!({what: limits})).await?

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tollgate_core::{Address, Clock, Money, Timestamp};
 
 use crate::api::amount;
-use crate::api::client::{Client, encoded};
+use crate::api::client::{CallError, Client, encoded};
 use crate::api::output::Format;
 use crate::api::secret_input;
 use crate::api::session::{Failure, Session};
@@ -79,7 +79,8 @@ impl Session {
 
         let mut ours = Costs::new();
         buckets(&self.client, &format!("{upstream}/costs"), &span, |day, result| {
-            add(&mut ours, day, result["model"].as_str().unwrap_or_default(), money(&result["cost"]));
+            add(&mut ours, day, result["model"].as_str().unwrap_or_default(), money(&result["cost"])?);
+            Ok(())
         })
         .await?;
         let mut theirs = Costs::new();
@@ -87,12 +88,28 @@ impl Session {
         query.push(("bucket_width", "1d".to_owned()));
         query.push(("group_by", "line_item".to_owned()));
         query.extend(command.costs_projects.iter().map(|id| ("project_ids", id.clone())));
+        let of_provider = |error| match error {
+            Failure::Call(CallError::Refused { status, error, request_id }) => {
+                let why = error["message"].as_str().unwrap_or("it does not say why");
+                let message = format!(
+                    "{url} gives no costs to compare with: {why} They are read from URL/organization/costs, as OpenAI has \
+                     them, with an admin key; --costs-url names another place."
+                );
+                Failure::Call(CallError::Refused { status, error: json!({"message": message}), request_id })
+            }
+            other => other,
+        };
         buckets(&provider, "/organization/costs", &query, |day, result| {
             let item = result["line_item"].as_str().unwrap_or_default();
             let model = item.split_once(',').map_or(item, |(model, _)| model);
-            add(&mut theirs, day, model, money(&result["amount"]["value"]));
+            add(&mut theirs, day, model, money(&result["amount"]["value"])?);
+            Ok(())
         })
-        .await?;
+        .await
+        .map_err(of_provider)?;
+        if ours.is_empty() && theirs.is_empty() {
+            self.say("Nothing was spent in these days, by either account. Today is left out; see --today.");
+        }
         self.show_drift(&ours, &theirs, command.tolerance)
     }
 
@@ -162,13 +179,21 @@ fn add(costs: &mut Costs, day: i64, model: &str, cost: Money) {
     *costs.entry((day, undated(model.trim()).to_owned())).or_default() += cost;
 }
 
-/// Dollars as a number or as a text.
-fn money(value: &Value) -> Money {
+/// Dollars as a number or as a text, of which the first nine places count.
+fn money(value: &Value) -> Result<Money, Failure> {
+    let rounded = |dollars: f64| dollars.is_finite().then(|| format!("{dollars:.9}"));
     let text = match value {
-        Value::String(text) => text.clone(),
-        other => other.as_f64().map(|dollars| format!("{dollars:.9}")).unwrap_or_default(),
+        Value::String(text) => match text.split_once('.') {
+            Some((whole, places)) if places.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(format!("{whole}.{}", places.get(..9).unwrap_or(places)))
+            }
+            Some(_) => text.parse().ok().and_then(rounded),
+            None => Money::parse(text).map(|_| text.clone()).or_else(|| text.parse().ok().and_then(rounded)),
+        },
+        other => other.as_f64().and_then(rounded),
     };
-    Money::parse(&text).unwrap_or_default()
+    let read = text.as_deref().and_then(Money::parse);
+    read.ok_or_else(|| format!("`{value}` is not an amount of dollars: the costs cannot be compared.").into())
 }
 
 /// All pages of buckets by the day.
@@ -176,7 +201,7 @@ async fn buckets(
     client: &Client,
     path: &str,
     query: &[(&str, String)],
-    mut each: impl FnMut(i64, &Value),
+    mut each: impl FnMut(i64, &Value) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut page: Option<String> = None;
     loop {
@@ -185,7 +210,9 @@ async fn buckets(
         let answer = client.get(path, &query).await?;
         for bucket in answer["data"].as_array().into_iter().flatten() {
             let day = bucket["start_time"].as_i64().unwrap_or_default();
-            bucket["results"].as_array().into_iter().flatten().for_each(|result| each(day, result));
+            for result in bucket["results"].as_array().into_iter().flatten() {
+                each(day, result)?;
+            }
         }
         page = answer["next_page"].as_str().map(str::to_owned);
         if page.is_none() {
@@ -223,8 +250,14 @@ mod tests {
 
     #[test]
     fn amounts_come_as_numbers_and_as_texts() {
-        assert_eq!(money(&json!(0.000_012)), Money(12_000));
-        assert_eq!(money(&json!("1.5")), Money(1_500_000_000));
-        assert_eq!(money(&json!(1.2e-5)), Money(12_000));
+        assert_eq!(money(&json!(0.000_012)).unwrap(), Money(12_000));
+        assert_eq!(money(&json!("1.5")).unwrap(), Money(1_500_000_000));
+        assert_eq!(money(&json!(1.2e-5)).unwrap(), Money(12_000));
+        assert_eq!(money(&json!("0.13080438340307526")).unwrap(), Money(130_804_383));
+        assert_eq!(money(&json!("1.2e-5")).unwrap(), Money(12_000));
+        assert_eq!(money(&json!("3")).unwrap(), Money(3_000_000_000));
+        for wrong in [json!("many"), json!("1.x"), json!(null), json!("nan"), json!("1e300")] {
+            assert!(money(&wrong).is_err(), "{wrong}");
+        }
     }
 }

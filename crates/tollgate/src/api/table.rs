@@ -15,6 +15,10 @@ enum Shape {
     Plain,
     Time,
     Cents,
+    /// Whether a limit is refusing.
+    Reached,
+    /// Decimal dollars as a number.
+    Dollars,
     /// Empty, it stands for all.
     Scopes,
     List,
@@ -68,7 +72,7 @@ const LIMIT_USD: Column = Column { heading: "LIMIT USD", pointer: "/threshold_am
 pub(crate) const SPEND_LIMITS: &[Column] = &[
     LIMIT_USD,
     plain("INTERVAL", "/interval"),
-    plain("STATUS", "/enforcement/status"),
+    Column { heading: "REACHED", pointer: "/enforcement/status", shape: Shape::Reached },
     plain("SPENT", "/spent"),
     plain("HELD", "/held"),
     plain("REMAINING", "/remaining"),
@@ -193,7 +197,7 @@ pub(crate) const COSTS: &[Column] = &[
     plain("KEY", "/api_key_id"),
     plain("USER", "/user_id"),
     plain("LINE ITEM", "/line_item"),
-    plain("USD", "/amount/value"),
+    Column { heading: "USD", pointer: "/amount/value", shape: Shape::Dollars },
 ];
 
 pub(crate) const USAGE: &[Column] = &[
@@ -227,6 +231,19 @@ impl Column {
             (Shape::Cents, Value::Number(cents)) => {
                 let cents = cents.as_i64().unwrap_or(0);
                 format!("{}.{:02}", cents / 100, cents % 100)
+            }
+            (Shape::Reached, Value::String(status)) => {
+                if status == "enforcing" {
+                    "yes".to_owned()
+                } else {
+                    "no".to_owned()
+                }
+            }
+            (Shape::Dollars, Value::Number(dollars)) => {
+                let text = format!("{:.9}", dollars.as_f64().unwrap_or_default());
+                let (whole, places) = text.split_once('.').unwrap_or((&text, ""));
+                // Cents always, and what is below them where there is something.
+                format!("{whole}.{:0<2}", places.trim_end_matches('0'))
             }
             (Shape::Scopes, Value::Array(items)) if items.is_empty() => "all".to_owned(),
             (Shape::List | Shape::Scopes, Value::Array(items)) => {

@@ -58,6 +58,10 @@ pub struct UpstreamSettings {
     /// What becomes of an answer whose client has gone [default: what suits the server, as its list of models tells]
     #[arg(long, value_parser = ["cancel", "drain"], value_name = "WHAT")]
     on_client_gone: Option<String>,
+    /// A parameter of its own that is let through under a hard limit: it leaves the cost of a request as it is. `none` for
+    /// none
+    #[arg(long = "allow-parameter", value_name = "NAME")]
+    allowed_parameters: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -87,6 +91,9 @@ pub enum ModelCommand {
         /// What no request costs more than, in US dollars
         #[arg(long, value_name = "USD")]
         request_cost_max: Option<String>,
+        /// Forget that answers exceeded their bounds, so that bounds are what they were
+        #[arg(long)]
+        forget_violations: bool,
     },
     /// Go back to all embedded figures
     Reset {
@@ -138,8 +145,10 @@ impl Session {
                 max_output,
                 image_tokens,
                 request_cost_max,
+                forget_violations,
             } => {
                 let mut body = Map::new();
+                body.extend(forget_violations.then(|| ("bound_violations".to_owned(), Value::Null)));
                 let money = [
                     ("input_price", input),
                     ("cached_input_price", cached_input),
@@ -198,6 +207,10 @@ fn upstream_body(
     }
     if let Some(file) = settings.api_key_file {
         body.insert("api_key".to_owned(), json!(secret_input::read(&file)?.reveal()));
+    }
+    if !settings.allowed_parameters.is_empty() {
+        let names: Vec<&String> = settings.allowed_parameters.iter().filter(|name| *name != "none").collect();
+        body.insert("allowed_parameters".to_owned(), json!(names));
     }
     if !settings.models.is_empty() {
         body.insert("models".to_owned(), json!(settings.models));

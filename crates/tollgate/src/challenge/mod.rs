@@ -9,6 +9,7 @@ mod phase;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Money, price_book};
 
@@ -81,8 +82,9 @@ pub async fn challenge(
     let left = match &options.limit {
         Some(text) => read_dollars(text)?,
         None => gateway.left().await?.ok_or(
-            "Say how much the key may still spend: --limit USD, or --admin-key-file FILE of a gateway whose admin API \
-             is OpenAI's and has a spend limit for the key's project."
+            "It is not known how much the key may still spend. Set a spend limit of its project first, which the \
+             challenge then spends, and give --admin-key-file FILE of a gateway whose admin API is OpenAI's; or give \
+             --limit USD."
                 .to_owned(),
         )?,
     };
@@ -96,6 +98,8 @@ pub async fn challenge(
     page.compare(&provider.total().await?, recorded_before, &gateway).await?;
     let watched_max = std::time::Duration::from_secs(options.watch);
     phase::race(&target, &provider, &mut page, &gateway, watched_max).await?;
+    // It answers others as it usually does.
+    provider.script(&json!({})).await?;
 
     page.print(format).map_err(|error| error.to_string())?;
     Ok(page.held())

@@ -159,6 +159,7 @@ fn instructions(url: &str, admin_key: &str, kind: Kind, seeded: &Seeded) -> Stri
   export OPENAI_BASE_URL={url}/v1
   export OPENAI_API_KEY={key}
   export OPENAI_ADMIN_KEY={admin_key}
+  export TOLLGATE_URL={url}/v1
 
 1. Call a model:
 
@@ -172,7 +173,7 @@ fn instructions(url: &str, admin_key: &str, kind: Kind, seeded: &Seeded) -> Stri
 2. Reach the cap: the calls go through until the next one could exceed $0.05, and not one further.
 
   for i in $(seq 10); do curl -s {url}/v1/chat/completions -H "Authorization: Bearer $OPENAI_API_KEY" -H "Content-Type: application/json" \
-    -d '{{"model":"{dear_model}","max_completion_tokens":1000,"messages":[{{"role":"user","content":"Tell me everything"}}]{metadata}}}' | cut -c1-150; echo; done
+    -d '{{"model":"{dear_model}","max_completion_tokens":1000,"messages":[{{"role":"user","content":"Tell me everything"}}]{metadata}}}' | cut -c1-400; echo; done
 
    and see what it cost:
 

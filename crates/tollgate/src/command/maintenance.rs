@@ -87,6 +87,11 @@ pub async fn backup(options: &BackupOptions) -> Result<()> {
         return Err(Error::bad_request(format!("{} exists already.", options.file.display())));
     }
     let directory = DataDir::new(&options.data.data);
+    // A disk that is not mounted is a directory that is not there.
+    let parent = options.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        return Err(Error::bad_request(format!("There is no directory {}.", parent.display())));
+    }
     let db = open_to_read(directory.path()).await?;
     db.copy_to(&options.file).await?;
     let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
@@ -105,6 +110,9 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
     let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
     say(&format!("{} restored to {}.", options.file.display(), directory.path().display()));
     if !secrets.exists() {
+        if let Some(place) = secrets.parent() {
+            tollgate_store::make_directory(place)?;
+        }
         say(&format!(
             "Bring the secrets file back to {} before you start `tollgate serve`.",
             secrets.display()
