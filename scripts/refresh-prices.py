@@ -41,6 +41,9 @@ CONTEXT = {
     "gpt-4.1": 1_047_576, "gpt-4.1-mini": 1_047_576, "gpt-4.1-nano": 1_047_576, "gpt-4-32k": 32_768,
 }
 
+# Free by the provider's own word, and not in the source.
+FREE = ["omni-moderation-2024-09-26", "omni-moderation-latest", "text-moderation-007", "text-moderation-latest", "text-moderation-stable"]
+
 RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"]
 
 OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
@@ -118,6 +121,8 @@ def main():
                 limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
                 image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE), IMAGE_TOKENS.get(model.id, ""))
                 lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image)]))
+    for name in FREE:
+        lines[name] = "\t".join([name, "0"] + [""] * 11)
     header = [
         f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
         "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD stands for any date.",

@@ -4,7 +4,7 @@ import time
 import openai
 import pytest
 
-from harness import UPSTREAM_SECRET, request
+from harness import UPSTREAM_SECRET, Fake, request
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -69,6 +69,68 @@ def test_embeddings_in_both_encodings(gateway, client):
     decoded = lenient.embeddings.create(model=model, input=texts, dimensions=16)
     assert [item.embedding for item in decoded.data] == [pytest.approx(item.embedding) for item in plain.data]
     assert lenient.embeddings.create(model=model, input=[[1, 2, 3]]).usage.prompt_tokens == 3
+
+
+INSTRUCT = "gpt-3.5-turbo-instruct"
+
+
+def test_completions_of_prompts(gateway, client, simulator):
+    simulator.config(output_tokens=7)
+    answer = client.completions.create(model=INSTRUCT, prompt="Say something.", max_tokens=5, n=2)
+    assert [choice.finish_reason for choice in answer.choices] == ["length"] * 2 and answer.usage.completion_tokens == 10
+    assert len(client.completions.create(model=INSTRUCT, prompt=["a", "b", "c"], n=2).choices) == 6
+    assert client.completions.create(model=INSTRUCT, prompt=[[1, 2], [3]]).usage.prompt_tokens == 3
+    assert gateway.requests()[0]["input_tokens"] == 3 and gateway.requests()[0]["usage_source"] == "upstream"
+    lenient = gateway.client(client.api_key, _strict_response_validation=False)
+    for asks in [None, True]:
+        options = {"stream_options": {"include_usage": True}} if asks else {}
+        # OpenAI's own streams do not pass its SDK's strict check: the reason to finish is null until there is one.
+        stream = lenient.completions.create(model=INSTRUCT, prompt="x", stream=True, **options)
+        chunks = list(stream)
+        assert len("".join(choice.text for chunk in chunks for choice in chunk.choices).split()) == 7
+        assert sum(1 for chunk in chunks if chunk.usage) == (1 if asks else 0)
+        assert gateway.requests()[0]["output_tokens"] == 7 and gateway.requests()[0]["usage_source"] == "upstream"
+    billed = sum(entry["billed_output"] for entry in simulator.requests)
+    assert billed == sum(recorded["output_tokens"] for recorded in gateway.requests())
+    usage = gateway.get("/v1/organization/usage/completions", start_time=int(time.time()) - 86_400).json["data"]
+    assert sum(result["output_tokens"] for bucket in usage for result in bucket["results"]) == billed
+
+
+def test_a_prompt_is_bounded_by_its_texts_and_the_sixteen_tokens_it_makes_unless_it_says(server):
+    fake = server.fake(lambda body, handler: (200, Fake.completion(output=body.get("max_tokens", 1))))
+    key = server.key(server.default_project)["value"]
+    server.limit(server.default_project, 100)
+    complete = lambda **more: request(server.url, "POST", "/v1/completions", key=key, body={"model": "fake", **more})
+    bounds = []
+    for more in [{"prompt": "x"}, {"prompt": "x", "max_tokens": 16}, {"prompt": ["x", "y"]}, {"prompt": ["x", "y"], "n": 2, "best_of": 3}]:
+        assert complete(**more).status == 200
+        assert fake.bodies[-1]["max_tokens"] == 16, "an upstream may have another idea of the usual"
+        bounds.append(float(server.requests()[0]["bound"]))
+    outputs = [bound * 1e5 // 16 for bound in bounds]
+    assert outputs[0] == outputs[1] and outputs[2] == 2 * outputs[0] and outputs[3] == 6 * outputs[0], bounds
+    for bad, param in [({}, "prompt"), ({"prompt": True}, "prompt"), ({"prompt": "x", "max_tokens": -1}, "max_tokens"),
+                       ({"prompt": "x", "n": 0}, "n"), ({"prompt": "x", "service_tier": "flex"}, "service_tier")]:
+        refused = complete(**bad)
+        assert refused.status == 400 and refused.error["param"] == param, refused
+    assert complete(prompt=[{"prompt_embeds": "x"}]).status == 200
+    assert float(server.requests()[0]["bound"]) > 8192e-6, "what shows nothing of its size may fill the context"
+
+
+def test_moderations_are_free_and_recorded(gateway, client):
+    gateway.limit(gateway.default_project, 1)
+    answer = client.moderations.create(input=["peace", "violence"])
+    assert [result.flagged for result in answer.results] == [False, True] and answer.model == "omni-moderation-latest"
+    parts = [{"type": "text", "text": "violence"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    assert client.moderations.create(model="omni-moderation-latest", input=parts).results[0].flagged
+    recorded = gateway.requests()
+    assert {(r["model"], r["cost"], r["usage_source"], r["state"]) for r in recorded} == {("omni-moderation-latest", "0.000000000", "observed", "settled")}
+    usage = gateway.get("/v1/organization/usage/moderations", start_time=int(time.time()) - 86_400, group_by="model").json["data"]
+    [result] = [result for bucket in usage for result in bucket["results"]]
+    assert result["object"] == "organization.usage.moderations.result" and result["num_model_requests"] == 2 and result["input_tokens"] > 0
+    assert gateway.admin.usage.moderations(start_time=int(time.time()) - 86_400).data
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.moderations.create(input=[], extra_body={"input": None})
+    assert refused.value.param == "input"
 
 
 def test_models_are_those_of_the_upstreams(gateway, client):
@@ -137,6 +199,47 @@ def test_a_call_that_is_no_json_or_too_large(gateway):
         assert answer.status == 400 and answer.error["message"], answer
     answer = gateway.call("POST", "/v1/chat/completions", b" " * (11 * 1024 * 1024), key=key)
     assert answer.status == 413 and answer.error["code"] == "request_too_large"
+
+
+PATHS = ["/v1/chat/completions", "/chat/completions", "/openai/v1/chat/completions", "/openai/deployments/gpt-4o-mini/chat/completions"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("field", ["Authorization", "x-api-key", "API-Key"])
+def test_a_key_is_read_where_any_provider_s_client_puts_it_and_paths_have_other_names(gateway, path, field):
+    key = gateway.key(gateway.default_project)["value"]
+    value = f"Bearer {key}" if field == "Authorization" else key
+    body = {"model": "gpt-4o-mini", "messages": HELLO, "max_tokens": 3}
+    answer = request(gateway.url, "POST", path, body=body, headers={field: value}, query={"api-version": "2024-10-21"})
+    assert answer.status == 200 and answer.json["usage"]["completion_tokens"] == 3, answer
+    assert request(gateway.url, "GET", path, headers={field: value}).status == 405
+
+
+def test_one_key_is_presented_and_no_other(gateway):
+    one, two = (gateway.key(gateway.default_project)["value"] for _ in range(2))
+    call = lambda **headers: request(gateway.url, "GET", "/v1/models", headers={name.replace("_", "-"): value for name, value in headers.items()})
+    assert call(Authorization=f"Bearer {one}", x_api_key=one, api_key=one).status == 200
+    for other in [two, "sk-wrong", "x\xff"]:
+        for headers in [{"Authorization": f"Bearer {one}", "x_api_key": other}, {"api_key": other, "x_api_key": one}]:
+            refused = call(**headers)
+            assert refused.status == 400 and refused.error["code"] == "conflicting_api_keys", refused
+    assert call(Authorization="Basic abc", x_api_key=one).status == 200, "another scheme is no key"
+    assert call(x_api_key="").status == 401 and call(api_key="nonsense").error["code"] == "invalid_api_key"
+    assert request(gateway.url, "GET", "/v1/organization/projects", headers={"x-api-key": gateway.admin_key}).status == 401
+
+
+def test_azure_s_client_names_the_model_in_the_path(gateway):
+    key = gateway.key(gateway.default_project)["value"]
+    client = openai.AzureOpenAI(azure_endpoint=gateway.url, api_key=key, api_version="2024-10-21", max_retries=0)
+    answer = client.chat.completions.create(model="gpt-4o-mini", messages=HELLO)
+    assert answer.model == "gpt-4o-mini" and gateway.requests()[0]["model"] == "gpt-4o-mini"
+    named = openai.AzureOpenAI(azure_endpoint=gateway.url, azure_deployment="gpt-4o", api_key=key, api_version="2024-10-21", max_retries=0)
+    assert named.chat.completions.create(model="whatever", messages=HELLO).model == "gpt-4o"
+    assert gateway.requests()[0]["model"] == "gpt-4o", "the path goes before the body"
+    assert client.embeddings.create(model="text-embedding-3-small", input="x").model == "text-embedding-3-small"
+    for path in ["/openai/deployments/none/chat/completions", "/openai/deployments/gpt-4o/models", "/openai/deployments//chat/completions",
+                 "/openai/deployments/gpt-4o", "/openai/nonsense", "/modelsx", "/chat/completionsx"]:
+        assert request(gateway.url, "POST", path, key=key, body={"messages": HELLO}).status == 404, path
 
 
 def test_unknown_paths_and_methods(gateway):

@@ -269,6 +269,9 @@ impl Request {
     /// The most it can cost; `None` if that is not known.
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
+        if self.is_free() {
+            return Some(Bound::default());
+        }
         let computed = match (self.size.input_bound(), self.size.output_bound()) {
             (Some(input), Some(output)) => price.bound(input, output),
             _ => None,
@@ -278,6 +281,18 @@ impl Request {
             (None, Some(ceiling)) if self.is_priced() => Some(Bound { input: Money::ZERO, output: ceiling }),
             (bound, _) => bound,
         }
+    }
+
+    /// Whether it costs nothing, however much it takes and makes.
+    pub fn is_free(&self) -> bool {
+        let is_free = |rates: Rates| {
+            let output = rates.output.unwrap_or_default();
+            rates.dearest_input() == UnitPrice(0) && output == UnitPrice(0)
+        };
+        let price = self.price.filter(|_| self.is_priced());
+        price.is_some_and(|price| {
+            is_free(price.rates) && price.long_context.is_none_or(|(_, rates)| is_free(rates))
+        })
     }
 
     /// Whether its usage can be turned into money.
@@ -405,6 +420,23 @@ mod tests {
             Some(200),
             "never below what it is told"
         );
+    }
+
+    #[test]
+    fn what_is_free_is_bounded_whatever_is_asked_for() {
+        let rates = Rates { input: UnitPrice(0), cached_input: None, cache_write: None, output: None };
+        let free = Request {
+            price: Some(Price { rates, long_context: None }),
+            size: Size::without_output(None),
+            ceiling: None,
+        };
+        assert_eq!(free.bound(), Some(Bound::default()));
+        let endless = Size { output_each: None, output_each_max: None, ..free.size };
+        assert_eq!(Request { size: endless, ..free }.bound(), None, "its output has no price");
+        let cached = Rates { cached_input: Some(UnitPrice(1)), ..rates };
+        let price = Some(Price { rates, long_context: Some((1, cached)) });
+        assert_eq!(Request { price, ..free }.bound(), None);
+        assert_eq!(Request { price: None, ..free }.bound(), None);
     }
 
     #[test]

@@ -7,15 +7,16 @@ use serde_json::value::RawValue;
 use tollgate_core::{Error, Result};
 
 use crate::fields::{Raw, Text, fields};
-use crate::messages::{EmbeddingsInput, Messages, Tools};
+use crate::messages::{Input, Messages, Tools};
 use crate::parameters;
 
 fields! {
-    /// The fields that are looked at, of chat completions and of embeddings.
+    /// The fields that are looked at, of all endpoints.
     struct Body {
         model: Option<Cow<'a, str>>,
         messages: Option<Messages<'a>>,
-        input: Option<EmbeddingsInput>,
+        input: Option<Input>,
+        prompt: Option<Input>,
         stream: Option<bool>,
         stream_options: Raw<'a>,
         max_tokens: Raw<'a>,
@@ -37,6 +38,12 @@ fields! {
         models: Option<IgnoredAny>,
         chat_template: Option<IgnoredAny>,
         ; others: not parameters::is_harmless,
+    }
+}
+
+fields! {
+    struct ModelName {
+        model: Raw<'a>,
     }
 }
 
@@ -65,7 +72,7 @@ impl Body<'_> {
     }
 
     /// What would be metered or priced wrongly is refused, until it is served.
-    pub(crate) fn refuse_what_is_missing(&self, messages: &Messages<'_>) -> Result<()> {
+    pub(crate) fn refuse_what_is_missing(&self, audio_at: Option<usize>) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
@@ -99,7 +106,7 @@ impl Body<'_> {
             let param = if speaks { "modalities" } else { "audio" };
             return Err(Error::unsupported(param, "Audio output is not served yet."));
         }
-        if let Some(at) = messages.audio_at {
+        if let Some(at) = audio_at {
             let message = "Audio input is not served yet.";
             return Err(Error::unsupported(format!("messages[{at}].content"), message));
         }

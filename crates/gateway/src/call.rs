@@ -9,7 +9,7 @@ use tollgate_core::price_book::ModelFacts;
 use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result, input};
 
-use crate::body::{Body, StreamOptions};
+use crate::body::{Body, ModelName, StreamOptions};
 use crate::edit::{self, Edit};
 use crate::growth;
 use crate::output_limit::OutputLimit;
@@ -21,6 +21,8 @@ pub(crate) struct Call {
     pub(crate) endpoint: Endpoint,
     pub(crate) model: String,
     pub(crate) is_stream: bool,
+    /// How the body is changed so that it names the model that the path did.
+    model_edit: Option<Edit>,
     /// How the body is changed so that a stream ends with its usage; `None` if it does already, or is no stream.
     usage_edit: Option<Edit>,
     /// The tier of service that is asked for, as it stands in the body; `None` if there is none.
@@ -50,18 +52,21 @@ const BYTES_PER_TOKEN: u64 = 4;
 const CHOICES_MAX: i64 = 128;
 
 impl Call {
-    pub(crate) fn read(endpoint: Endpoint, bytes: &[u8]) -> Result<Self> {
+    /// `deployment` is the model that the path names, which goes before that of the body.
+    pub(crate) fn read(endpoint: Endpoint, bytes: &[u8], deployment: Option<&str>) -> Result<Self> {
         // What is passed over below would not be looked at either, and other readers make something of it.
         if std::str::from_utf8(bytes).is_err() {
             return Err(Error::bad_request("The body is not UTF-8."));
         }
         let body: Body<'_> = input::from_json(bytes)?;
-        let model =
-            body.model.as_deref().filter(|model| !model.is_empty()).ok_or_else(|| missing("model"))?;
+        let named = deployment.or_else(|| endpoint.usual_model().filter(|_| body.model.is_none()));
+        let model = named.or(body.model.as_deref()).filter(|model| !model.is_empty());
+        let model = model.ok_or_else(|| missing("model"))?;
         let mut call = Self {
             endpoint,
             model: model.to_owned(),
             is_stream: false,
+            model_edit: named.map(|name| name_model(bytes, name)).transpose()?.flatten(),
             usage_edit: None,
             tier: None,
             output_limit: OutputLimit::default(),
@@ -76,23 +81,34 @@ impl Call {
             has_prediction: body.prediction.is_some(),
             unknown: Vec::new(),
         };
-        if endpoint == Endpoint::Embeddings {
-            call.has_files = !body.input.as_ref().ok_or_else(|| missing("input"))?.is_text;
-            call.unknown = body.others;
-            return Ok(call);
+        match endpoint {
+            Endpoint::Embeddings | Endpoint::Moderations => {
+                call.has_files = !body.input.as_ref().ok_or_else(|| missing("input"))?.is_text;
+                call.unknown = body.others;
+                return Ok(call);
+            }
+            Endpoint::Completions => {
+                body.refuse_what_is_missing(None)?;
+                let prompt = body.prompt.as_ref().ok_or_else(|| missing("prompt"))?;
+                call.has_files = !prompt.is_text;
+                call.choices = prompt.count.max(1);
+            }
+            Endpoint::ChatCompletions => {
+                let messages = body.messages.as_ref().ok_or_else(|| missing("messages"))?;
+                body.refuse_what_is_missing(messages.audio_at)?;
+                (call.messages, call.images) = (messages.count, messages.images);
+                call.addresses = messages.addresses.iter().map(|text| Edit::range_of(bytes, text)).collect();
+                call.has_files = messages.has_files;
+            }
         }
-        let messages = body.messages.as_ref().ok_or_else(|| missing("messages"))?;
-        body.refuse_what_is_missing(messages)?;
-        (call.messages, call.images) = (messages.count, messages.images);
-        call.addresses = messages.addresses.iter().map(|text| Edit::range_of(bytes, text)).collect();
-        call.has_files = messages.has_files;
         let limits = [
             (OutputLimitField::MaxTokens, body.max_tokens),
             (OutputLimitField::MaxCompletionTokens, body.max_completion_tokens),
         ];
         call.output_limit = OutputLimit::read(bytes, limits)?;
         // Of the second kind only the best are answered, and all are billed.
-        call.choices = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
+        let each = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
+        call.choices = call.choices.saturating_mul(each);
         call.is_stream = body.stream.unwrap_or(false);
         if call.is_stream {
             call.usage_edit = ask_for_usage(bytes, body.stream_options.0)?;
@@ -127,15 +143,16 @@ impl Call {
 
     /// The most output of one choice as the request limits it, and what is known of the model; `None` if nothing does.
     pub(crate) fn output_each(&self, facts: &ModelFacts) -> Option<u64> {
-        if self.endpoint == Endpoint::Embeddings {
+        if !self.makes_output() {
             return Some(0);
         }
         let of_model = facts.max_output_tokens.or(facts.context_tokens);
-        self.output_limit.tokens().into_iter().chain(of_model).min()
+        let asked = self.output_limit.tokens().or(self.endpoint.usual_output());
+        asked.into_iter().chain(of_model).min()
     }
 
     pub(crate) fn makes_output(&self) -> bool {
-        self.endpoint == Endpoint::ChatCompletions
+        self.endpoint.makes_output()
     }
 
     /// What the images can be at most; `None` if that is not known of the model, or there is content that shows nothing
@@ -194,10 +211,13 @@ impl Call {
         limit: Option<u64>,
         is_usual_tier: bool,
     ) -> Vec<Edit> {
-        if self.endpoint == Endpoint::Embeddings {
-            return Vec::new();
+        let mut edits: Vec<Edit> = self.model_edit.iter().cloned().collect();
+        if !self.makes_output() {
+            return edits;
         }
-        let mut edits = self.output_limit.edits(body, field, limit);
+        // Of a prompt there is only the older name.
+        let field = if self.endpoint == Endpoint::Completions { OutputLimitField::MaxTokens } else { field };
+        edits.extend(self.output_limit.edits(body, field, limit));
         edits.extend(self.usage_edit.clone());
         if is_usual_tier {
             edits.extend(ask_for_usual_tier(body, self.tier.clone()));
@@ -220,6 +240,17 @@ fn choices(name: &str, count: Option<i64>) -> Result<u64> {
             format!("Invalid '{name}': expected a value from 1 to {CHOICES_MAX}, but got {count}."),
         )),
     }
+}
+
+/// The change that names a model, if the body does not name it already.
+fn name_model(body: &[u8], name: &str) -> Result<Option<Edit>> {
+    let given: ModelName<'_> = input::from_json(body)?;
+    let name = Value::from(name).to_string();
+    Ok(match given.model.0.map(RawValue::get) {
+        Some(given) if given == name => None,
+        Some(given) => Some(Edit { range: Edit::range_of(body, given), text: name }),
+        None => Some(Edit::insert(body, &format!("\"model\":{name}"))),
+    })
 }
 
 /// The change that makes a stream report its usage. Without it what a stream cost would be a guess.
@@ -258,11 +289,11 @@ mod tests {
     const CHAT: &str = r#""model":"m","messages":[{"role":"user","content":"hi"}]"#;
 
     fn chat(fields: &str) -> Result<Call> {
-        Call::read(Endpoint::ChatCompletions, format!("{{{CHAT}{fields}}}").as_bytes())
+        Call::read(Endpoint::ChatCompletions, format!("{{{CHAT}{fields}}}").as_bytes(), None)
     }
 
     fn sent(text: &str) -> Value {
-        let call = Call::read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
+        let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
         let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, None, false);
         serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap()
     }
@@ -318,7 +349,7 @@ mod tests {
             ["", r#","service_tier":"auto""#, r#","service_tier":null"#, r#", "service_tier" : "default""#]
         {
             let text = format!("{{{CHAT}{tier}}}");
-            let call = Call::read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
+            let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
             let sent = |is_usual_tier| {
                 let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, None, is_usual_tier);
                 serde_json::from_slice::<Value>(&edit::apply(text.as_bytes(), &edits)).unwrap()
@@ -329,14 +360,32 @@ mod tests {
     }
 
     #[test]
+    fn the_model_of_the_path_is_the_one_that_is_sent() {
+        for (body, expected) in [
+            (r#"{"messages":[]}"#, r#"{"model":"a\"b","messages":[]}"#),
+            (r#"{"model":"c","messages":[]}"#, r#"{"model":"a\"b","messages":[]}"#),
+            (r#"{"messages":[], "model" : "a\"b"}"#, r#"{"messages":[], "model" : "a\"b"}"#),
+        ] {
+            let call = Call::read(Endpoint::ChatCompletions, body.as_bytes(), Some("a\"b")).unwrap();
+            let edits = call.edits(body.as_bytes(), OutputLimitField::MaxTokens, None, false);
+            assert_eq!(edit::apply(body.as_bytes(), &edits).as_ref(), expected.as_bytes());
+            assert_eq!(call.model, "a\"b");
+        }
+    }
+
+    #[test]
     fn only_parameters_that_are_known_to_do_no_harm_are_passed_over() {
         let call = chat(r#","temperature":1,"top_k":5,"n_predict":4000,"fallbacks":[],"seed":1"#).unwrap();
         assert_eq!(call.unknown_parameter(&[]), Some("n_predict"));
         assert_eq!(call.unknown_parameter(&["n_predict".to_owned()]), Some("fallbacks"));
         assert_eq!(call.unknown_parameter(&["n_predict".to_owned(), "fallbacks".to_owned()]), None);
         assert!(
-            Call::read(Endpoint::ChatCompletions, b"{\"model\":\"m\",\"messages\":[],\"user\":\"\xff\"}")
-                .is_err()
+            Call::read(
+                Endpoint::ChatCompletions,
+                b"{\"model\":\"m\",\"messages\":[],\"user\":\"\xff\"}",
+                None
+            )
+            .is_err()
         );
     }
 
@@ -357,10 +406,12 @@ mod tests {
             (r#"{"url":5}"#, r#"{"url":5}"#),
         ] {
             let body = part(image);
-            let call = Call::read(Endpoint::ChatCompletions, body.as_bytes()).unwrap();
+            let call = Call::read(Endpoint::ChatCompletions, body.as_bytes(), None).unwrap();
             assert_eq!(String::from_utf8(call.text(body.as_bytes()).0).unwrap(), part(rest));
         }
-        assert!(Call::read(Endpoint::ChatCompletions, part(r#"{"url":"a","url":"b"}"#).as_bytes()).is_err());
+        assert!(
+            Call::read(Endpoint::ChatCompletions, part(r#"{"url":"a","url":"b"}"#).as_bytes(), None).is_err()
+        );
     }
 
     #[test]
@@ -368,7 +419,7 @@ mod tests {
         let none = ModelFacts::default();
         let bound = |input: &str| {
             let text = format!(r#"{{"model":"m","input":{input}}}"#);
-            Call::read(Endpoint::Embeddings, text.as_bytes()).map(|call| call.input_max(&none, None))
+            Call::read(Endpoint::Embeddings, text.as_bytes(), None).map(|call| call.input_max(&none, None))
         };
         for input in [r#""a""#, r#"["a","b"]"#, "[1,2]", "[[1],[2,3]]", "[]"] {
             assert!(bound(input).unwrap().is_some(), "{input}");
@@ -406,7 +457,7 @@ mod tests {
             assert_eq!(chat(fields).unwrap_err().param.as_deref(), Some(param), "{fields}");
         }
         let audio = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{}}]}]}"#;
-        let error = Call::read(Endpoint::ChatCompletions, audio.as_bytes()).unwrap_err();
+        let error = Call::read(Endpoint::ChatCompletions, audio.as_bytes(), None).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("messages[0].content"));
         assert!(chat(r#","service_tier":null,"store":false,"modalities":["text"]"#).is_ok());
     }
@@ -422,7 +473,7 @@ mod tests {
             (Endpoint::Embeddings, r#"{"model":"m"}"#, "input"),
         ] {
             assert_eq!(
-                Call::read(endpoint, text.as_bytes()).unwrap_err().param.as_deref(),
+                Call::read(endpoint, text.as_bytes(), None).unwrap_err().param.as_deref(),
                 Some(param),
                 "{text}"
             );
@@ -453,7 +504,7 @@ mod tests {
         let predicted = chat(r#","max_tokens":10,"prediction":{"type":"content","content":"x"}"#).unwrap();
         assert_eq!((plain.output_extra(), predicted.output_extra()), (0, predicted.body_bytes));
         let image = r#"{"model":"m","messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"u"}}]}]}"#;
-        let image = Call::read(Endpoint::ChatCompletions, image.as_bytes()).unwrap();
+        let image = Call::read(Endpoint::ChatCompletions, image.as_bytes(), None).unwrap();
         assert_eq!(
             (image.input_max(&facts, None), image.input_max(&none, None)),
             (Some(8_500), None),
@@ -461,7 +512,7 @@ mod tests {
         );
         let seen = ModelFacts { image_tokens: Some(1_445), ..none };
         assert_eq!(image.input_max(&seen, None), Some(1_445 + image.body_bytes - 3 + FRAMING_TOKENS));
-        let embeddings = Call::read(Endpoint::Embeddings, br#"{"model":"m","input":["a"]}"#).unwrap();
+        let embeddings = Call::read(Endpoint::Embeddings, br#"{"model":"m","input":["a"]}"#, None).unwrap();
         assert_eq!(
             (embeddings.output_each(&none), embeddings.input_max(&none, None)),
             (Some(0), Some(27 + FRAMING_TOKENS))

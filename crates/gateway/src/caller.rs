@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tollgate_core::key::{KeyKind, PresentedKey};
 use tollgate_core::{Error, Permission, ProjectId, Result};
 use tollgate_replica::{Key, Refused};
-use tollgate_wire::Exchange;
+use tollgate_wire::{Exchange, Headers};
 
 use crate::{Gateway, permit};
 
@@ -18,7 +18,7 @@ pub(crate) struct Caller {
 /// Proves the caller, who wants to do what needs `wanted`, on the newest snapshot. Costs no query, whatever is presented.
 pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permission) -> Result<Caller> {
     let headers = &exchange.head.headers;
-    let presented = headers.bearer().ok_or_else(Refused::missing)?;
+    let presented = presented(headers)?;
     let now = gateway.clock.now();
     let snapshot = gateway.replica.snapshot();
     let key = snapshot
@@ -35,4 +35,16 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permi
     permit::scope(&caller, wanted)?;
     gateway.replica.note_use(key, now);
     Ok(caller)
+}
+
+/// The one key that a request presents, in whatever field.
+fn presented(headers: &Headers) -> Result<&str> {
+    let mut keys = headers.keys();
+    let key = keys.next().ok_or_else(Refused::missing)?;
+    if keys.any(|other| other != key) {
+        let message =
+            "Two different keys were presented. Send one, in 'Authorization', 'x-api-key' or 'api-key'.";
+        return Err(Error::bad_request(message).code("conflicting_api_keys"));
+    }
+    Ok(key)
 }

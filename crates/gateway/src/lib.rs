@@ -37,6 +37,7 @@ use tollgate_replica::Replica;
 use tollgate_wire::Dialer;
 
 pub use pool::Pool;
+pub use route::is_of_gateway;
 pub use serve::serve;
 
 /// What the operator can set.

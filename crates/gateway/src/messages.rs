@@ -125,55 +125,70 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     }
 }
 
-/// The input of embeddings: texts, or tokens. Whatever else is given shows nothing of its size.
-pub(crate) struct EmbeddingsInput {
+/// A prompt, or the input of embeddings: texts, or tokens. Whatever else is given shows nothing of its size.
+pub(crate) struct Input {
     pub(crate) is_text: bool,
+    /// How many texts.
+    pub(crate) count: u64,
 }
 
-impl<'de> Deserialize<'de> for EmbeddingsInput {
+impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any {
             depth: u8,
         }
 
-        impl<'de> serde::de::DeserializeSeed<'de> for Any {
-            type Value = bool;
+        /// Whether it is text, how many, and whether it is a token.
+        #[derive(Clone, Copy)]
+        struct Item {
+            is_text: bool,
+            count: u64,
+            is_token: bool,
+        }
 
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        impl<'de> serde::de::DeserializeSeed<'de> for Any {
+            type Value = Item;
+
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Item, D::Error> {
                 deserializer.deserialize_any(self)
             }
         }
 
         impl<'de> Visitor<'de> for Any {
-            type Value = bool;
+            type Value = Item;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string, an array of strings, or an array of tokens")
             }
 
-            fn visit_str<E>(self, _: &str) -> Result<bool, E> {
-                Ok(self.depth < 2)
+            fn visit_str<E>(self, _: &str) -> Result<Item, E> {
+                Ok(Item { is_text: self.depth < 2, count: 1, is_token: false })
             }
 
-            fn visit_u64<E>(self, _: u64) -> Result<bool, E> {
-                Ok(self.depth > 0)
+            fn visit_u64<E>(self, _: u64) -> Result<Item, E> {
+                Ok(Item { is_text: self.depth > 0, count: 0, is_token: true })
             }
 
-            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<bool, S::Error> {
-                let mut is_text = self.depth < 2;
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Item, S::Error> {
+                let mut all = Item { is_text: self.depth < 2, count: 0, is_token: false };
+                let mut tokens = 0_u64;
                 while let Some(item) = seq.next_element_seed(Any { depth: self.depth + 1 })? {
-                    is_text &= item;
+                    all.is_text &= item.is_text;
+                    all.count += item.count;
+                    tokens += u64::from(item.is_token);
                 }
-                Ok(is_text)
+                // A list of tokens is one text.
+                all.count += u64::from(tokens > 0);
+                Ok(all)
             }
 
-            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<bool, M::Error> {
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Item, M::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(false)
+                Ok(Item { is_text: false, count: 1, is_token: false })
             }
         }
-        let is_text = deserializer.deserialize_any(Any { depth: 0 })?;
-        Ok(Self { is_text })
+        let Item { is_text, count, .. } = deserializer.deserialize_any(Any { depth: 0 })?;
+        Ok(Self { is_text, count })
     }
 }
 

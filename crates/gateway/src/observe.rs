@@ -180,8 +180,8 @@ fn mentions_usage(event: &[u8]) -> bool {
 
 /// How much text of the model an event carries, escapes included; `None` if none.
 pub(crate) fn text_bytes(event: &[u8]) -> Option<u64> {
-    static TEXTS: LazyLock<[Finder<'static>; 5]> = LazyLock::new(|| {
-        ["content", "arguments", "reasoning_content", "reasoning", "refusal"]
+    static TEXTS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+        ["content", "text", "arguments", "reasoning_content", "reasoning", "refusal"]
             .map(|name| Finder::new(&format!("\"{name}\":")).into_owned())
     });
     let of = |name: &Finder<'static>| {
@@ -232,6 +232,7 @@ mod tests {
         assert_eq!(text_bytes(br#"data: {"delta":{"content":"abc"}}"#), Some(3));
         assert_eq!(text_bytes(br#"data: {"delta":{"content": "a\"b"}}"#), Some(4));
         assert_eq!(text_bytes(br#"data: {"delta":{"reasoning":"abc"}}"#), Some(3));
+        assert_eq!(text_bytes(br#"data: {"choices":[{"text":"abc"}]}"#), Some(3));
         assert_eq!(
             text_bytes(br#"data: {"delta":{"tool_calls":[{"function":{"arguments":"{}"}}]}}"#),
             Some(2)

@@ -5,7 +5,7 @@
 //! bound, unless an operator says of the upstream that it does no harm.
 
 /// Parameters that are passed over here: how tokens are chosen, in what form, and what is told beside them. In order.
-const HARMLESS: [&str; 76] = [
+const HARMLESS: [&str; 78] = [
     "add_generation_prompt",
     "add_special_tokens",
     "allowed_token_ids",
@@ -22,6 +22,7 @@ const HARMLESS: [&str; 76] = [
     "dry_sequence_breakers",
     "dynatemp_exponent",
     "dynatemp_range",
+    "echo",
     "enable_thinking",
     "encoding_format",
     "frequency_penalty",
@@ -72,6 +73,7 @@ const HARMLESS: [&str; 76] = [
     "stop",
     "stop_token_ids",
     "structured_outputs",
+    "suffix",
     "temperature",
     "think",
     "tool_choice",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
+use tollgate_core::price::TokenUsage;
 use tollgate_core::upstream::OnClientGone;
 use tollgate_core::{Error, Money, Result};
 use tollgate_ledger::{Dispatched, Hold};
@@ -135,6 +136,10 @@ async fn whole(
         pool.put(origin, connection);
     }
     hold.on_disk().await;
+    let mut hold = hold;
+    if !asked.call.endpoint.reports_usage() {
+        hold.observe(TokenUsage { input: asked.call.input_estimate(), ..TokenUsage::default() });
+    }
     settle_whole(hold, asked.call, status, &body);
     if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
         return Err(error);

@@ -7,31 +7,63 @@ use tollgate_wire::{RequestHead, percent_decoded};
 pub(crate) enum Route {
     Models,
     Model(String),
-    Call(Endpoint),
+    /// With the model, where the path names it.
+    Call(Endpoint, Option<String>),
 }
 
 /// An endpoint that costs money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     ChatCompletions,
+    /// The older way, of a prompt in place of messages.
+    Completions,
     Embeddings,
+    Moderations,
 }
 
 impl Endpoint {
-    const ALL: [Self; 2] = [Self::ChatCompletions, Self::Embeddings];
+    const ALL: [Self; 4] = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Moderations];
 
     /// The path below an API's base, the same here and at the upstream.
     pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::ChatCompletions => "/chat/completions",
+            Self::Completions => "/completions",
             Self::Embeddings => "/embeddings",
+            Self::Moderations => "/moderations",
         }
     }
 
     pub(crate) const fn usage(self) -> tollgate_ledger::Endpoint {
         match self {
-            Self::ChatCompletions => tollgate_ledger::Endpoint::Completions,
+            Self::ChatCompletions | Self::Completions => tollgate_ledger::Endpoint::Completions,
             Self::Embeddings => tollgate_ledger::Endpoint::Embeddings,
+            Self::Moderations => tollgate_ledger::Endpoint::Moderations,
+        }
+    }
+
+    pub(crate) const fn makes_output(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
+    }
+
+    /// Whether its answers say how many tokens they took.
+    pub(crate) const fn reports_usage(self) -> bool {
+        !matches!(self, Self::Moderations)
+    }
+
+    /// The model that is meant where none is named.
+    pub(crate) const fn usual_model(self) -> Option<&'static str> {
+        match self {
+            Self::Moderations => Some("omni-moderation-latest"),
+            _ => None,
+        }
+    }
+
+    /// The most output of a choice where the request limits none, if it is not as much as the model makes.
+    pub(crate) const fn usual_output(self) -> Option<u64> {
+        match self {
+            Self::Completions => Some(16),
+            _ => None,
         }
     }
 }
@@ -41,17 +73,19 @@ impl Route {
     pub(crate) const fn needs(&self) -> Permission {
         match self {
             Self::Models | Self::Model(_) => Permission::ModelRead,
-            Self::Call(_) => Permission::ModelRequest,
+            Self::Call(..) => Permission::ModelRequest,
         }
     }
 
     pub(crate) fn of(head: &RequestHead) -> Result<Self> {
         let (method, path) = (head.method(), head.path());
         let nothing = || not_served::unknown_url(method, path);
-        let below = path.strip_prefix("/v1").ok_or_else(nothing)?;
+        let Place { below, deployment } = Place::of(path).ok_or_else(nothing)?;
         let (route, allowed) =
             if let Some(endpoint) = Endpoint::ALL.into_iter().find(|endpoint| endpoint.path() == below) {
-                (Self::Call(endpoint), "POST")
+                (Self::Call(endpoint, deployment), "POST")
+            } else if deployment.is_some() {
+                return Err(nothing());
             } else if below == "/models" {
                 (Self::Models, "GET")
             } else if let Some(name) = below.strip_prefix("/models/").filter(|name| !name.is_empty()) {
@@ -61,6 +95,36 @@ impl Route {
             };
         if method == allowed { Ok(route) } else { Err(wrong_method(method, path, allowed)) }
     }
+}
+
+/// Where a path lies: what is below the base of the API, by whichever of its names.
+struct Place<'p> {
+    below: &'p str,
+    /// The model, where the path names it as Azure's do.
+    deployment: Option<String>,
+}
+
+impl<'p> Place<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        const BASES: [&str; 3] = ["/openai/v1", "/openai", "/v1"];
+        if let Some(rest) = path.strip_prefix("/openai/deployments/") {
+            let (name, _) = rest.split_once('/')?;
+            let name_decoded = percent_decoded(name).filter(|decoded| !decoded.is_empty())?;
+            return Some(Self { below: &rest[name.len()..], deployment: Some(name_decoded) });
+        }
+        let below = |base: &&str| path.strip_prefix(*base).filter(|below| below.starts_with('/'));
+        let below = BASES.iter().find_map(below).unwrap_or(path);
+        Some(Self { below, deployment: None })
+    }
+}
+
+/// Whether a path is for the gateway to answer, if only by saying that there is nothing.
+pub fn is_of_gateway(path: &str) -> bool {
+    let is_below = |base: &str| path.strip_prefix(base).is_some_and(|below| below.starts_with('/'));
+    let is_short = path == "/models"
+        || is_below("/models")
+        || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path);
+    is_below("/v1") || is_below("/openai") || is_short
 }
 
 fn wrong_method(method: &str, path: &str, allowed: &'static str) -> Error {

@@ -34,7 +34,7 @@ async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: Attem
     gateway.replica.check_fresh()?;
     let caller = caller::authenticate(gateway, exchange, route.needs())?;
     exchange.set_header("openai-organization", caller.key.organization.to_string());
-    let endpoint = match route {
+    let (endpoint, deployment) = match route {
         Route::Models => {
             exchange.respond(&models::list(gateway)).await;
             return Ok(());
@@ -44,12 +44,12 @@ async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: Attem
             exchange.respond(&reply).await;
             return Ok(());
         }
-        Route::Call(endpoint) => endpoint,
+        Route::Call(endpoint, deployment) => (endpoint, deployment),
     };
     let reading = Stopwatch::start();
     let bytes_max = gateway.options.body_bytes_max;
     let body = exchange.read_body(bytes_max).await.map_err(|error| error.into_error(bytes_max))?;
-    let call = Call::read(endpoint, &body)?;
+    let call = Call::read(endpoint, &body, deployment.as_deref())?;
     let caller = recheck(gateway, exchange, caller, reading)?;
     let model = permit::model(gateway, &call.model)?;
     let upstream = model.upstreams.first().ok_or_else(|| permit::no_such_model(&call.model))?;

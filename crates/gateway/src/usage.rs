@@ -85,7 +85,7 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
         flags.absurd = true;
         return (None, flags);
     }
-    let makes_output = endpoint == Endpoint::ChatCompletions;
+    let makes_output = endpoint.makes_output();
     let (Some(input), Some(output)) =
         (usage.prompt_tokens, usage.completion_tokens.or((!makes_output).then_some(0)))
     else {

@@ -11,6 +11,7 @@ use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 pub enum Endpoint {
     Completions,
     Embeddings,
+    Moderations,
 }
 
 impl Endpoint {
@@ -18,11 +19,14 @@ impl Endpoint {
         match self {
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Moderations => "moderations",
         }
     }
 
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Completions, Self::Embeddings].into_iter().find(|endpoint| endpoint.as_str() == word)
+        [Self::Completions, Self::Embeddings, Self::Moderations]
+            .into_iter()
+            .find(|endpoint| endpoint.as_str() == word)
     }
 }
 
@@ -208,7 +212,9 @@ impl Outcome {
         flags.absurd |= reported.usage.is_some() && believed.is_none();
         let (source, usage, cost) = match (believed, seen.usage) {
             (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
-            (None, Some(usage)) if !is_limited => (UsageSource::Observed, usage, request.cost(usage)),
+            (None, Some(usage)) if !is_limited || request.is_free() => {
+                (UsageSource::Observed, usage, request.cost(usage))
+            }
             (None, _) => {
                 let (usage, cost) = at_bound(&counted(request, seen), attempt.input_estimate);
                 (UsageSource::Bound, usage, cost)

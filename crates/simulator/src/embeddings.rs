@@ -38,12 +38,12 @@ pub(crate) fn embed(request: &Value, script: &Script) -> Result<(Value, u64), &'
     Ok((body, tokens))
 }
 
-struct Input {
-    tokens: u64,
+pub(crate) struct Input {
+    pub(crate) tokens: u64,
     seed: u64,
 }
 
-fn inputs(input: &Value) -> Result<Vec<Input>, &'static str> {
+pub(crate) fn inputs(input: &Value) -> Result<Vec<Input>, &'static str> {
     let of_text = |text: &str| Input { tokens: text::count(text), seed: hash(text.as_bytes()) };
     let of_tokens = |tokens: &[Value]| Input {
         tokens: tokens.len() as u64,

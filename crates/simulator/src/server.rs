@@ -15,12 +15,20 @@ use tollgate_core::Clock;
 use crate::answer::{Answer, Broken, error_answer, json_answer};
 use crate::books::{Books, Entry};
 use crate::chat::Completion;
-use crate::embeddings;
 use crate::script::{Fault, Script};
+use crate::{completions, embeddings, moderations};
 
 /// The models it lists. It answers for any other as well.
-pub const MODELS: [&str; 6] =
-    ["gpt-4o-mini", "gpt-4o", "gpt-4.1-mini", "o3-mini", "text-embedding-3-small", "simulated-unpriced"];
+pub const MODELS: [&str; 8] = [
+    "gpt-4o-mini",
+    "gpt-4o",
+    "gpt-4.1-mini",
+    "o3-mini",
+    "gpt-3.5-turbo-instruct",
+    "text-embedding-3-small",
+    "omni-moderation-latest",
+    "simulated-unpriced",
+];
 
 const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -76,8 +84,10 @@ impl Simulator {
         let body = body.to_bytes();
         match (&head.method, path.as_str()) {
             (&Method::GET, "/v1/models") => Ok(self.models()),
-            (&Method::POST, "/v1/chat/completions" | "/v1/embeddings") => match serde_json::from_slice(&body)
-            {
+            (
+                &Method::POST,
+                "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/moderations",
+            ) => match serde_json::from_slice(&body) {
                 Ok(body) => self.call(&path, &body, request_id).await,
                 Err(_) => Ok(error_answer(400, "We could not parse the JSON body of your request.", None)),
             },
@@ -141,8 +151,19 @@ impl Simulator {
             }
             _ => {}
         }
-        if path == "/v1/embeddings" {
-            return Ok(self.embeddings(request, script, number).await);
+        match path {
+            "/v1/embeddings" => return Ok(self.embeddings(request, script, number).await),
+            "/v1/completions" => return Ok(self.completion(request, script, number).await),
+            "/v1/moderations" => {
+                tokio::time::sleep(script.latency()).await;
+                books.finish(number);
+                let moderated = moderations::moderate(request, number);
+                return Ok(moderated.map_or_else(
+                    |message| error_answer(400, message, None),
+                    |body| json_answer(200, &body),
+                ));
+            }
+            _ => {}
         }
         let completion = match Completion::new(request, &script, self.0.clock.now().0, number) {
             Ok(completion) => completion,
@@ -154,6 +175,19 @@ impl Simulator {
         books.bill(number, completion.input_tokens, completion.output_tokens);
         tokio::time::sleep(script.latency()).await;
         Ok(completion.answer(script, Arc::clone(books), number))
+    }
+
+    async fn completion(&self, request: &Value, script: Script, number: u64) -> Answer {
+        let completion = match completions::Completion::new(request, &script, self.0.clock.now().0, number) {
+            Ok(completion) => completion,
+            Err(message) => {
+                self.0.books.finish(number);
+                return error_answer(400, message, None);
+            }
+        };
+        self.0.books.bill(number, completion.input_tokens, completion.output_tokens);
+        tokio::time::sleep(script.latency()).await;
+        completion.answer(script, Arc::clone(&self.0.books), number)
     }
 
     async fn embeddings(&self, request: &Value, script: Script, number: u64) -> Answer {

@@ -41,7 +41,7 @@ impl Service for Worker {
             .any(|plane| path.starts_with(plane));
         if is_admin {
             self.admin.serve(exchange).await;
-        } else if path.starts_with("/v1/") {
+        } else if tollgate_gateway::is_of_gateway(path) {
             tollgate_gateway::serve(&self.gateway, &self.pool, exchange, id).await;
         } else {
             self.neither(exchange).await;

@@ -40,6 +40,21 @@ impl Headers {
         (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
     }
 
+    /// The keys that are presented. Clients of different providers have a field each: `Authorization: Bearer`, `x-api-key`,
+    /// `api-key`.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        // What is no text is no key, and yet another one than what stands beside it.
+        fn text(value: &[u8]) -> &str {
+            std::str::from_utf8(value).unwrap_or("\u{fffd}").trim()
+        }
+        fn bearer(value: &[u8]) -> Option<&str> {
+            let (scheme, token) = text(value).split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        }
+        let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| self.all(name)).map(text);
+        self.all("authorization").filter_map(bearer).chain(plain).filter(|key| !key.is_empty())
+    }
+
     /// Whether a comma-separated field lists `token`.
     fn lists(&self, name: &'static str, token: &str) -> bool {
         self.all(name).any(|value| {

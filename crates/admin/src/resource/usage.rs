@@ -1,4 +1,4 @@
-//! Usage of completions and of embeddings, by bucket of time.
+//! Usage of completions, embeddings and moderations, by bucket of time.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,6 +26,14 @@ pub(crate) fn operations() -> Operations {
             "usage-embeddings",
             Needs(Permission::UsageRead),
             embeddings,
+        )
+        .after_settling()
+        .reading_long()
+        .get(
+            "/v1/organization/usage/moderations",
+            "usage-moderations",
+            Needs(Permission::UsageRead),
+            moderations,
         )
         .after_settling()
         .reading_long()
@@ -231,15 +239,27 @@ async fn completions(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
 }
 
 async fn embeddings(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
+    refuse_what_is_of_completions("embeddings", &input)?;
+    find(cx, input, Endpoint::Embeddings, |sums| vec![input_result("embeddings", sums)]).await
+}
+
+async fn moderations(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
+    refuse_what_is_of_completions("moderations", &input)?;
+    find(cx, input, Endpoint::Moderations, |sums| vec![input_result("moderations", sums)]).await
+}
+
+fn refuse_what_is_of_completions(what: &str, input: &UsageQuery) -> Result<()> {
     if input.batch.is_some() {
         return Err(Error::bad_request("Unknown parameter: 'batch'.")
             .code("unknown_parameter")
             .param("batch"));
     }
-    if let Some(other) = input.group_by.iter().find(|group| group.dimension().is_none()) {
-        return Err(Error::invalid("group_by", format!("Invalid 'group_by': embeddings have no {other:?}.")));
+    match input.group_by.iter().find(|group| group.dimension().is_none()) {
+        Some(other) => {
+            Err(Error::invalid("group_by", format!("Invalid 'group_by': {what} have no {other:?}.")))
+        }
+        None => Ok(()),
     }
-    find(cx, input, Endpoint::Embeddings, |sums| vec![embeddings_result(sums)]).await
 }
 
 async fn find(
@@ -325,9 +345,10 @@ fn completions_result(sums: &Sums, group_by: &[GroupBy]) -> Value {
     })
 }
 
-fn embeddings_result(sums: &Sums) -> Value {
+/// Of what takes tokens and makes none.
+fn input_result(what: &str, sums: &Sums) -> Value {
     json!({
-        "object": "organization.usage.embeddings.result",
+        "object": format!("organization.usage.{what}.result"),
         "input_tokens": sums.input_tokens,
         "num_model_requests": sums.requests,
         "project_id": sums.dimension(Dimension::Project),

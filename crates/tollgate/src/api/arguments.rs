@@ -194,6 +194,6 @@ pub struct UsageCommand {
     /// Width of a bucket
     #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
     pub(crate) bucket: String,
-    #[arg(long, default_value = "completions", value_parser = ["completions", "embeddings"])]
+    #[arg(long, default_value = "completions", value_parser = ["completions", "embeddings", "moderations"])]
     pub(crate) endpoint: String,
 }
