@@ -102,21 +102,22 @@ impl Replica {
     /// Applies changes as they are committed, in their order. Never returns; drop it to stop.
     pub async fn follow(&self) {
         let mut changes = self.db.changes();
+        let mut is_first = true;
         loop {
-            // From here on something may have changed that is not in force here, however long the reading takes.
-            let now = self.clock.now().0;
-            let _ = self.behind_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-            match self.catch_up().await {
-                Ok(()) => {
-                    self.behind_since.store(0, Ordering::Relaxed);
-                    if changes.changed().await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
+            let newest = *changes.borrow_and_update();
+            if std::mem::take(&mut is_first) || newest > self.snapshot.load().seq {
+                // From here on something may have changed that is not in force here, however long the reading takes.
+                let now = self.clock.now().0;
+                let _ = self.behind_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                if let Err(error) = self.catch_up().await {
                     tracing::error!(%error, "changes cannot be applied; trying again");
+                    is_first = true;
                     tokio::time::sleep(RETRY_AFTER).await;
+                    continue;
                 }
+            }
+            if changes.changed().await.is_err() {
+                return;
             }
         }
     }
@@ -131,10 +132,21 @@ impl Replica {
                     Box::pin(async move { advance(tx, &current, &keyring).await })
                 })
                 .await?;
-            let Some(next) = next else { return Ok(()) };
+            let Some((next, is_last)) = next else {
+                self.behind_since.store(0, Ordering::Relaxed);
+                return Ok(());
+            };
             let seq = next.seq;
             self.snapshot.store(Arc::new(next));
+            if is_last {
+                // What was committed since the reading began is told by the next signal. Whoever waits for these changes
+                // finds them in force, and nothing behind.
+                self.behind_since.store(0, Ordering::Relaxed);
+            }
             self.applied.send_replace(seq);
+            if is_last {
+                return Ok(());
+            }
         }
     }
 }
@@ -158,8 +170,8 @@ async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// The snapshot after the next changes; `None` if there are none.
-async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<Option<Snapshot>> {
+/// The snapshot after the next changes, and whether they are all there were; `None` if there are none.
+async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<Option<(Snapshot, bool)>> {
     let changes = tx.changes_after(current.seq, CHANGES_AT_ONCE).await?;
     let Some(last) = changes.last() else { return Ok(None) };
     let mut next = current.clone();
@@ -167,7 +179,7 @@ async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<O
     for change in &changes {
         apply(tx, &mut next, change, keyring).await?;
     }
-    Ok(Some(next))
+    Ok(Some((next, changes.len() < CHANGES_AT_ONCE)))
 }
 
 async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyring) -> Result<()> {
