@@ -74,3 +74,18 @@ test('a spent limit is an error that the SDK does not retry', () =>
     );
     assert.equal(attempts, 1);
   }));
+
+test('responses, completions of prompts and moderations', () =>
+  withGateway(async ({ baseURL, project, post }) => {
+    const key = await post(`/v1/organization/projects/${project}/api_keys`, { name: 'node' });
+    const client = new OpenAI({ baseURL, apiKey: key.value, maxRetries: 0 });
+    const response = await client.responses.create({ model: 'gpt-4o-mini', input: 'Hello', ...simulate({ output_tokens: 5 }) });
+    assert.equal(response.output_text.trim().split(' ').length, 5);
+    let text = '';
+    for await (const event of await client.responses.create({ model: 'gpt-4o-mini', input: 'Hello', stream: true, ...simulate({ output_tokens: 6 }) }))
+      if (event.type === 'response.output_text.delta') text += event.delta;
+    assert.equal(text.trim().split(' ').length, 6);
+    const completion = await client.completions.create({ model: 'gpt-3.5-turbo-instruct', prompt: ['a', 'b'], max_tokens: 3 });
+    assert.deepEqual(completion.choices.map((choice) => choice.finish_reason), ['length', 'length']);
+    assert.equal((await client.moderations.create({ input: 'violence' })).results[0].flagged, true);
+  }));

@@ -38,11 +38,25 @@ pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T> {
         .map_err(|error| explain(error.path(), &error.inner().to_string()))
 }
 
+/// Reads the value of one parameter, which stands in the text of a body.
+pub fn from_part<'de, T: Deserialize<'de>>(name: &str, text: &'de str) -> Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize::<_, T>(&mut deserializer).map_err(|error| {
+        let below = error.path().to_string();
+        let dot = if below.starts_with('[') { "" } else { "." };
+        let at = if below == "." { name.to_owned() } else { format!("{name}{dot}{below}") };
+        explain_at(&at, &error.inner().to_string())
+    })
+}
+
 /// Turns a complaint of the deserializer into an error that names the parameter.
 pub fn explain(path: &Path, complaint: &str) -> Error {
-    let complaint = complaint.split(" at line ").next().unwrap_or(complaint);
     let path = path.to_string();
-    let at = if path == "." { "" } else { path.trim_start_matches('.') };
+    explain_at(if path == "." { "" } else { path.trim_start_matches('.') }, complaint)
+}
+
+fn explain_at(at: &str, complaint: &str) -> Error {
+    let complaint = complaint.split(" at line ").next().unwrap_or(complaint);
     let child = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
     if let Some(name) = quoted(complaint, "missing field `") {
         let param = child(name);

@@ -35,7 +35,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("/v1/images", "images"),
     ("/v1/messages", "Anthropic's messages"),
     ("/v1/realtime", "realtime"),
-    ("/v1/responses", "responses"),
+    ("/v1/responses", "stored responses"),
     ("/v1/threads", "threads"),
     ("/v1/uploads", "uploads"),
     ("/v1/vector_stores", "vector stores"),
@@ -72,7 +72,10 @@ mod tests {
             message("/v1/organization/projects/proj_1/rate_limits/rl-x")
                 .contains("rate limits are not served")
         );
-        assert!(message("/v1/responses").starts_with("Invalid URL (GET /v1/responses): responses are not"));
+        assert!(
+            message("/v1/responses/resp_1")
+                .ends_with("stored responses are not served by this version of Tollgate yet.")
+        );
         assert_eq!(message("/v1/responsesx"), "Invalid URL (GET /v1/responsesx)");
     }
 }

@@ -269,7 +269,7 @@ impl Request {
     /// The most it can cost; `None` if that is not known.
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
-        if self.is_free() {
+        if self.ceiling.is_none() && self.is_free() {
             return Some(Bound::default());
         }
         let computed = match (self.size.input_bound(), self.size.output_bound()) {

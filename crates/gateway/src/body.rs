@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tollgate_core::{Error, Result};
 
 use crate::fields::{Raw, Text, fields};
-use crate::messages::{Input, Messages, Tools};
+use crate::messages::{Messages, Tools};
 use crate::parameters;
 
 fields! {
@@ -15,8 +15,8 @@ fields! {
     struct Body {
         model: Option<Cow<'a, str>>,
         messages: Option<Messages<'a>>,
-        input: Option<Input>,
-        prompt: Option<Input>,
+        input: Raw<'a>,
+        prompt: Raw<'a>,
         stream: Option<bool>,
         stream_options: Raw<'a>,
         max_tokens: Raw<'a>,
@@ -28,7 +28,7 @@ fields! {
         response_format: Option<ResponseFormat<'a>>,
         prediction: Option<IgnoredAny>,
         service_tier: Raw<'a>,
-        store: Option<bool>,
+        store: Raw<'a>,
         modalities: Option<Vec<String>>,
         audio: Option<IgnoredAny>,
         web_search_options: Option<IgnoredAny>,
@@ -37,6 +37,13 @@ fields! {
         data_sources: Option<IgnoredAny>,
         models: Option<IgnoredAny>,
         chat_template: Option<IgnoredAny>,
+        instructions: Option<IgnoredAny>,
+        max_output_tokens: Raw<'a>,
+        text: Option<TextFormat<'a>>,
+        background: Option<bool>,
+        previous_response_id: Option<IgnoredAny>,
+        conversation: Option<IgnoredAny>,
+        context_management: Option<IgnoredAny>,
         ; others: not parameters::is_harmless,
     }
 }
@@ -54,6 +61,13 @@ fields! {
 }
 
 fields! {
+    /// How a response is to be written.
+    struct TextFormat {
+        format: Option<ResponseFormat<'a>>,
+    }
+}
+
+fields! {
     struct ResponseFormat {
         r#type: Option<Text<'a>>,
     }
@@ -67,21 +81,30 @@ impl Body<'_> {
 
     /// Whether the answer has to have a form, so that cutting it short would break it.
     pub(crate) fn is_structured(&self) -> bool {
-        let format = self.response_format.as_ref().and_then(|format| format.r#type.as_ref());
+        let of_text = self.text.as_ref().and_then(|text| text.format.as_ref());
+        let format = self.response_format.as_ref().or(of_text).and_then(|format| format.r#type.as_ref());
         self.has_tools() || format.is_some_and(|Text(kind)| kind != "text")
     }
 
-    /// What would be metered or priced wrongly is refused, until it is served.
-    pub(crate) fn refuse_what_is_missing(&self, audio_at: Option<usize>) -> Result<()> {
+    /// What would be metered or priced wrongly is refused, until it is served. `audio_at` is the first audio in the input.
+    pub(crate) fn refuse_what_is_missing(&self, audio_at: Option<String>) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
             let message = format!("The service tier '{tier}' is not served yet. Leave 'service_tier' out.");
             return Err(Error::unsupported("service_tier", message));
         }
-        if self.store == Some(true) {
-            let message = "Stored completions are not served. Leave 'store' out or set it to false.";
-            return Err(Error::unsupported("store", message));
+        match self.store.0.map_or("null", RawValue::get) {
+            "null" | "false" => {}
+            "true" => {
+                let message = "Nothing is stored at the provider yet. Leave 'store' out or set it to false.";
+                return Err(Error::unsupported("store", message));
+            }
+            _ => return Err(Error::invalid("store", "Invalid type for 'store': expected a boolean.")),
+        }
+        if self.background == Some(true) {
+            let message = "Responses in the background are not served yet. Leave 'background' out.";
+            return Err(Error::unsupported("background", message));
         }
         let extras = [
             ("web_search_options", self.web_search_options.is_some(), "Hosted web search"),
@@ -90,6 +113,13 @@ impl Body<'_> {
             ("data_sources", self.data_sources.is_some(), "Data that the provider adds to the prompt"),
             ("models", self.models.is_some(), "A choice of models by the provider"),
             ("chat_template", self.chat_template.is_some(), "A chat template of the request"),
+            (
+                "previous_response_id",
+                self.previous_response_id.is_some(),
+                "A response that goes on from a stored one",
+            ),
+            ("conversation", self.conversation.is_some(), "A conversation that the provider keeps"),
+            ("context_management", self.context_management.is_some(), "Compaction by the provider"),
         ];
         if let Some((name, _, what)) = extras.iter().find(|(_, is_given, _)| *is_given) {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
@@ -108,7 +138,7 @@ impl Body<'_> {
         }
         if let Some(at) = audio_at {
             let message = "Audio input is not served yet.";
-            return Err(Error::unsupported(format!("messages[{at}].content"), message));
+            return Err(Error::unsupported(at, message));
         }
         Ok(())
     }

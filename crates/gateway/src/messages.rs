@@ -107,9 +107,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 let mut content = Content::default();
                 while let Some(part) = seq.next_element::<Part<'de>>()? {
                     match part.r#type.as_ref().map(|kind| kind.0.as_ref()) {
-                        Some("text" | "refusal") => {}
+                        Some(
+                            "text" | "refusal" | "input_text" | "output_text" | "summary_text"
+                            | "reasoning_text",
+                        ) => {}
                         Some("input_audio") => content.has_audio = true,
-                        Some("image_url") => {
+                        Some("image_url" | "input_image") => {
                             content.images += 1;
                             content
                                 .addresses
@@ -122,6 +125,71 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+/// The input of a response: a text, or items, of which messages are only one kind.
+#[derive(Default)]
+pub(crate) struct Items<'a>(pub(crate) Messages<'a>);
+
+fields! {
+    struct Item {
+        r#type: Option<Text<'a>>,
+        content: Option<Content<'a>>,
+        output: Option<Content<'a>>,
+        summary: Option<Content<'a>>,
+    }
+}
+
+impl Item<'_> {
+    /// Whether all there is of it stands in the body.
+    fn is_whole(&self) -> bool {
+        const WHOLE: [&str; 6] = [
+            "message",
+            "function_call",
+            "function_call_output",
+            "custom_tool_call",
+            "custom_tool_call_output",
+            "reasoning",
+        ];
+        self.r#type.as_ref().is_none_or(|kind| WHOLE.contains(&kind.0.as_ref()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Messages<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of items")
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Messages<'de>, E> {
+                Ok(Messages { count: 1, ..Messages::default() })
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Messages<'de>, S::Error> {
+                let mut messages = Messages::default();
+                let mut position = 0;
+                while let Some(item) = seq.next_element::<Item<'de>>()? {
+                    messages.count += 1;
+                    messages.has_files |= !item.is_whole();
+                    for content in [item.content, item.output, item.summary].into_iter().flatten() {
+                        if content.has_audio {
+                            messages.audio_at.get_or_insert(position);
+                        }
+                        messages.images += content.images;
+                        messages.addresses.extend(content.addresses);
+                        messages.has_files |= content.has_files;
+                    }
+                    position += 1;
+                }
+                Ok(messages)
+            }
+        }
+        deserializer.deserialize_any(Either).map(Items)
     }
 }
 

@@ -19,6 +19,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// The eyes on one stream.
 pub(crate) struct Observer {
+    endpoint: Endpoint,
     /// Whether the event that carries only usage is ours, and not for the client.
     strips_usage: bool,
     /// The beginning of an event whose end has not come. When usage is stripped it was not sent on yet either.
@@ -49,8 +50,9 @@ impl Seen {
 }
 
 impl Observer {
-    pub(crate) fn new(strips_usage: bool, input_estimate: u64) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, strips_usage: bool, input_estimate: u64) -> Self {
         Self {
+            endpoint,
             strips_usage,
             unfinished: Vec::new(),
             input_estimate,
@@ -146,7 +148,7 @@ impl Observer {
         for event in sse::events(bytes) {
             seen = event.end;
             let text = &bytes[event.clone()];
-            let text_bytes = text_bytes(text);
+            let text_bytes = text_bytes(self.endpoint, text);
             if let Some(text_bytes) = text_bytes {
                 self.seen.pieces += 1;
                 self.seen.text_bytes += text_bytes;
@@ -154,9 +156,9 @@ impl Observer {
                 self.is_last_word = false;
             }
             if mentions_usage(text) {
-                let report = usage::read(Endpoint::ChatCompletions, &sse::data(text));
+                let report = usage::read(self.endpoint, &sse::data(text));
                 if report.reported != Reported::default() {
-                    self.is_last_word = report.is_only_usage;
+                    self.is_last_word = report.is_last_word;
                     self.reported = report.reported;
                     self.is_overtaken = false;
                 }
@@ -179,7 +181,9 @@ fn mentions_usage(event: &[u8]) -> bool {
 }
 
 /// How much text of the model an event carries, escapes included; `None` if none.
-pub(crate) fn text_bytes(event: &[u8]) -> Option<u64> {
+pub(crate) fn text_bytes(endpoint: Endpoint, event: &[u8]) -> Option<u64> {
+    // The stream of a response says each piece as it is made, and all of them again as each part is done.
+    static DELTA: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"delta\":").into_owned()]);
     static TEXTS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
         ["content", "text", "arguments", "reasoning_content", "reasoning", "refusal"]
             .map(|name| Finder::new(&format!("\"{name}\":")).into_owned())
@@ -188,7 +192,11 @@ pub(crate) fn text_bytes(event: &[u8]) -> Option<u64> {
         let lengths = name.find_iter(event).map(|at| string_length(&event[at + name.needle().len()..]));
         lengths.sum::<usize>()
     };
-    let length: usize = TEXTS.iter().map(of).sum();
+    let names: &[Finder<'static>] = match endpoint {
+        Endpoint::Responses if event.starts_with(b"event:") || event.starts_with(b"data:") => &*DELTA,
+        _ => &*TEXTS,
+    };
+    let length: usize = names.iter().map(of).sum();
     (length > 0).then_some(length as u64)
 }
 
@@ -210,7 +218,7 @@ mod tests {
     use super::*;
 
     fn watched(events: &[&str]) -> Observer {
-        let mut observer = Observer::new(false, 100);
+        let mut observer = Observer::new(Endpoint::ChatCompletions, false, 100);
         for event in events {
             observer.look(format!("data: {event}\n\n").as_bytes());
         }
@@ -229,16 +237,19 @@ mod tests {
 
     #[test]
     fn text_is_measured_in_every_place_it_comes_in() {
-        assert_eq!(text_bytes(br#"data: {"delta":{"content":"abc"}}"#), Some(3));
-        assert_eq!(text_bytes(br#"data: {"delta":{"content": "a\"b"}}"#), Some(4));
-        assert_eq!(text_bytes(br#"data: {"delta":{"reasoning":"abc"}}"#), Some(3));
-        assert_eq!(text_bytes(br#"data: {"choices":[{"text":"abc"}]}"#), Some(3));
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content":"abc"}}"#), Some(3));
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content": "a\"b"}}"#), Some(4));
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"reasoning":"abc"}}"#), Some(3));
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"choices":[{"text":"abc"}]}"#), Some(3));
         assert_eq!(
-            text_bytes(br#"data: {"delta":{"tool_calls":[{"function":{"arguments":"{}"}}]}}"#),
+            text_bytes(
+                Endpoint::ChatCompletions,
+                br#"data: {"delta":{"tool_calls":[{"function":{"arguments":"{}"}}]}}"#
+            ),
             Some(2)
         );
-        assert_eq!(text_bytes(br#"data: {"delta":{"content":""}}"#), None);
-        assert_eq!(text_bytes(br#"data: {"delta":{"content":null}}"#), None);
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content":""}}"#), None);
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content":null}}"#), None);
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! The most output of one choice: as the request gives it, and as the upstream has to be told of it.
 //!
-//! OpenAI has two names for it, and many upstreams read only the older one. A limit that the upstream does not read
-//! would limit nothing, so it is told under the name that it reads.
+//! OpenAI has two names for it in chat completions, and many upstreams read only the older one. A limit that the upstream
+//! does not read would limit nothing, so it is told under the name that it reads.
 
-use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result};
 
 use crate::edit::Edit;
@@ -20,7 +19,7 @@ pub(crate) struct OutputLimit {
 
 #[derive(Debug)]
 struct Given {
-    field: OutputLimitField,
+    name: &'static str,
     /// `None` for a null, which is no limit and still stands there.
     tokens: Option<u64>,
     /// The field with its name and colon, and the value alone.
@@ -29,36 +28,36 @@ struct Given {
 }
 
 impl OutputLimit {
-    pub(crate) fn read(body: &[u8], fields: [(OutputLimitField, Raw<'_>); 2]) -> Result<Self> {
+    pub(crate) fn read(body: &[u8], fields: &[(&'static str, Raw<'_>)]) -> Result<Self> {
         let mut given = Vec::new();
-        for (field, raw) in fields {
+        for (name, raw) in fields {
             let Some(text) = raw.0.map(serde_json::value::RawValue::get) else { continue };
             let value = Edit::range_of(body, text);
-            let start = name_start(body, value.start, field.as_str()).ok_or_else(|| misspelt(field))?;
-            let tokens = if text == "null" { None } else { Some(tokens(field, text)?) };
-            given.push(Given { field, tokens, whole: start..value.end, value });
+            let start = name_start(body, value.start, name).ok_or_else(|| misspelt(name))?;
+            let tokens = if text == "null" { None } else { Some(tokens(name, text)?) };
+            given.push(Given { name, tokens, whole: start..value.end, value });
         }
         Ok(Self { given })
     }
 
-    /// The larger of the two, for an upstream may read either; `None` if neither is given.
+    /// The larger of two, for an upstream may read either; `None` if neither is given.
     pub(crate) fn tokens(&self) -> Option<u64> {
         self.given.iter().filter_map(|given| given.tokens).max()
     }
 
-    /// Tells an upstream that reads `field` of the request's limit, and of `wanted` where that is less.
-    pub(crate) fn edits(&self, body: &[u8], field: OutputLimitField, wanted: Option<u64>) -> Vec<Edit> {
+    /// Tells an upstream that reads `name` of the request's limit, and of `wanted` where that is less.
+    pub(crate) fn edits(&self, body: &[u8], name: &'static str, wanted: Option<u64>) -> Vec<Edit> {
         let Some(limit) = self.tokens().into_iter().chain(wanted).min() else { return Vec::new() };
-        let text = format!("\"{}\":{limit}", field.as_str());
+        let text = format!("\"{name}\":{limit}");
         let mut edits = Vec::new();
-        let is_read = self.given.iter().any(|given| given.field == field);
+        let is_read = self.given.iter().any(|given| given.name == name);
         for given in &self.given {
             match given.tokens {
                 // What is read by its name gets the value there.
                 Some(tokens) if tokens > limit => {
                     edits.push(Edit { range: given.value.clone(), text: limit.to_string() });
                 }
-                None if given.field == field => {
+                None if given.name == name => {
                     edits.push(Edit { range: given.value.clone(), text: limit.to_string() });
                 }
                 _ => {}
@@ -74,8 +73,7 @@ impl OutputLimit {
     }
 }
 
-fn tokens(field: OutputLimitField, text: &str) -> Result<u64> {
-    let name = field.as_str();
+fn tokens(name: &'static str, text: &str) -> Result<u64> {
     let refuse = |code, message: String| {
         Err(Error::new(tollgate_core::Kind::InvalidRequest, message).param(name).code(code))
     };
@@ -106,8 +104,8 @@ fn name_start(body: &[u8], value: usize, name: &str) -> Option<usize> {
 }
 
 /// A name written with escapes is the same to us, and perhaps another to the upstream.
-fn misspelt(field: OutputLimitField) -> Error {
-    Error::invalid(field.as_str(), format!("Write the name '{}' without escapes.", field.as_str()))
+fn misspelt(name: &'static str) -> Error {
+    Error::invalid(name, format!("Write the name '{name}' without escapes."))
 }
 
 #[cfg(test)]
@@ -115,49 +113,51 @@ mod tests {
     use super::*;
     use crate::body::Body;
     use crate::edit::apply;
-    use OutputLimitField::{MaxCompletionTokens, MaxTokens};
+
+    const MAX_TOKENS: &str = "max_tokens";
+    const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
 
     fn read(text: &str) -> Result<OutputLimit> {
         let body: Body<'_> = tollgate_core::input::from_json(text.as_bytes())?;
         OutputLimit::read(
             text.as_bytes(),
-            [(MaxTokens, body.max_tokens), (MaxCompletionTokens, body.max_completion_tokens)],
+            &[(MAX_TOKENS, body.max_tokens), (MAX_COMPLETION_TOKENS, body.max_completion_tokens)],
         )
     }
 
-    fn told(text: &str, field: OutputLimitField, tokens: Option<u64>) -> String {
-        let edits = read(text).unwrap().edits(text.as_bytes(), field, tokens);
+    fn told(text: &str, name: &'static str, tokens: Option<u64>) -> String {
+        let edits = read(text).unwrap().edits(text.as_bytes(), name, tokens);
         String::from_utf8(apply(text.as_bytes(), &edits).into_owned()).unwrap()
     }
 
     #[test]
     fn an_upstream_is_told_the_limit_under_the_name_it_reads() {
         let new = r#"{"a":1, "max_completion_tokens" : 10 ,"b":2}"#;
-        assert_eq!(told(new, MaxCompletionTokens, None), new);
-        assert_eq!(told(new, MaxCompletionTokens, Some(20)), new);
-        assert_eq!(told(new, MaxCompletionTokens, Some(5)), new.replace("10", "5"));
-        assert_eq!(told(new, MaxTokens, None), r#"{"a":1, "max_tokens":10 ,"b":2}"#);
-        assert_eq!(told(new, MaxTokens, Some(5)), r#"{"a":1, "max_tokens":5 ,"b":2}"#);
+        assert_eq!(told(new, MAX_COMPLETION_TOKENS, None), new);
+        assert_eq!(told(new, MAX_COMPLETION_TOKENS, Some(20)), new);
+        assert_eq!(told(new, MAX_COMPLETION_TOKENS, Some(5)), new.replace("10", "5"));
+        assert_eq!(told(new, MAX_TOKENS, None), r#"{"a":1, "max_tokens":10 ,"b":2}"#);
+        assert_eq!(told(new, MAX_TOKENS, Some(5)), r#"{"a":1, "max_tokens":5 ,"b":2}"#);
         let old = r#"{"max_tokens":10}"#;
-        assert_eq!(told(old, MaxTokens, Some(7)), r#"{"max_tokens":7}"#);
-        assert_eq!(told("{}", MaxTokens, Some(7)), r#"{"max_tokens":7}"#);
+        assert_eq!(told(old, MAX_TOKENS, Some(7)), r#"{"max_tokens":7}"#);
+        assert_eq!(told("{}", MAX_TOKENS, Some(7)), r#"{"max_tokens":7}"#);
         let null = r#"{"max_tokens":null}"#;
-        assert_eq!(told(null, MaxCompletionTokens, None), null);
-        assert_eq!(told(null, MaxTokens, Some(7)), r#"{"max_tokens":7}"#);
+        assert_eq!(told(null, MAX_COMPLETION_TOKENS, None), null);
+        assert_eq!(told(null, MAX_TOKENS, Some(7)), r#"{"max_tokens":7}"#);
         assert_eq!(
-            told(null, MaxCompletionTokens, Some(7)),
+            told(null, MAX_COMPLETION_TOKENS, Some(7)),
             r#"{"max_completion_tokens":7,"max_tokens":null}"#
         );
         let one = r#"{"max_tokens":null,"max_completion_tokens":9}"#;
-        assert_eq!(told(one, MaxTokens, None), r#"{"max_tokens":9,"max_completion_tokens":9}"#);
+        assert_eq!(told(one, MAX_TOKENS, None), r#"{"max_tokens":9,"max_completion_tokens":9}"#);
     }
 
     #[test]
     fn of_two_limits_the_larger_bounds_and_both_are_lowered() {
         let both = r#"{"max_tokens":10,"max_completion_tokens":30}"#;
         assert_eq!(read(both).unwrap().tokens(), Some(30));
-        assert_eq!(told(both, MaxTokens, Some(20)), r#"{"max_tokens":10,"max_completion_tokens":20}"#);
-        assert_eq!(told(both, MaxTokens, None), both);
+        assert_eq!(told(both, MAX_TOKENS, Some(20)), r#"{"max_tokens":10,"max_completion_tokens":20}"#);
+        assert_eq!(told(both, MAX_TOKENS, None), both);
     }
 
     #[test]

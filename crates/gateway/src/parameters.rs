@@ -5,7 +5,7 @@
 //! bound, unless an operator says of the upstream that it does no harm.
 
 /// Parameters that are passed over here: how tokens are chosen, in what form, and what is told beside them. In order.
-const HARMLESS: [&str; 78] = [
+const HARMLESS: [&str; 82] = [
     "add_generation_prompt",
     "add_special_tokens",
     "allowed_token_ids",
@@ -35,6 +35,7 @@ const HARMLESS: [&str; 78] = [
     "guided_regex",
     "guided_whitespace_pattern",
     "ignore_eos",
+    "include",
     "include_reasoning",
     "include_stop_str_in_output",
     "input_type",
@@ -43,6 +44,7 @@ const HARMLESS: [&str; 78] = [
     "length_penalty",
     "logit_bias",
     "logprobs",
+    "max_tool_calls",
     "metadata",
     "min_p",
     "min_tokens",
@@ -58,6 +60,7 @@ const HARMLESS: [&str; 78] = [
     "prompt_cache_retention",
     "prompt_logprobs",
     "random_seed",
+    "reasoning",
     "reasoning_effort",
     "reasoning_format",
     "repeat_last_n",
@@ -81,6 +84,7 @@ const HARMLESS: [&str; 78] = [
     "top_logprobs",
     "top_p",
     "truncate_prompt_tokens",
+    "truncation",
     "typical_p",
     "user",
     "verbosity",

@@ -154,7 +154,7 @@ fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
     if reported.usage.is_none() && (400..500).contains(&status) {
         return hold.void();
     }
-    let has_text = || call.makes_output() && observe::text_bytes(body).is_some();
+    let has_text = || call.makes_output() && observe::text_bytes(call.endpoint, body).is_some();
     hold.settle(usage::unless_seen(reported, has_text));
 }
 
@@ -196,7 +196,7 @@ async fn stream(
     let headers = told.headers(&sent.answer);
     let Sent { mut answer, mut hold, origin, upstream } = sent;
     let call = asked.call;
-    let mut observer = Observer::new(call.strips_usage(), call.input_estimate());
+    let mut observer = Observer::new(call.endpoint, call.strips_usage(), call.input_estimate());
     let mut frame = ChunkFrame::default();
     hold.on_disk().await;
     let mut client = Client { is_there: exchange.start(status, &headers).await.is_ok() };

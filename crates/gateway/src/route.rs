@@ -15,6 +15,7 @@ pub(crate) enum Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     ChatCompletions,
+    Responses,
     /// The older way, of a prompt in place of messages.
     Completions,
     Embeddings,
@@ -22,12 +23,14 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Moderations];
+    const ALL: [Self; 5] =
+        [Self::ChatCompletions, Self::Responses, Self::Completions, Self::Embeddings, Self::Moderations];
 
     /// The path below an API's base, the same here and at the upstream.
     pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::ChatCompletions => "/chat/completions",
+            Self::Responses => "/responses",
             Self::Completions => "/completions",
             Self::Embeddings => "/embeddings",
             Self::Moderations => "/moderations",
@@ -36,14 +39,16 @@ impl Endpoint {
 
     pub(crate) const fn usage(self) -> tollgate_ledger::Endpoint {
         match self {
-            Self::ChatCompletions | Self::Completions => tollgate_ledger::Endpoint::Completions,
+            Self::ChatCompletions | Self::Responses | Self::Completions => {
+                tollgate_ledger::Endpoint::Completions
+            }
             Self::Embeddings => tollgate_ledger::Endpoint::Embeddings,
             Self::Moderations => tollgate_ledger::Endpoint::Moderations,
         }
     }
 
     pub(crate) const fn makes_output(self) -> bool {
-        matches!(self, Self::ChatCompletions | Self::Completions)
+        matches!(self, Self::ChatCompletions | Self::Responses | Self::Completions)
     }
 
     /// Whether its answers say how many tokens they took.

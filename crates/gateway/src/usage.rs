@@ -22,17 +22,22 @@ struct Answer<'a> {
     choices: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
     service_tier: Option<&'a RawValue>,
+    /// What the last event of a response's stream has it in.
+    #[serde(borrow, default)]
+    response: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Usage {
+    #[serde(alias = "input_tokens")]
     prompt_tokens: Option<i64>,
+    #[serde(alias = "output_tokens")]
     completion_tokens: Option<i64>,
     #[serde(default)]
     total_tokens: Option<i64>,
-    #[serde(default)]
+    #[serde(default, alias = "input_tokens_details")]
     prompt_tokens_details: Option<InputDetails>,
-    #[serde(default)]
+    #[serde(default, alias = "output_tokens_details")]
     completion_tokens_details: Option<OutputDetails>,
 }
 
@@ -53,10 +58,18 @@ pub(crate) struct Report {
     pub(crate) reported: Reported,
     /// Whether it carries usage and nothing else, as the extra event at the end of a stream does.
     pub(crate) is_only_usage: bool,
+    /// Whether nothing is made after it.
+    pub(crate) is_last_word: bool,
 }
 
 pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
     let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return Report::default() };
+    if let Some(response) =
+        answer.response.filter(|_| endpoint == Endpoint::Responses && answer.usage.is_none())
+    {
+        let report = read(endpoint, response.get().as_bytes());
+        return Report { is_last_word: report.reported.usage.is_some(), ..report };
+    }
     let Some(raw) = answer.usage.map(RawValue::get).filter(|raw| *raw != "null") else {
         return Report::default();
     };
@@ -70,7 +83,7 @@ pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
         .is_some_and(|tier| !matches!(tier.get(), "null" | r#""default""# | r#""auto""# | r#""standard""#));
     let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
     let is_only_usage = usage.is_some() && answer.choices.is_some_and(|choices| choices.is_empty());
-    Report { reported: Reported { usage, flags, text }, is_only_usage }
+    Report { reported: Reported { usage, flags, text }, is_only_usage, is_last_word: is_only_usage }
 }
 
 /// Reads a report so that no part of it makes it cheaper than another part says.

@@ -1,4 +1,4 @@
-//! A provider that is not there: it answers completions, embeddings, moderations and models as OpenAI does, bills by a real
+//! A provider that is not there: it answers completions, responses, embeddings, moderations and models as OpenAI does, bills by a real
 //! tokenizer, plays latency and faults from a script, and keeps books of its own.
 //!
 //! It is the witness against which the gateway is tested, so it shares none of the gateway's code: another HTTP
@@ -10,6 +10,7 @@ mod chat;
 mod completions;
 mod embeddings;
 mod moderations;
+mod responses;
 mod script;
 mod server;
 mod text;

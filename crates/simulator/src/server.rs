@@ -16,7 +16,7 @@ use crate::answer::{Answer, Broken, error_answer, json_answer};
 use crate::books::{Books, Entry};
 use crate::chat::Completion;
 use crate::script::{Fault, Script};
-use crate::{completions, embeddings, moderations};
+use crate::{completions, embeddings, moderations, responses};
 
 /// The models it lists. It answers for any other as well.
 pub const MODELS: [&str; 8] = [
@@ -86,7 +86,11 @@ impl Simulator {
             (&Method::GET, "/v1/models") => Ok(self.models()),
             (
                 &Method::POST,
-                "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/moderations",
+                "/v1/chat/completions"
+                | "/v1/responses"
+                | "/v1/completions"
+                | "/v1/embeddings"
+                | "/v1/moderations",
             ) => match serde_json::from_slice(&body) {
                 Ok(body) => self.call(&path, &body, request_id).await,
                 Err(_) => Ok(error_answer(400, "We could not parse the JSON body of your request.", None)),
@@ -153,6 +157,7 @@ impl Simulator {
         }
         match path {
             "/v1/embeddings" => return Ok(self.embeddings(request, script, number).await),
+            "/v1/responses" => return Ok(self.response(request, script, number).await),
             "/v1/completions" => return Ok(self.completion(request, script, number).await),
             "/v1/moderations" => {
                 tokio::time::sleep(script.latency()).await;
@@ -188,6 +193,19 @@ impl Simulator {
         self.0.books.bill(number, completion.input_tokens, completion.output_tokens);
         tokio::time::sleep(script.latency()).await;
         completion.answer(script, Arc::clone(&self.0.books), number)
+    }
+
+    async fn response(&self, request: &Value, script: Script, number: u64) -> Answer {
+        let response = match responses::Response::new(request, &script, self.0.clock.now().0, number) {
+            Ok(response) => response,
+            Err(message) => {
+                self.0.books.finish(number);
+                return error_answer(400, message, None);
+            }
+        };
+        self.0.books.bill(number, response.input_tokens, response.output_tokens);
+        tokio::time::sleep(script.latency()).await;
+        response.answer(script, Arc::clone(&self.0.books), number)
     }
 
     async fn embeddings(&self, request: &Value, script: Script, number: u64) -> Answer {

@@ -1,0 +1,289 @@
+//! What is called: of the body what concerns permission, money and metering. The rest is the upstream's business, and its
+//! bytes are not touched.
+
+mod changes;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use serde_json::value::RawValue;
+use tollgate_core::price_book::ModelFacts;
+use tollgate_core::upstream::OutputLimitField;
+use tollgate_core::{Error, Result, input};
+
+use crate::body::Body;
+use crate::edit::{self, Edit};
+use crate::fields::Raw;
+use crate::growth;
+use crate::messages::{Input, Items, Messages};
+use crate::output_limit::OutputLimit;
+use crate::route::Endpoint;
+
+/// A request's body as far as it is understood here.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) model: String,
+    pub(crate) is_stream: bool,
+    /// How the body is changed so that it names the model that the path did.
+    model_edit: Option<Edit>,
+    /// How the body is changed so that the provider keeps nothing.
+    store_edit: Option<Edit>,
+    /// How the body is changed so that a stream ends with its usage; `None` if it does already, or is no stream.
+    usage_edit: Option<Edit>,
+    /// The tier of service that is asked for, as it stands in the body; `None` if there is none.
+    tier: Option<Range<usize>>,
+    output_limit: OutputLimit,
+    /// Whether its answer has to have a form, so that it must not be cut shorter than it asked for.
+    pub(crate) is_structured: bool,
+    has_tools: bool,
+    body_bytes: u64,
+    messages: u64,
+    images: u64,
+    /// Where the addresses of images stand in the body.
+    addresses: Vec<Range<usize>>,
+    /// Whether there is content whose size the body does not show.
+    has_files: bool,
+    /// Texts that are gone on from, each in a context of its own.
+    prompts: u64,
+    choices: u64,
+    has_prediction: bool,
+    /// Parameters that are not known to leave the cost as it is.
+    unknown: Vec<String>,
+}
+
+/// Tokens a provider may add around the messages.
+const FRAMING_TOKENS: u64 = 64;
+/// And so many to tell a model how to call tools, if it is not known how it is told. 530 is the most that is published.
+const TOOLS_FRAMING_TOKENS: u64 = 1_024;
+const BYTES_PER_TOKEN: u64 = 4;
+const CHOICES_MAX: i64 = 128;
+
+impl Call {
+    /// `deployment` is the model that the path names, which goes before that of the body.
+    pub(crate) fn read(endpoint: Endpoint, bytes: &[u8], deployment: Option<&str>) -> Result<Self> {
+        // What is passed over below would not be looked at either, and other readers make something of it.
+        if std::str::from_utf8(bytes).is_err() {
+            return Err(Error::bad_request("The body is not UTF-8."));
+        }
+        let mut body: Body<'_> = input::from_json(bytes)?;
+        let named = deployment.or_else(|| endpoint.usual_model().filter(|_| body.model.is_none()));
+        let model = named.or(body.model.as_deref()).filter(|model| !model.is_empty());
+        let model = model.ok_or_else(|| missing("model"))?;
+        let mut call = Self {
+            endpoint,
+            model: model.to_owned(),
+            is_stream: false,
+            model_edit: named.map(|name| changes::name_model(bytes, name)).transpose()?.flatten(),
+            usage_edit: None,
+            store_edit: None,
+            tier: None,
+            output_limit: OutputLimit::default(),
+            is_structured: body.is_structured(),
+            has_tools: body.has_tools(),
+            body_bytes: bytes.len() as u64,
+            messages: 0,
+            images: 0,
+            addresses: Vec::new(),
+            has_files: false,
+            prompts: 1,
+            choices: 1,
+            has_prediction: body.prediction.is_some(),
+            unknown: Vec::new(),
+        };
+        call.unknown = std::mem::take(&mut body.others);
+        call.read_input(bytes, &body)?;
+        if !call.makes_output() {
+            return Ok(call);
+        }
+        let limits = [
+            ("max_tokens", body.max_tokens),
+            ("max_completion_tokens", body.max_completion_tokens),
+            ("max_output_tokens", body.max_output_tokens),
+        ];
+        call.output_limit = OutputLimit::read(bytes, &limits)?;
+        // Of the second kind only the best are answered, and all are billed.
+        let each = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
+        call.choices = call.prompts.saturating_mul(each);
+        call.is_stream = body.stream.unwrap_or(false);
+        // A response says in its last event what it used, whether asked or not.
+        if call.is_stream && endpoint != Endpoint::Responses {
+            call.usage_edit = changes::ask_for_usage(bytes, body.stream_options.0)?;
+        }
+        call.tier = body.service_tier.0.map(|raw| Edit::range_of(bytes, raw.get()));
+        Ok(call)
+    }
+
+    /// Reads what the model is given, which has another form at each endpoint.
+    fn read_input(&mut self, bytes: &[u8], body: &Body<'_>) -> Result<()> {
+        match self.endpoint {
+            Endpoint::Embeddings | Endpoint::Moderations => {
+                self.has_files = !part::<Input>("input", body.input)?.is_text;
+            }
+            Endpoint::Completions => {
+                body.refuse_what_is_missing(None)?;
+                let prompt: Input = part("prompt", body.prompt)?;
+                self.has_files = !prompt.is_text;
+                self.prompts = prompt.count.max(1);
+            }
+            Endpoint::ChatCompletions => {
+                let messages = body.messages.as_ref().ok_or_else(|| missing("messages"))?;
+                let audio = messages.audio_at.map(|at| format!("messages[{at}].content"));
+                body.refuse_what_is_missing(audio)?;
+                self.hold_messages(bytes, messages);
+            }
+            Endpoint::Responses => {
+                if body.prompt.0.is_some_and(|raw| raw.get() != "null") {
+                    let message = "Prompts that the provider keeps are not served yet. Leave 'prompt' out.";
+                    return Err(Error::unsupported("prompt", message));
+                }
+                let Items(items) = part("input", body.input)?;
+                let audio = items.audio_at.map(|at| format!("input[{at}].content"));
+                body.refuse_what_is_missing(audio)?;
+                self.hold_messages(bytes, &items);
+                self.store_edit = changes::keep_nothing(bytes, body.store.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn hold_messages(&mut self, body: &[u8], messages: &Messages<'_>) {
+        (self.messages, self.images) = (messages.count, messages.images);
+        self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();
+        self.has_files = messages.has_files;
+    }
+
+    /// The most tokens the input can be. Every token of a text stands for at least one of its bytes, and the body has
+    /// all the text, which a model whose tokenizer is not known may `reshape` before it is cut into tokens; an image is
+    /// at most what the model's provider publishes; and all of it is within the context.
+    pub(crate) fn input_max(&self, facts: &ModelFacts, reshape: Option<&[u8]>) -> Option<u64> {
+        let addresses: usize = self.addresses.iter().map(Range::len).sum();
+        let growth = match reshape {
+            Some(body) if self.has_tools => growth::bytes(body) + growth::layout(body) + TOOLS_FRAMING_TOKENS,
+            Some(body) => growth::bytes(body),
+            None => 0,
+        };
+        let text = self.body_bytes - addresses as u64 + FRAMING_TOKENS + growth;
+        let counted = self.image_tokens(facts).map(|images| images.saturating_add(text));
+        counted.into_iter().chain(self.context(facts)).min()
+    }
+
+    /// The most input that the model takes. A list of embeddings inputs may be longer than the context: each has it to
+    /// itself.
+    pub(crate) fn context(&self, facts: &ModelFacts) -> Option<u64> {
+        // Published figures are often rounded: 1,047,576 and 1,050,000 are both called a million.
+        let with_room = |tokens: u64| tokens.saturating_add(tokens / 16).saturating_mul(self.prompts);
+        facts.context_tokens.map(with_room).filter(|_| self.makes_output())
+    }
+
+    /// The most output of one choice as the request limits it, and what is known of the model; `None` if nothing does.
+    pub(crate) fn output_each(&self, facts: &ModelFacts) -> Option<u64> {
+        if !self.makes_output() {
+            return Some(0);
+        }
+        let of_model = facts.max_output_tokens.or(facts.context_tokens);
+        let asked = self.output_limit.tokens().or(self.endpoint.usual_output());
+        asked.into_iter().chain(of_model).min()
+    }
+
+    pub(crate) fn makes_output(&self) -> bool {
+        self.endpoint.makes_output()
+    }
+
+    /// What the images can be at most; `None` if that is not known of the model, or there is content that shows nothing
+    /// of its size.
+    pub(crate) fn image_tokens(&self, facts: &ModelFacts) -> Option<u64> {
+        match self.images {
+            _ if self.has_files => None,
+            0 => Some(0),
+            images => facts.image_tokens.map(|one| one.saturating_mul(images)),
+        }
+    }
+
+    /// A parameter of which neither we nor the upstream's operator know that it leaves the cost as it is.
+    pub(crate) fn unknown_parameter(&self, allowed: &[String]) -> Option<&str> {
+        self.unknown.iter().find(|name| !allowed.contains(name)).map(String::as_str)
+    }
+
+    pub(crate) fn choices(&self) -> u64 {
+        self.choices
+    }
+
+    /// Tokens of a prediction that was rejected are billed as output, whatever the limit.
+    pub(crate) fn output_extra(&self) -> u64 {
+        if self.has_prediction { self.body_bytes } else { 0 }
+    }
+
+    pub(crate) fn input_estimate(&self) -> u64 {
+        self.body_bytes.div_ceil(BYTES_PER_TOKEN)
+    }
+
+    /// Whether the answer shows what is made as it is made. Of a call of a tool many servers show nothing until it is
+    /// whole.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_stream && !self.has_tools
+    }
+
+    /// Whether the usage at the end of the stream is for us alone.
+    pub(crate) fn strips_usage(&self) -> bool {
+        self.usage_edit.is_some()
+    }
+
+    /// The text of the body that is cut into tokens, and the number of messages in it.
+    pub(crate) fn text(&self, body: &[u8]) -> (Vec<u8>, u64) {
+        let without = |range: &Range<usize>| Edit { range: range.clone(), text: "null".to_owned() };
+        let edits: Vec<Edit> = self.addresses.iter().map(without).collect();
+        (edit::apply(body, &edits).into_owned(), self.messages)
+    }
+
+    /// How the body is changed for an upstream that reads `field`, so that no choice has more output than `limit`; and so
+    /// that it is served in the usual tier, if that is asked for. Otherwise the tier is what the account at the provider
+    /// is set to, at a price that nobody here knows.
+    pub(crate) fn edits(
+        &self,
+        body: &[u8],
+        field: OutputLimitField,
+        limit: Option<u64>,
+        is_usual_tier: bool,
+    ) -> Vec<Edit> {
+        let mut edits: Vec<Edit> = self.model_edit.iter().cloned().collect();
+        if !self.makes_output() {
+            return edits;
+        }
+        let name = match self.endpoint {
+            Endpoint::Completions => OutputLimitField::MaxTokens.as_str(),
+            Endpoint::Responses => "max_output_tokens",
+            _ => field.as_str(),
+        };
+        edits.extend(self.output_limit.edits(body, name, limit));
+        edits.extend(self.store_edit.clone());
+        edits.extend(self.usage_edit.clone());
+        if is_usual_tier {
+            edits.extend(changes::ask_for_usual_tier(body, self.tier.clone()));
+        }
+        edits
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::bad_request(format!("Missing required parameter: '{name}'."))
+        .code("missing_required_parameter")
+        .param(name)
+}
+
+fn choices(name: &str, count: Option<i64>) -> Result<u64> {
+    match count.unwrap_or(1) {
+        count @ 1..=CHOICES_MAX => Ok(count.unsigned_abs()),
+        count => Err(Error::invalid(
+            name,
+            format!("Invalid '{name}': expected a value from 1 to {CHOICES_MAX}, but got {count}."),
+        )),
+    }
+}
+
+/// A part of the body that has another form at each endpoint.
+fn part<'a, T: serde::Deserialize<'a>>(name: &'static str, raw: Raw<'a>) -> Result<T> {
+    let text = raw.0.map(RawValue::get).filter(|text| *text != "null").ok_or_else(|| missing(name))?;
+    input::from_part(name, text)
+}
