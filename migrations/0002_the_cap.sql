@@ -172,6 +172,8 @@ ALTER TABLE project ADD COLUMN budget_wait_ms BIGINT;
 -- How an upstream reads the limit of the output, and what becomes of an answer whose client has gone. NULL: by its kind.
 ALTER TABLE upstream ADD COLUMN output_limit_field TEXT;
 ALTER TABLE upstream ADD COLUMN on_client_gone TEXT;
+-- How its credential is presented; NULL: by its address.
+ALTER TABLE upstream ADD COLUMN authentication TEXT;
 -- Names with spaces between them: parameters that an operator allows under a spend limit though they are not known here.
 ALTER TABLE upstream ADD COLUMN allowed_parameters TEXT;
 

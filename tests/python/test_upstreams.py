@@ -1,6 +1,6 @@
 import pytest
 
-from harness import UPSTREAM_SECRET
+from harness import UPSTREAM_SECRET, Fake
 
 UPSTREAMS = "/tollgate/v1/upstreams"
 MODELS = "/tollgate/v1/models"
@@ -119,3 +119,30 @@ def test_no_list_of_models_is_the_upstream_s_own(server, simulator):
     for number, given in enumerate([{}, {"models": None}]):
         made = server.post(UPSTREAMS, {"name": f"u{number}", "base_url": simulator.base_url, **given})
         assert made.status == 200 and "gpt-4o" in made.json["models"], made
+
+
+@pytest.mark.parametrize("how, name, value", [
+    (None, "Authorization", "Bearer {}"), ("bearer", "Authorization", "Bearer {}"), ("x-api-key", "x-api-key", "{}"), ("api-key", "api-key", "{}")])
+def test_a_credential_is_presented_as_the_upstream_reads_it(server, how, name, value):
+    seen = []
+    fake = Fake(lambda body, handler: seen.append(dict(handler.headers)) or (200, Fake.completion()))
+    server.fakes.append(fake)
+    handler = fake.server.RequestHandlerClass
+    listing = handler.do_GET
+    handler.do_GET = lambda self: seen.append(dict(self.headers)) or listing(self)
+    body = {"name": "one", "base_url": fake.base_url, "api_key": server.remember("sk-of-the-upstream-1234567"), **({"authentication": how} if how else {})}
+    made = server.post(UPSTREAMS, body).json
+    assert made["authentication"] == (how or "bearer")
+    key = server.key(server.default_project)["value"]
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+    assert server.chat(key, model="fake", headers=trace).status == 200
+    for headers in seen:  # the list of models, and the request
+        presented = {field.lower(): given for field, given in headers.items() if field.lower() in ("authorization", "x-api-key", "api-key")}
+        assert presented == {name.lower(): value.format("sk-of-the-upstream-1234567")}
+    assert len(seen) == 2 and {name: seen[1][name] for name in trace} == trace
+    one = f"{UPSTREAMS}/{made['id']}"
+    assert server.post(one, {"authentication": "api-key"}).json["authentication"] == "api-key"
+    assert server.post(one, {"authentication": None}).json["authentication"] == "bearer"
+    for bad in ["basic", "", "Bearer"]:
+        assert server.post(one, {"authentication": bad}).error["param"] == "authentication"
+        assert server.post(UPSTREAMS, {**body, "name": "two", "authentication": bad}).error["param"] == "authentication"

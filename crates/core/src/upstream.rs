@@ -1,6 +1,7 @@
 //! What is known of provider connections: how they are told things, and what they do when nobody listens any more.
 
 use crate::address::Address;
+use crate::secret::Secret;
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
@@ -10,6 +11,7 @@ macro_rules! words {
 
         impl $name {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const WORDS: &'static [&'static str] = &[$($word,)*];
 
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
@@ -32,6 +34,18 @@ words! {
 }
 
 words! {
+    /// How a credential is presented to an upstream.
+    Authentication {
+        /// `Authorization: Bearer`, as OpenAI and most others read it.
+        Bearer = "bearer",
+        /// As Anthropic reads it.
+        XApiKey = "x-api-key",
+        /// As Azure reads it.
+        ApiKey = "api-key",
+    }
+}
+
+words! {
     /// What is done with an answer whose client has gone.
     OnClientGone {
         /// The connection is closed: the upstream stops, and bills no more.
@@ -46,12 +60,34 @@ pub fn is_openai(address: &Address) -> bool {
     address.host == "api.openai.com" || address.host.ends_with(".api.openai.com")
 }
 
+fn is_azure(address: &Address) -> bool {
+    let host = address.host.as_str();
+    host.ends_with(".openai.azure.com") || host.ends_with(".services.ai.azure.com")
+}
+
+impl Authentication {
+    /// What the upstream at an address reads unless an operator says otherwise.
+    pub fn usual(address: &Address) -> Self {
+        match address.host.as_str() {
+            "api.anthropic.com" => Self::XApiKey,
+            _ if is_azure(address) => Self::ApiKey,
+            _ => Self::Bearer,
+        }
+    }
+
+    /// The field of a head that presents a credential, with the end of its line.
+    pub fn field(self, credential: &Secret) -> String {
+        match self {
+            Self::Bearer => format!("authorization: Bearer {}\r\n", credential.reveal()),
+            _ => format!("{}: {}\r\n", self.as_str(), credential.reveal()),
+        }
+    }
+}
+
 impl OutputLimitField {
     /// What the upstream at an address reads unless an operator says otherwise.
     pub fn usual(address: &Address) -> Self {
-        let host = address.host.as_str();
-        let is_azure = host.ends_with(".openai.azure.com") || host.ends_with(".services.ai.azure.com");
-        if is_openai(address) || is_azure { Self::MaxCompletionTokens } else { Self::MaxTokens }
+        if is_openai(address) || is_azure(address) { Self::MaxCompletionTokens } else { Self::MaxTokens }
     }
 }
 
@@ -69,6 +105,15 @@ impl OnClientGone {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_credential_is_presented_as_the_provider_reads_it() {
+        let field = |url| Authentication::usual(&Address::parse(url).unwrap()).field(&Secret::new("s"));
+        assert_eq!(field("https://api.openai.com/v1"), "authorization: Bearer s\r\n");
+        assert_eq!(field("https://x.openai.azure.com/openai/v1"), "api-key: s\r\n");
+        assert_eq!(field("https://api.anthropic.com/v1"), "x-api-key: s\r\n");
+        assert_eq!(field("https://openai.azure.com.example/v1"), "authorization: Bearer s\r\n");
+    }
 
     #[test]
     fn openai_is_told_by_the_newer_name_and_others_by_the_older() {

@@ -76,7 +76,7 @@ const SPENT: [&str; 6] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_core::upstream::{OnClientGone, OutputLimitField};
+    use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
     use tollgate_core::{Address, UpstreamId};
 
     fn upstream() -> Upstream {
@@ -86,6 +86,7 @@ mod tests {
             name: "provider".to_owned(),
             output_limit_field: OutputLimitField::usual(&address),
             on_client_gone: OnClientGone::Drain,
+            authentication: Authentication::Bearer,
             allowed_parameters: Vec::new(),
             address,
             credential: None,

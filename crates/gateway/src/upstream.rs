@@ -118,7 +118,7 @@ async fn answered(
 
 /// The head that is sent: built anew, from a short list of what may pass.
 fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: &Headers) -> String {
-    const PASSED: [&str; 2] = ["openai-beta", "x-client-request-id"];
+    const PASSED: [&str; 4] = ["openai-beta", "x-client-request-id", "traceparent", "tracestate"];
     let mut head = String::with_capacity(512);
     let path = call.endpoint.path();
     let _ = write!(head, "POST {}{path} HTTP/1.1\r\n", upstream.address.path);
@@ -131,7 +131,7 @@ fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: 
     });
     let _ = write!(head, "user-agent: tollgate/{}\r\nx-request-id: {id}\r\n", env!("CARGO_PKG_VERSION"));
     if let Some(credential) = &upstream.credential {
-        let _ = write!(head, "authorization: Bearer {}\r\n", credential.reveal());
+        head.push_str(&upstream.authentication.field(credential));
     }
     for name in PASSED {
         if let Some(value) =

@@ -9,7 +9,7 @@ use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
-use tollgate_core::upstream::{OnClientGone, OutputLimitField};
+use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
 use tollgate_core::{Address, Error, OrganizationId, Principal, Result, Scopes, Timestamp, UpstreamId, seal};
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
@@ -219,10 +219,14 @@ fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
     let field: Option<String> = row.get("output_limit_field")?;
     let gone: Option<String> = row.get("on_client_gone")?;
     let allowed: Option<String> = row.get("allowed_parameters")?;
+    let authentication: Option<String> = row.get("authentication")?;
     Ok(Upstream {
         id,
         name: row.get("name")?,
         allowed_parameters: allowed.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
+        authentication: authentication
+            .and_then(|word| Authentication::parse(&word))
+            .unwrap_or_else(|| Authentication::usual(&address)),
         output_limit_field: field
             .and_then(|word| OutputLimitField::parse(&word))
             .unwrap_or_else(|| OutputLimitField::usual(&address)),

@@ -10,7 +10,7 @@ use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelFacts, ModelOverride};
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::{OnClientGone, OutputLimitField};
+use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
 use tollgate_core::{
     Address, KeyId, OrganizationId, Permission, Principal, ProjectId, Scopes, Timestamp, UpstreamId, UserId,
 };
@@ -122,6 +122,7 @@ pub struct Upstream {
     pub credential: Option<Secret>,
     pub output_limit_field: OutputLimitField,
     pub on_client_gone: OnClientGone,
+    pub authentication: Authentication,
     /// Of those that are not known to leave the cost of a request as it is, the ones that an operator says do.
     pub allowed_parameters: Vec<String>,
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tollgate_core::Address;
 use tollgate_core::secret::Secret;
+use tollgate_core::upstream::Authentication;
 
 use crate::dial::Dialer;
 
@@ -22,17 +23,21 @@ pub struct Listed {
 pub async fn list_models(
     dialer: &Dialer,
     address: &Address,
-    credential: Option<&Secret>,
+    credential: Option<(Authentication, &Secret)>,
 ) -> Result<Listed, String> {
     tokio::time::timeout(TIME_MAX, ask(dialer, address, credential))
         .await
         .unwrap_or(Err("it took too long".to_owned()))
 }
 
-async fn ask(dialer: &Dialer, address: &Address, credential: Option<&Secret>) -> Result<Listed, String> {
+async fn ask(
+    dialer: &Dialer,
+    address: &Address,
+    credential: Option<(Authentication, &Secret)>,
+) -> Result<Listed, String> {
     let connection = dialer.dial(address).await.map_err(|error| error.to_string())?;
     let authorization =
-        credential.map_or(String::new(), |secret| format!("authorization: Bearer {}\r\n", secret.reveal()));
+        credential.map_or(String::new(), |(authentication, secret)| authentication.field(secret));
     let head = format!(
         "GET {}/models HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\naccept-encoding: identity\r\n{authorization}\r\n",
         address.path,

@@ -6,7 +6,7 @@ use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::{OnClientGone, OutputLimitField};
+use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
 use tollgate_core::{Address, Error, Permission, Result, Timestamp, UpstreamId, seal};
 use tollgate_store::{Entity, FromRow, Row, params};
 
@@ -42,6 +42,9 @@ pub(crate) struct Upstream {
     base_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     has_api_key: Option<bool>,
+    /// How the credential is presented.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication: Option<&'static str>,
     /// The field in which it reads the most output of one choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     output_limit_field: Option<&'static str>,
@@ -60,10 +63,10 @@ impl FromRow for Upstream {
         let field: Option<String> = row.get("output_limit_field")?;
         let gone: Option<String> = row.get("on_client_gone")?;
         let allowed: Option<String> = row.get("allowed_parameters")?;
-        let field = match field.and_then(|word| OutputLimitField::parse(&word)) {
-            Some(field) => field,
-            None => OutputLimitField::usual(&read_address(&base_url)?),
-        };
+        let address = read_address(&base_url)?;
+        let authentication: Option<String> = row.get("authentication")?;
+        let authentication = authentication.and_then(|word| Authentication::parse(&word));
+        let field = field.and_then(|word| OutputLimitField::parse(&word));
         let gone = gone.and_then(|word| OnClientGone::parse(&word)).unwrap_or(OnClientGone::Drain);
         Ok(Self {
             object: "tollgate.upstream",
@@ -71,7 +74,8 @@ impl FromRow for Upstream {
             name: row.get("name")?,
             models: Vec::new(),
             base_url: Some(base_url),
-            output_limit_field: Some(field.as_str()),
+            authentication: Some(authentication.unwrap_or_else(|| Authentication::usual(&address)).as_str()),
+            output_limit_field: Some(field.unwrap_or_else(|| OutputLimitField::usual(&address)).as_str()),
             on_client_gone: Some(gone.as_str()),
             allowed_parameters: Some(
                 allowed.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
@@ -90,7 +94,7 @@ impl Upstream {
             .await?;
         self.models = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
         if !cx.actor.acts_as_operator() {
-            (self.base_url, self.has_api_key) = (None, None);
+            (self.base_url, self.has_api_key, self.authentication) = (None, None, None);
             (self.output_limit_field, self.on_client_gone, self.allowed_parameters) = (None, None, None);
         }
         Ok(self)
@@ -128,6 +132,7 @@ pub(crate) struct CreateUpstream {
     base_url: String,
     api_key: Option<Secret>,
     models: Option<Vec<String>>,
+    authentication: Option<String>,
     output_limit_field: Option<String>,
     on_client_gone: Option<String>,
     allowed_parameters: Option<Vec<String>>,
@@ -138,8 +143,9 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     let address = read_address(&input.base_url)?;
     let credential = input.api_key.as_ref().map(read_credential).transpose()?;
     let models = read_list(&input.models.unwrap_or_default())?;
-    let field = input.output_limit_field.as_deref().map(read_field).transpose()?;
-    let gone = input.on_client_gone.as_deref().map(read_gone).transpose()?;
+    let authentication = read_word::<Authentication>(input.authentication.as_deref())?;
+    let field = read_word::<OutputLimitField>(input.output_limit_field.as_deref())?;
+    let gone = read_word::<OnClientGone>(input.on_client_gone.as_deref())?;
     let allowed = read_parameters(input.allowed_parameters.as_deref().unwrap_or_default())?;
     let id: UpstreamId = cx.id();
     let sealed = match credential {
@@ -151,9 +157,9 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     cx.tx
         .execute(
             "INSERT INTO upstream (id, name, base_url, credential, created_at, output_limit_field, on_client_gone,
-                allowed_parameters)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            &params![id, name, address.to_string(), sealed, cx.now, field, gone, allowed],
+                allowed_parameters, authentication)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &params![id, name, address.to_string(), sealed, cx.now, field, gone, allowed, authentication],
         )
         .await?;
     set_models(cx, id, &models).await?;
@@ -183,13 +189,16 @@ fn read_models(admin: &Admin, arguments: Arguments) -> Preparing<'_> {
         let address = read_address(base_url)?;
         let credential = body.get("api_key").and_then(Value::as_str).map(Secret::new);
         credential.as_ref().map(read_credential).transpose()?;
-        let listed = tollgate_wire::list_models(&admin.dialer, &address, credential.as_ref()).await.map_err(
-            |why| {
+        let named = read_word::<Authentication>(body.get("authentication").and_then(Value::as_str))?;
+        let authentication =
+            named.and_then(Authentication::parse).unwrap_or_else(|| Authentication::usual(&address));
+        let credential = credential.as_ref().map(|secret| (authentication, secret));
+        let listed =
+            tollgate_wire::list_models(&admin.dialer, &address, credential).await.map_err(|why| {
                 let message =
                     format!("The upstream's list of models could not be read: {why}. Name them in 'models'.");
                 Error::invalid("models", message).code("upstream_unreachable")
-            },
-        )?;
+            })?;
         // What the server calls itself tells what it does when nobody listens any more.
         let gone = OnClientGone::of_models_owned_by(&listed.owner);
         body.entry("on_client_gone").or_insert_with(|| json!(gone.as_str()));
@@ -218,6 +227,8 @@ pub(crate) struct UpdateUpstream {
     api_key: Patch<Secret>,
     models: Option<Vec<String>>,
     /// Null goes back to the usual.
+    #[serde(default)]
+    authentication: Patch<String>,
     #[serde(default)]
     output_limit_field: Patch<String>,
     #[serde(default)]
@@ -259,15 +270,19 @@ async fn update(cx: &mut Cx, input: UpdateUpstream) -> Result<Upstream> {
     if let Some(models) = &models {
         set_models(cx, id, models).await?;
     }
+    if !input.authentication.is_absent() {
+        let word = read_word::<Authentication>(input.authentication.value().as_deref())?;
+        cx.tx.execute("UPDATE upstream SET authentication = $1 WHERE id = $2", &params![word, id]).await?;
+    }
     if !input.output_limit_field.is_absent() {
-        let field = input.output_limit_field.value().as_deref().map(read_field).transpose()?;
+        let word = read_word::<OutputLimitField>(input.output_limit_field.value().as_deref())?;
         cx.tx
-            .execute("UPDATE upstream SET output_limit_field = $1 WHERE id = $2", &params![field, id])
+            .execute("UPDATE upstream SET output_limit_field = $1 WHERE id = $2", &params![word, id])
             .await?;
     }
     if !input.on_client_gone.is_absent() {
-        let gone = input.on_client_gone.value().as_deref().map(read_gone).transpose()?;
-        cx.tx.execute("UPDATE upstream SET on_client_gone = $1 WHERE id = $2", &params![gone, id]).await?;
+        let word = read_word::<OnClientGone>(input.on_client_gone.value().as_deref())?;
+        cx.tx.execute("UPDATE upstream SET on_client_gone = $1 WHERE id = $2", &params![word, id]).await?;
     }
     if !input.allowed_parameters.is_absent() {
         let allowed = read_parameters(input.allowed_parameters.value().as_deref().unwrap_or_default())?;
@@ -317,22 +332,35 @@ fn read_credential(credential: &Secret) -> Result<&Secret> {
     }
 }
 
-fn read_field(word: &str) -> Result<&'static str> {
-    let field = OutputLimitField::parse(word).map(OutputLimitField::as_str);
-    field.ok_or_else(|| {
-        let message = format!(
-            "Invalid 'output_limit_field': expected 'max_tokens' or 'max_completion_tokens', but got '{word}'."
-        );
-        Error::invalid("output_limit_field", message)
+/// One of the words that a setting can be.
+fn read_word<W: Setting>(word: Option<&str>) -> Result<Option<&'static str>> {
+    let Some(word) = word else { return Ok(None) };
+    let known = W::WORDS.iter().find(|known| **known == word);
+    known.map(|known| Some(*known)).ok_or_else(|| {
+        let expected: Vec<String> = W::WORDS.iter().map(|known| format!("'{known}'")).collect();
+        let message = format!("Invalid '{}': expected {}, but got '{word}'.", W::NAME, expected.join(" or "));
+        Error::invalid(W::NAME, message)
     })
 }
 
-fn read_gone(word: &str) -> Result<&'static str> {
-    let gone = OnClientGone::parse(word).map(OnClientGone::as_str);
-    gone.ok_or_else(|| {
-        let message = format!("Invalid 'on_client_gone': expected 'cancel' or 'drain', but got '{word}'.");
-        Error::invalid("on_client_gone", message)
-    })
+trait Setting {
+    const NAME: &'static str;
+    const WORDS: &'static [&'static str];
+}
+
+impl Setting for Authentication {
+    const NAME: &'static str = "authentication";
+    const WORDS: &'static [&'static str] = Self::WORDS;
+}
+
+impl Setting for OutputLimitField {
+    const NAME: &'static str = "output_limit_field";
+    const WORDS: &'static [&'static str] = Self::WORDS;
+}
+
+impl Setting for OnClientGone {
+    const NAME: &'static str = "on_client_gone";
+    const WORDS: &'static [&'static str] = Self::WORDS;
 }
 
 /// Names as they are stored: with spaces between them, nothing for none.

@@ -52,6 +52,9 @@ pub struct UpstreamSettings {
     /// Models it serves; its own list if none is given
     #[arg(long = "model", value_name = "MODEL")]
     models: Vec<String>,
+    /// How it reads its key [default: what suits its address]
+    #[arg(long, value_parser = ["bearer", "x-api-key", "api-key"], value_name = "HOW")]
+    authentication: Option<String>,
     /// The field in which it reads the most output [default: what suits its address]
     #[arg(long, value_parser = ["max_tokens", "max_completion_tokens"], value_name = "FIELD")]
     output_limit_field: Option<String>,
@@ -199,6 +202,7 @@ fn upstream_body(
     let texts = [
         ("name", name),
         ("base_url", base_url),
+        ("authentication", settings.authentication),
         ("output_limit_field", settings.output_limit_field),
         ("on_client_gone", settings.on_client_gone),
     ];
