@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from harness import request, until
+from harness import Fake, request, until
 
 
 @pytest.fixture
@@ -132,3 +132,60 @@ def test_an_upstream_that_speaks_no_responses_says_so(server):
     answer = request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": "x"})
     assert answer.status == 404 and answer.error["message"] == "Not Found"
     assert server.requests()[0]["state"] == "voided"
+
+
+def test_the_order_of_a_body_s_fields_does_not_matter(server):
+    fake = server.fake(lambda body, handler: (200, {"usage": {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}}))
+    key = server.key(server.default_project)["value"]
+    server.limit(server.default_project, 100)
+    for body in [{"max_tokens": 9, "model": "fake", "input": "x"}, {"max_completion_tokens": 9, "max_tokens": 5000, "model": "fake", "input": "x"}]:
+        assert request(server.url, "POST", "/v1/responses", key=key, body=body).status == 200
+        assert fake.bodies[-1]["max_output_tokens"] <= 4096 and fake.bodies[-1].get("max_completion_tokens", 0) <= 4096
+    chat = {"max_completion_tokens": 9, "stream": True, "model": "fake", "messages": [{"role": "user", "content": "x"}]}
+    assert request(server.url, "POST", "/v1/chat/completions", key=key, body=chat).status == 200
+    assert fake.bodies[-1]["max_tokens"] == 9
+
+
+@pytest.mark.parametrize("last", [None, {"type": "response.failed", "response": {"status": "failed", "usage": None}}])
+def test_usage_before_the_end_is_not_the_whole_of_it(server, last):
+    early = {"type": "response.created", "response": {"status": "in_progress", "usage": {"input_tokens": 5, "output_tokens": 0, "total_tokens": 5}}}
+
+    def answer(body, handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for event in filter(None, [early, last]):
+            handler.wfile.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+        handler.close_connection = True
+
+    server.fake(answer)
+    key = server.key(server.default_project)["value"]
+    server.limit(server.default_project, 100)
+    assert request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": "x", "stream": True}).status == 200
+    [made] = server.requests()
+    assert made["usage_source"] == "bound" and made["cost"] == made["bound"]
+
+
+def test_a_deep_answer_harms_nobody(server):
+    def answer(body, handler):
+        text = b'{"response":' * 50_000 + b"1" + b"}" * 50_000
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text)
+
+    server.fake(answer)
+    key = server.key(server.default_project)["value"]
+    assert request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": "x"}).status == 200
+    assert server.requests()[0]["usage_source"] == "bound"
+
+
+def test_a_model_that_costs_nothing_bounds_nothing_that_chooses_another(server):
+    fake = server.fake(lambda body, handler: (200, Fake.completion()), input_price="0", output_price="0")
+    key = server.key(server.default_project)["value"]
+    server.limit(server.default_project, 100)
+    assert server.chat(key, model="fake").status == 200 and len(fake.bodies) == 1
+    refused = server.chat(key, model="fake", fallbacks=["dear"])
+    assert refused.status == 400 and refused.error["param"] == "fallbacks"

@@ -306,7 +306,9 @@ def test_a_file_that_cannot_grow_refuses_and_loses_nothing(gateway):
             break
     limited.send_signal(signal.SIGKILL)
     limited.wait()
-    assert codes <= {(503, "ledger_unavailable"), (503, "storage_unavailable"), (503, "overloaded")} and codes, codes
+    # Also storage_low: it may have been an end that found no room first.
+    full = {"ledger_unavailable", "storage_unavailable", "storage_low", "overloaded"}
+    assert codes and codes <= {(503, code) for code in full}, codes
     gateway.start()
     settled = [r for r in gateway.requests() if r["state"] == "settled"]
     assert len(settled) >= served + 1, "nothing that was served is missing"

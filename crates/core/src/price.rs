@@ -82,6 +82,14 @@ impl Price {
         }
     }
 
+    /// Whether all of it is zero, or has no price of its own.
+    pub fn is_free(&self) -> bool {
+        let is_free = |rates: Rates| {
+            rates.dearest_input() == UnitPrice(0) && rates.output.unwrap_or_default() == UnitPrice(0)
+        };
+        is_free(self.rates) && self.long_context.is_none_or(|(_, rates)| is_free(rates))
+    }
+
     pub fn cost(&self, usage: TokenUsage) -> Cost {
         let rates = self.rates_for(usage.input);
         Cost {
@@ -269,9 +277,6 @@ impl Request {
     /// The most it can cost; `None` if that is not known.
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
-        if self.ceiling.is_none() && self.is_free() {
-            return Some(Bound::default());
-        }
         let computed = match (self.size.input_bound(), self.size.output_bound()) {
             (Some(input), Some(output)) => price.bound(input, output),
             _ => None,
@@ -285,14 +290,7 @@ impl Request {
 
     /// Whether it costs nothing, however much it takes and makes.
     pub fn is_free(&self) -> bool {
-        let is_free = |rates: Rates| {
-            let output = rates.output.unwrap_or_default();
-            rates.dearest_input() == UnitPrice(0) && output == UnitPrice(0)
-        };
-        let price = self.price.filter(|_| self.is_priced());
-        price.is_some_and(|price| {
-            is_free(price.rates) && price.long_context.is_none_or(|(_, rates)| is_free(rates))
-        })
+        self.is_priced() && self.price.is_some_and(|price| price.is_free())
     }
 
     /// Whether its usage can be turned into money.
@@ -423,20 +421,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_free_is_bounded_whatever_is_asked_for() {
+    fn what_is_free_has_no_price_but_zero() {
         let rates = Rates { input: UnitPrice(0), cached_input: None, cache_write: None, output: None };
-        let free = Request {
-            price: Some(Price { rates, long_context: None }),
-            size: Size::without_output(None),
-            ceiling: None,
-        };
-        assert_eq!(free.bound(), Some(Bound::default()));
-        let endless = Size { output_each: None, output_each_max: None, ..free.size };
-        assert_eq!(Request { size: endless, ..free }.bound(), None, "its output has no price");
+        let free = Price { rates, long_context: None };
         let cached = Rates { cached_input: Some(UnitPrice(1)), ..rates };
-        let price = Some(Price { rates, long_context: Some((1, cached)) });
-        assert_eq!(Request { price, ..free }.bound(), None);
-        assert_eq!(Request { price: None, ..free }.bound(), None);
+        assert!(free.is_free() && !price().is_free());
+        assert!(!Price { long_context: Some((1, cached)), ..free }.is_free());
+        let size = Size::without_output(None);
+        assert!(Request { price: Some(free), size, ceiling: None }.is_free());
+        let makes = Size { output_each: Some(5), ..size };
+        assert!(
+            !Request { price: Some(free), size: makes, ceiling: None }.is_free(),
+            "its output has no price"
+        );
+        assert!(!Request { price: None, size, ceiling: None }.is_free());
     }
 
     #[test]

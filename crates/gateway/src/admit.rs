@@ -89,6 +89,9 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
     let reshape = Tokenizer::of(&model.id).is_none().then_some(asked.body);
     // With a parameter that nobody vouches for, nothing bounds what it costs.
     let is_known = call.unknown_parameter(&upstream.allowed_parameters).is_none();
+    // What costs nothing may be as large as it likes.
+    let is_free = facts.price.is_some_and(|price| price.is_free());
+    let input = call.input_max(facts, reshape).or_else(|| is_free.then(|| call.input_estimate()));
     Attempt {
         id,
         attempt_of,
@@ -105,7 +108,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         request: Request {
             price: facts.price,
             size: Size {
-                input: call.input_max(facts, reshape).filter(|_| is_known),
+                input: input.filter(|_| is_known),
                 input_max: call.context(facts),
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },

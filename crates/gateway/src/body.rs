@@ -9,6 +9,7 @@ use tollgate_core::{Error, Result};
 use crate::fields::{Raw, Text, fields};
 use crate::messages::{Messages, Tools};
 use crate::parameters;
+use crate::route::Endpoint;
 
 fields! {
     /// The fields that are looked at, of all endpoints.
@@ -37,13 +38,14 @@ fields! {
         data_sources: Option<IgnoredAny>,
         models: Option<IgnoredAny>,
         chat_template: Option<IgnoredAny>,
-        instructions: Option<IgnoredAny>,
+        reasoning: Raw<'a>,
+        instructions: Raw<'a>,
         max_output_tokens: Raw<'a>,
-        text: Option<TextFormat<'a>>,
-        background: Option<bool>,
-        previous_response_id: Option<IgnoredAny>,
-        conversation: Option<IgnoredAny>,
-        context_management: Option<IgnoredAny>,
+        text: Raw<'a>,
+        background: Raw<'a>,
+        previous_response_id: Raw<'a>,
+        conversation: Raw<'a>,
+        context_management: Raw<'a>,
         ; others: not parameters::is_harmless,
     }
 }
@@ -68,12 +70,84 @@ fields! {
 }
 
 fields! {
+    struct Reasoning {
+        effort: Option<IgnoredAny>,
+        summary: Option<IgnoredAny>,
+        generate_summary: Option<IgnoredAny>,
+        ; others: not no_other,
+    }
+}
+
+fields! {
     struct ResponseFormat {
         r#type: Option<Text<'a>>,
     }
 }
 
+/// Whether there is something that is no null.
+fn is_given(raw: Raw<'_>) -> bool {
+    raw.0.is_some_and(|raw| raw.get() != "null")
+}
+
+const fn no_other(_: &str) -> bool {
+    false
+}
+
+impl ResponseFormat<'_> {
+    /// Whether it is more than text.
+    pub(crate) fn is_form(&self) -> bool {
+        self.r#type.as_ref().is_some_and(|Text(kind)| kind != "text")
+    }
+}
+
 impl Body<'_> {
+    /// What only one endpoint knows is as unknown at another as what none knows.
+    pub(crate) fn foreign_to(&self, endpoint: Endpoint) -> Vec<String> {
+        let of_responses = [
+            ("instructions", self.instructions),
+            ("max_output_tokens", self.max_output_tokens),
+            ("text", self.text),
+            ("background", self.background),
+            ("previous_response_id", self.previous_response_id),
+            ("conversation", self.conversation),
+            ("context_management", self.context_management),
+        ];
+        let mut foreign: Vec<&str> = Vec::new();
+        if endpoint != Endpoint::Responses {
+            foreign.extend(of_responses.iter().filter(|(_, raw)| is_given(*raw)).map(|(name, _)| *name));
+        }
+        if is_given(self.prompt) && endpoint != Endpoint::Completions {
+            foreign.push("prompt");
+        }
+        // A budget of reasoning may go before the limit of the output.
+        let reasoning = self.reasoning.0.map(|raw| serde_json::from_str::<Option<Reasoning<'_>>>(raw.get()));
+        let is_foreign = |read: Option<Reasoning<'_>>| read.is_some_and(|read| !read.others.is_empty());
+        if reasoning.is_some_and(|read| read.map_or(true, is_foreign)) {
+            foreign.push("reasoning");
+        }
+        foreign.into_iter().map(str::to_owned).collect()
+    }
+
+    /// What of a response is kept by the provider, and refused until it belongs to a project here.
+    pub(crate) fn refuse_what_is_kept(&self) -> Result<()> {
+        let kept = [
+            ("prompt", self.prompt, "A prompt that the provider keeps"),
+            ("previous_response_id", self.previous_response_id, "A response that goes on from a stored one"),
+            ("conversation", self.conversation, "A conversation that the provider keeps"),
+            ("context_management", self.context_management, "Compaction by the provider"),
+        ];
+        if let Some((name, _, what)) = kept.iter().find(|(_, raw, _)| is_given(*raw)) {
+            return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
+        }
+        match self.background.0.map_or("null", RawValue::get) {
+            "null" | "false" => Ok(()),
+            _ => {
+                let message = "Responses in the background are not served yet. Leave 'background' out.";
+                Err(Error::unsupported("background", message))
+            }
+        }
+    }
+
     pub(crate) fn has_tools(&self) -> bool {
         self.tools.as_ref().is_some_and(|tools| tools.count > 0)
             || self.functions.as_ref().is_some_and(|functions| !functions.is_empty())
@@ -81,9 +155,7 @@ impl Body<'_> {
 
     /// Whether the answer has to have a form, so that cutting it short would break it.
     pub(crate) fn is_structured(&self) -> bool {
-        let of_text = self.text.as_ref().and_then(|text| text.format.as_ref());
-        let format = self.response_format.as_ref().or(of_text).and_then(|format| format.r#type.as_ref());
-        self.has_tools() || format.is_some_and(|Text(kind)| kind != "text")
+        self.has_tools() || self.response_format.as_ref().is_some_and(ResponseFormat::is_form)
     }
 
     /// What would be metered or priced wrongly is refused, until it is served. `audio_at` is the first audio in the input.
@@ -102,10 +174,6 @@ impl Body<'_> {
             }
             _ => return Err(Error::invalid("store", "Invalid type for 'store': expected a boolean.")),
         }
-        if self.background == Some(true) {
-            let message = "Responses in the background are not served yet. Leave 'background' out.";
-            return Err(Error::unsupported("background", message));
-        }
         let extras = [
             ("web_search_options", self.web_search_options.is_some(), "Hosted web search"),
             ("search_parameters", self.search_parameters.is_some(), "Hosted search"),
@@ -113,13 +181,6 @@ impl Body<'_> {
             ("data_sources", self.data_sources.is_some(), "Data that the provider adds to the prompt"),
             ("models", self.models.is_some(), "A choice of models by the provider"),
             ("chat_template", self.chat_template.is_some(), "A chat template of the request"),
-            (
-                "previous_response_id",
-                self.previous_response_id.is_some(),
-                "A response that goes on from a stored one",
-            ),
-            ("conversation", self.conversation.is_some(), "A conversation that the provider keeps"),
-            ("context_management", self.context_management.is_some(), "Compaction by the provider"),
         ];
         if let Some((name, _, what)) = extras.iter().find(|(_, is_given, _)| *is_given) {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));

@@ -32,7 +32,8 @@ pub(crate) fn apply<'b>(body: &'b [u8], edits: &[Edit]) -> Cow<'b, [u8]> {
         return Cow::Borrowed(body);
     }
     let mut edits: Vec<&Edit> = edits.iter().collect();
-    edits.sort_by_key(|edit| edit.range.start);
+    // What is put in at a place goes before what is replaced there.
+    edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
     let mut edited = Vec::with_capacity(body.len() + edits.iter().map(|edit| edit.text.len()).sum::<usize>());
     let mut at = 0;
     for edit in edits {
@@ -61,6 +62,9 @@ mod tests {
             Edit::insert(body, r#""d":5"#),
         ];
         assert_eq!(apply(body, &edits).as_ref(), br#" {"c":4,"d":5, "a" : 1, "b":3 }"#);
+        let first =
+            [Edit { range: 1..7, text: r#""b":2"#.to_owned() }, Edit::insert(br#"{"a" :1}"#, r#""c":4"#)];
+        assert_eq!(apply(br#"{"a" :1}"#, &first).as_ref(), br#"{"c":4,"b":2}"#.as_slice());
         assert!(matches!(apply(body, &[]), Cow::Borrowed(_)));
         assert_eq!(apply(b"{ }", &[Edit::insert(b"{ }", r#""c":4"#)]).as_ref(), br#"{"c":4 }"#);
     }

@@ -123,6 +123,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 }
                 Ok(content)
             }
+
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Content<'de>, M::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Content { has_files: true, ..Content::default() })
+            }
         }
         deserializer.deserialize_any(Either)
     }
@@ -245,8 +250,8 @@ impl<'de> Deserialize<'de> for Input {
                     all.count += item.count;
                     tokens += u64::from(item.is_token);
                 }
-                // A list of tokens is one text.
-                all.count += u64::from(tokens > 0);
+                // A list of tokens is one text, and so is one inside of another, whatever it has.
+                all.count = if self.depth > 0 { 1 } else { all.count + u64::from(tokens > 0) };
                 Ok(all)
             }
 

@@ -148,7 +148,7 @@ impl Observer {
         for event in sse::events(bytes) {
             seen = event.end;
             let text = &bytes[event.clone()];
-            let text_bytes = text_bytes(self.endpoint, text);
+            let text_bytes = text_of_event(self.endpoint, text);
             if let Some(text_bytes) = text_bytes {
                 self.seen.pieces += 1;
                 self.seen.text_bytes += text_bytes;
@@ -181,20 +181,35 @@ fn mentions_usage(event: &[u8]) -> bool {
 }
 
 /// How much text of the model an event carries, escapes included; `None` if none.
-pub(crate) fn text_bytes(endpoint: Endpoint, event: &[u8]) -> Option<u64> {
+fn text_of_event(endpoint: Endpoint, event: &[u8]) -> Option<u64> {
     // The stream of a response says each piece as it is made, and all of them again as each part is done.
-    static DELTA: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"delta\":").into_owned()]);
-    static TEXTS: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
-        ["content", "text", "arguments", "reasoning_content", "reasoning", "refusal"]
-            .map(|name| Finder::new(&format!("\"{name}\":")).into_owned())
-    });
+    static DELTA: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| ["delta"].map(named));
+    match endpoint {
+        Endpoint::Responses => length_of(&*DELTA, event),
+        _ => text_bytes(endpoint, event),
+    }
+}
+
+/// The same of an answer in one piece.
+pub(crate) fn text_bytes(endpoint: Endpoint, answer: &[u8]) -> Option<u64> {
+    static CHAT: LazyLock<[Finder<'static>; 5]> =
+        LazyLock::new(|| ["content", "arguments", "reasoning_content", "reasoning", "refusal"].map(named));
+    static TEXT: LazyLock<[Finder<'static>; 3]> =
+        LazyLock::new(|| ["text", "arguments", "refusal"].map(named));
+    match endpoint {
+        Endpoint::ChatCompletions => length_of(&*CHAT, answer),
+        _ => length_of(&*TEXT, answer),
+    }
+}
+
+fn named(name: &str) -> Finder<'static> {
+    Finder::new(&format!("\"{name}\":")).into_owned()
+}
+
+fn length_of(names: &[Finder<'static>], json: &[u8]) -> Option<u64> {
     let of = |name: &Finder<'static>| {
-        let lengths = name.find_iter(event).map(|at| string_length(&event[at + name.needle().len()..]));
+        let lengths = name.find_iter(json).map(|at| string_length(&json[at + name.needle().len()..]));
         lengths.sum::<usize>()
-    };
-    let names: &[Finder<'static>] = match endpoint {
-        Endpoint::Responses if event.starts_with(b"event:") || event.starts_with(b"data:") => &*DELTA,
-        _ => &*TEXTS,
     };
     let length: usize = names.iter().map(of).sum();
     (length > 0).then_some(length as u64)
@@ -240,7 +255,13 @@ mod tests {
         assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content":"abc"}}"#), Some(3));
         assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"content": "a\"b"}}"#), Some(4));
         assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"delta":{"reasoning":"abc"}}"#), Some(3));
-        assert_eq!(text_bytes(Endpoint::ChatCompletions, br#"data: {"choices":[{"text":"abc"}]}"#), Some(3));
+        assert_eq!(text_bytes(Endpoint::Completions, br#"data: {"choices":[{"text":"abc"}]}"#), Some(3));
+        let both = br#"data: {"delta":{"reasoning":"abc","reasoning_details":[{"text":"abc"}]}}"#;
+        assert_eq!(text_bytes(Endpoint::ChatCompletions, both), Some(3), "said twice and made once");
+        let event = br#"id: 1
+data: {"type":"response.output_text.delta","delta":"abc","text":"abcdef"}"#;
+        assert_eq!(text_of_event(Endpoint::Responses, event), Some(3));
+        assert_eq!(text_bytes(Endpoint::Responses, br#"{"output":[{"content":[{"text":"abc"}]}]}"#), Some(3));
         assert_eq!(
             text_bytes(
                 Endpoint::ChatCompletions,

@@ -49,27 +49,25 @@ impl OutputLimit {
     pub(crate) fn edits(&self, body: &[u8], name: &'static str, wanted: Option<u64>) -> Vec<Edit> {
         let Some(limit) = self.tokens().into_iter().chain(wanted).min() else { return Vec::new() };
         let text = format!("\"{name}\":{limit}");
-        let mut edits = Vec::new();
         let is_read = self.given.iter().any(|given| given.name == name);
-        for given in &self.given {
+        let renamed = self.given.iter().position(|given| given.tokens.is_some()).filter(|_| !is_read);
+        let mut edits = Vec::new();
+        for (position, given) in self.given.iter().enumerate() {
+            let in_place = || Edit { range: given.value.clone(), text: limit.to_string() };
             match given.tokens {
-                // What is read by its name gets the value there.
-                Some(tokens) if tokens > limit => {
-                    edits.push(Edit { range: given.value.clone(), text: limit.to_string() });
+                _ if renamed == Some(position) => {
+                    edits.push(Edit { range: given.whole.clone(), text: text.clone() });
                 }
-                None if given.name == name => {
-                    edits.push(Edit { range: given.value.clone(), text: limit.to_string() });
-                }
+                // Whoever reads another name is told no more.
+                Some(tokens) if tokens > limit => edits.push(in_place()),
+                None if given.name == name => edits.push(in_place()),
                 _ => {}
             }
         }
-        if is_read {
-            return edits;
+        if !is_read && renamed.is_none() {
+            edits.push(Edit::insert(body, &text));
         }
-        match self.given.first().filter(|given| given.tokens.is_some()) {
-            Some(other) => vec![Edit { range: other.whole.clone(), text }],
-            None => vec![Edit::insert(body, &text)],
-        }
+        edits
     }
 }
 
@@ -158,6 +156,8 @@ mod tests {
         assert_eq!(read(both).unwrap().tokens(), Some(30));
         assert_eq!(told(both, MAX_TOKENS, Some(20)), r#"{"max_tokens":10,"max_completion_tokens":20}"#);
         assert_eq!(told(both, MAX_TOKENS, None), both);
+        let told = told(both, "max_output_tokens", Some(20));
+        assert_eq!(told, r#"{"max_output_tokens":20,"max_completion_tokens":20}"#);
     }
 
     #[test]

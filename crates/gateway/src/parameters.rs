@@ -5,7 +5,7 @@
 //! bound, unless an operator says of the upstream that it does no harm.
 
 /// Parameters that are passed over here: how tokens are chosen, in what form, and what is told beside them. In order.
-const HARMLESS: [&str; 82] = [
+const HARMLESS: [&str; 81] = [
     "add_generation_prompt",
     "add_special_tokens",
     "allowed_token_ids",
@@ -60,7 +60,6 @@ const HARMLESS: [&str; 82] = [
     "prompt_cache_retention",
     "prompt_logprobs",
     "random_seed",
-    "reasoning",
     "reasoning_effort",
     "reasoning_format",
     "repeat_last_n",

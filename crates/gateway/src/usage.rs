@@ -13,6 +13,10 @@ const TOKENS_MAX: i64 = 1_000_000_000;
 /// So much of a report that is odd is kept.
 const KEPT_BYTES_MAX: usize = 2_000;
 
+/// Types of the events that end a response's stream.
+const LAST_EVENTS: [&str; 3] =
+    [r#""response.completed""#, r#""response.incomplete""#, r#""response.failed""#];
+
 #[derive(Deserialize)]
 struct Answer<'a> {
     #[serde(borrow, default)]
@@ -22,6 +26,8 @@ struct Answer<'a> {
     choices: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
     service_tier: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
     /// What the last event of a response's stream has it in.
     #[serde(borrow, default)]
     response: Option<&'a RawValue>,
@@ -29,16 +35,16 @@ struct Answer<'a> {
 
 #[derive(Deserialize)]
 struct Usage {
-    #[serde(alias = "input_tokens")]
     prompt_tokens: Option<i64>,
-    #[serde(alias = "output_tokens")]
     completion_tokens: Option<i64>,
-    #[serde(default)]
     total_tokens: Option<i64>,
-    #[serde(default, alias = "input_tokens_details")]
     prompt_tokens_details: Option<InputDetails>,
-    #[serde(default, alias = "output_tokens_details")]
     completion_tokens_details: Option<OutputDetails>,
+    // The names of responses. Some say both, and mean one of them.
+    input_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    input_tokens_details: Option<InputDetails>,
+    output_tokens_details: Option<OutputDetails>,
 }
 
 #[derive(Deserialize)]
@@ -64,12 +70,21 @@ pub(crate) struct Report {
 
 pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
     let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return Report::default() };
-    if let Some(response) =
-        answer.response.filter(|_| endpoint == Endpoint::Responses && answer.usage.is_none())
-    {
-        let report = read(endpoint, response.get().as_bytes());
-        return Report { is_last_word: report.reported.usage.is_some(), ..report };
+    match answer.response.filter(|_| endpoint == Endpoint::Responses && answer.usage.is_none()) {
+        None => of_answer(endpoint, &answer),
+        // Only its last event says what a response has used in all. One that failed may say nothing.
+        Some(response) if answer.kind.is_some_and(|kind| LAST_EVENTS.contains(&kind.get())) => {
+            let Ok(response) = serde_json::from_str::<Answer<'_>>(response.get()) else {
+                return Report::default();
+            };
+            let report = of_answer(endpoint, &response);
+            Report { is_last_word: report.reported.usage.is_some(), ..report }
+        }
+        Some(_) => Report::default(),
     }
+}
+
+fn of_answer(endpoint: Endpoint, answer: &Answer<'_>) -> Report {
     let Some(raw) = answer.usage.map(RawValue::get).filter(|raw| *raw != "null") else {
         return Report::default();
     };
@@ -82,25 +97,32 @@ pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
         .service_tier
         .is_some_and(|tier| !matches!(tier.get(), "null" | r#""default""# | r#""auto""# | r#""standard""#));
     let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
-    let is_only_usage = usage.is_some() && answer.choices.is_some_and(|choices| choices.is_empty());
+    let is_only_usage = usage.is_some() && answer.choices.as_ref().is_some_and(Vec::is_empty);
     Report { reported: Reported { usage, flags, text }, is_only_usage, is_last_word: is_only_usage }
 }
 
 /// Reads a report so that no part of it makes it cheaper than another part says.
 fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
     let mut flags = Flags::default();
-    let inputs = usage.prompt_tokens_details.as_ref();
-    let reasoning = usage.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+    let inputs = usage.prompt_tokens_details.as_ref().or(usage.input_tokens_details.as_ref());
+    let outputs = usage.completion_tokens_details.as_ref().or(usage.output_tokens_details.as_ref());
+    let reasoning = outputs.and_then(|details| details.reasoning_tokens);
+    // Nothing that one says makes the other cheaper, and nonsense in either is nonsense.
+    let of_both = |one: Option<i64>, other: Option<i64>| match (one, other) {
+        (Some(one), Some(other)) if one.min(other) < 0 => Some(one.min(other)),
+        (one, other) => one.max(other),
+    };
+    let prompt_tokens = of_both(usage.prompt_tokens, usage.input_tokens);
+    let completion_tokens = of_both(usage.completion_tokens, usage.output_tokens);
     let cached = inputs.and_then(|details| details.cached_tokens);
     let written = inputs.and_then(|details| details.cache_write_tokens);
-    let all = [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, reasoning, cached, written];
+    let all = [prompt_tokens, completion_tokens, usage.total_tokens, reasoning, cached, written];
     if all.iter().flatten().any(|tokens| !(0..=TOKENS_MAX).contains(tokens)) {
         flags.absurd = true;
         return (None, flags);
     }
     let makes_output = endpoint.makes_output();
-    let (Some(input), Some(output)) =
-        (usage.prompt_tokens, usage.completion_tokens.or((!makes_output).then_some(0)))
+    let (Some(input), Some(output)) = (prompt_tokens, completion_tokens.or((!makes_output).then_some(0)))
     else {
         // Half a report is no report, unless it is none at all.
         flags.contradictory = all.iter().flatten().any(|tokens| *tokens > 0);
@@ -172,6 +194,38 @@ mod tests {
         );
         assert_eq!(embeddings.reported.usage.unwrap().input, 8);
         assert!(chat(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#).is_only_usage);
+    }
+
+    #[test]
+    fn a_response_says_what_it_used_in_its_last_event() {
+        let read = |json: &str| read(Endpoint::Responses, json.as_bytes());
+        let usage_ = r#"{"input_tokens":5,"input_tokens_details":{"cached_tokens":2},"output_tokens":7,"total_tokens":12}"#;
+        let whole = read(&format!(r#"{{"usage":{usage_}}}"#)).reported.usage.unwrap();
+        assert_eq!((whole.input, whole.cached_input, whole.output), (5, 2, 7));
+        for kind in ["completed", "incomplete", "failed"] {
+            let report = read(&format!(r#"{{"type":"response.{kind}","response":{{"usage":{usage_}}}}}"#));
+            assert!(report.is_last_word && report.reported.usage == Some(whole), "{kind}");
+        }
+        let early = read(&format!(r#"{{"type":"response.created","response":{{"usage":{usage_}}}}}"#));
+        assert_eq!(early, Report::default());
+        let deep = format!("{}{}", r#"{"response":"#.repeat(50_000), "}".repeat(50_000));
+        assert_eq!(
+            read(&format!(r#"{{"type":"response.completed","response":{deep}1{}"#, "}")),
+            Report::default()
+        );
+    }
+
+    #[test]
+    fn of_two_ways_to_say_it_the_larger_counts() {
+        let both = r#"{"prompt_tokens":5,"completion_tokens":1,"total_tokens":6,"input_tokens":0,"output_tokens":0,"input_tokens_details":null}"#;
+        let reported = chat(&format!(r#"{{"usage":{both}}}"#)).reported;
+        assert_eq!((reported.usage, reported.flags.is_any()), (Some(usage(5, 1)), false));
+        assert!(
+            chat(r#"{"usage":{"prompt_tokens":5,"completion_tokens":1,"input_tokens":-1}}"#)
+                .reported
+                .flags
+                .absurd
+        );
     }
 
     #[test]

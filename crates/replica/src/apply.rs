@@ -126,6 +126,7 @@ impl Replica {
         loop {
             let current = self.snapshot.load_full();
             let keyring = Arc::clone(&self.keyring);
+            let began = self.clock.now().0;
             let next = self
                 .db
                 .read_for(Reading::Change, move |tx| {
@@ -139,9 +140,10 @@ impl Replica {
             let seq = next.seq;
             self.snapshot.store(Arc::new(next));
             if is_last {
-                // What was committed since the reading began is told by the next signal. Whoever waits for these changes
-                // finds them in force, and nothing behind.
-                self.behind_since.store(0, Ordering::Relaxed);
+                // Whoever waits for these changes finds them in force, and nothing behind but what was committed since
+                // the reading began.
+                let newest = *self.db.changes().borrow();
+                self.behind_since.store(if newest > seq { began } else { 0 }, Ordering::Relaxed);
             }
             self.applied.send_replace(seq);
             if is_last {

@@ -48,7 +48,7 @@ impl Headers {
             std::str::from_utf8(value).unwrap_or("\u{fffd}").trim()
         }
         fn bearer(value: &[u8]) -> Option<&str> {
-            let (scheme, token) = text(value).split_once(' ')?;
+            let (scheme, token) = text(value).split_once(|letter: char| letter.is_ascii_whitespace())?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         }
         let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| self.all(name)).map(text);

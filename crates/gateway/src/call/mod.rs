@@ -12,7 +12,7 @@ use tollgate_core::price_book::ModelFacts;
 use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result, input};
 
-use crate::body::Body;
+use crate::body::{Body, ResponseFormat, TextFormat};
 use crate::edit::{self, Edit};
 use crate::fields::Raw;
 use crate::growth;
@@ -93,15 +93,16 @@ impl Call {
             unknown: Vec::new(),
         };
         call.unknown = std::mem::take(&mut body.others);
+        call.unknown.extend(body.foreign_to(endpoint));
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
             return Ok(call);
         }
-        let limits = [
-            ("max_tokens", body.max_tokens),
-            ("max_completion_tokens", body.max_completion_tokens),
-            ("max_output_tokens", body.max_output_tokens),
-        ];
+        let mut limits =
+            vec![("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens)];
+        if endpoint == Endpoint::Responses {
+            limits.push(("max_output_tokens", body.max_output_tokens));
+        }
         call.output_limit = OutputLimit::read(bytes, &limits)?;
         // Of the second kind only the best are answered, and all are billed.
         let each = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
@@ -134,9 +135,10 @@ impl Call {
                 self.hold_messages(bytes, messages);
             }
             Endpoint::Responses => {
-                if body.prompt.0.is_some_and(|raw| raw.get() != "null") {
-                    let message = "Prompts that the provider keeps are not served yet. Leave 'prompt' out.";
-                    return Err(Error::unsupported("prompt", message));
+                body.refuse_what_is_kept()?;
+                if body.text.0.is_some_and(|raw| raw.get() != "null") {
+                    let text: TextFormat<'_> = part("text", body.text)?;
+                    self.is_structured |= text.format.as_ref().is_some_and(ResponseFormat::is_form);
                 }
                 let Items(items) = part("input", body.input)?;
                 let audio = items.audio_at.map(|at| format!("input[{at}].content"));

@@ -264,3 +264,49 @@ fn a_response_is_bounded_by_its_items_and_keeps_nothing() {
         assert_eq!(read(&format!(r#""input":[{item}]"#)).0, 106_250, "what stands elsewhere may be anything");
     }
 }
+
+#[test]
+fn what_another_endpoint_knows_is_unknown() {
+    let unknown = |endpoint, more: &str| {
+        let text = format!(r#"{{"model":"m","messages":[],"input":"x"{more}}}"#);
+        Call::read(endpoint, text.as_bytes(), None).unwrap().unknown
+    };
+    for name in ["max_output_tokens", "background", "conversation", "text", "instructions", "prompt"] {
+        let more = format!(r#","{name}":"x""#);
+        assert_eq!(unknown(Endpoint::ChatCompletions, &more), [name]);
+        assert_eq!(unknown(Endpoint::Embeddings, &more), [name]);
+    }
+    assert!(unknown(Endpoint::ChatCompletions, r#","text":null"#).is_empty());
+    for (reasoning, is_known) in [
+        (r#"{"effort":"low","summary":"auto"}"#, true),
+        ("null", true),
+        (r#"{"max_tokens":100000}"#, false),
+        ("5", false),
+    ] {
+        let more = format!(r#","reasoning":{reasoning}"#);
+        let text = format!(r#"{{"model":"m","input":"x"{more}}}"#);
+        let call = Call::read(Endpoint::Responses, text.as_bytes(), None).unwrap();
+        assert_eq!(call.unknown.is_empty(), is_known, "{reasoning}");
+    }
+}
+
+#[test]
+fn a_body_is_whole_wherever_its_limit_stands() {
+    for body in [
+        r#"{"max_tokens":9,"model":"m","input":"x"}"#,
+        r#"{"max_completion_tokens" : 9,"max_tokens":8,"model":"m","input":"x"}"#,
+        r#"{"max_output_tokens":9,"model":"m","input":"x","store":null}"#,
+    ] {
+        let call = Call::read(Endpoint::Responses, body.as_bytes(), Some("n")).unwrap();
+        let edits = call.edits(body.as_bytes(), OutputLimitField::MaxTokens, Some(7), true);
+        let sent: Value = serde_json::from_slice(&edit::apply(body.as_bytes(), &edits)).unwrap();
+        assert_eq!((&sent["max_output_tokens"], &sent["model"]), (&Value::from(7), &Value::from("n")));
+        assert_eq!((&sent["store"], &sent["service_tier"]), (&Value::Bool(false), &Value::from("default")));
+    }
+}
+
+#[test]
+fn an_empty_prompt_is_a_prompt() {
+    let body = br#"{"model":"m","prompt":[[],[],[]]}"#;
+    assert_eq!(Call::read(Endpoint::Completions, body, None).unwrap().choices(), 3);
+}
