@@ -8,6 +8,7 @@ mod ballast;
 mod change;
 mod data_dir;
 mod db;
+mod lane;
 mod migrate;
 mod row;
 mod sql;
