@@ -1,7 +1,13 @@
 """The article that named the endpoint, step by step: create a key by POST, list, use, delete, and be refused."""
 
+import re
+import subprocess
+import sys
+
 import openai
 import pytest
+
+from harness import ROOT, clean_environment
 
 
 @pytest.mark.parametrize("spelling", ["apikeys", "api_keys"])
@@ -42,3 +48,13 @@ def test_a_project_key_from_its_creation_to_the_clear_401(gateway, spelling):
     assert refused.value.request_id.startswith("req_")
     assert key["value"] not in str(refused.value)
     assert gateway.get(f"{keys}/{key['id']}").status == 404
+
+
+def test_the_readme_s_way_from_python_asks_the_server_that_it_names(gateway):
+    readme = (ROOT / "README.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "from Python" in block]
+    env = clean_environment(T=gateway.url, PROJECT=gateway.default_project, OPENAI_ADMIN_KEY=gateway.admin_key)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    secret = gateway.remember(done.stdout.strip())
+    assert gateway.get("/tollgate/v1/me", key=secret).json["name"] == "from Python"

@@ -9,7 +9,7 @@ use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, Timestamp};
 use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
-use tollgate_store::{Db, Entity, OwnedWork, Reading, Tx};
+use tollgate_store::{Db, Entity, OwnedWork, Tx};
 use tollgate_wire::Dialer;
 
 use crate::actor::Actor;
@@ -124,7 +124,7 @@ impl Admin {
         if operation.reads_books {
             let _ = tokio::time::timeout(SETTLING_MAX, self.ledger.flush()).await;
         }
-        let operation_is_long = operation.is_long;
+        let reading = operation.reading;
         let (desk, operation) = (self.desk.clone(), Arc::clone(operation));
         let Some(event) = operation.event else {
             let work = move |tx| {
@@ -132,7 +132,6 @@ impl Admin {
                 let reading: OwnedWork<Vec<u8>> = Box::pin(read(cx, operation, arguments));
                 reading
             };
-            let reading = if operation_is_long { Reading::Long } else { Reading::Usual };
             return self.db.read_with(reading, work).await;
         };
         let work = move |tx| {

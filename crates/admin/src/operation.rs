@@ -6,6 +6,7 @@ use std::pin::Pin;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tollgate_core::{Error, Permission, Result};
+use tollgate_store::Reading;
 
 use crate::arguments::Arguments;
 use crate::audit::Event;
@@ -58,8 +59,8 @@ pub struct Operation {
     pub event: Option<Event>,
     /// Whether it reads the books, which then have to be up to date.
     pub(crate) reads_books: bool,
-    /// Whether it may read much, and so for long.
-    pub(crate) is_long: bool,
+    /// On whose threads it reads.
+    pub(crate) reading: Reading,
     pub(crate) prepare: Option<Prepare>,
     pub(crate) run: Run,
 }
@@ -157,7 +158,7 @@ impl Operations {
     #[must_use]
     pub(crate) fn reading_long(mut self) -> Self {
         if let Some(operation) = self.0.last_mut() {
-            operation.is_long = true;
+            operation.reading = Reading::Long;
         }
         self
     }
@@ -196,7 +197,7 @@ impl Operations {
             access,
             event,
             reads_books: false,
-            is_long: false,
+            reading: Reading::Usual,
             prepare: None,
             run,
         });

@@ -38,7 +38,7 @@ words! {
     Authentication {
         /// `Authorization: Bearer`, as OpenAI and most others read it.
         Bearer = "bearer",
-        /// As Anthropic reads it.
+        /// As Anthropic reads it for what is its own.
         XApiKey = "x-api-key",
         /// As Azure reads it.
         ApiKey = "api-key",
@@ -68,11 +68,8 @@ fn is_azure(address: &Address) -> bool {
 impl Authentication {
     /// What the upstream at an address reads unless an operator says otherwise.
     pub fn usual(address: &Address) -> Self {
-        match address.host.as_str() {
-            "api.anthropic.com" => Self::XApiKey,
-            _ if is_azure(address) => Self::ApiKey,
-            _ => Self::Bearer,
-        }
+        // Anthropic reads a Bearer key for what OpenAI's clients ask it.
+        if is_azure(address) { Self::ApiKey } else { Self::Bearer }
     }
 
     /// The field of a head that presents a credential, with the end of its line.
@@ -111,7 +108,8 @@ mod tests {
         let field = |url| Authentication::usual(&Address::parse(url).unwrap()).field(&Secret::new("s"));
         assert_eq!(field("https://api.openai.com/v1"), "authorization: Bearer s\r\n");
         assert_eq!(field("https://x.openai.azure.com/openai/v1"), "api-key: s\r\n");
-        assert_eq!(field("https://api.anthropic.com/v1"), "x-api-key: s\r\n");
+        assert_eq!(field("https://api.anthropic.com/v1"), "authorization: Bearer s\r\n");
+        assert_eq!(Authentication::XApiKey.field(&Secret::new("s")), "x-api-key: s\r\n");
         assert_eq!(field("https://openai.azure.com.example/v1"), "authorization: Bearer s\r\n");
     }
 

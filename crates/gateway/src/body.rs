@@ -158,8 +158,8 @@ impl Body<'_> {
         self.has_tools() || self.response_format.as_ref().is_some_and(ResponseFormat::is_form)
     }
 
-    /// What would be metered or priced wrongly is refused, until it is served. `audio_at` is the first audio in the input.
-    pub(crate) fn refuse_what_is_missing(&self, audio_at: Option<String>) -> Result<()> {
+    /// What would be metered or priced wrongly is refused, until it is served.
+    pub(crate) fn refuse_what_is_missing(&self) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
@@ -196,10 +196,6 @@ impl Body<'_> {
         if speaks || self.audio.is_some() {
             let param = if speaks { "modalities" } else { "audio" };
             return Err(Error::unsupported(param, "Audio output is not served yet."));
-        }
-        if let Some(at) = audio_at {
-            let message = "Audio input is not served yet.";
-            return Err(Error::unsupported(at, message));
         }
         Ok(())
     }

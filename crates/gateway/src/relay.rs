@@ -131,12 +131,11 @@ async fn whole(
     let body = read?;
     let headers = told.headers(&sent.answer);
     let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
-    let Sent { answer, hold, origin, upstream } = sent;
+    let Sent { answer, mut hold, origin, upstream } = sent;
     if let Some(connection) = answer.into_connection() {
         pool.put(origin, connection);
     }
     hold.on_disk().await;
-    let mut hold = hold;
     if !asked.call.endpoint.reports_usage() {
         hold.observe(TokenUsage { input: asked.call.input_estimate(), ..TokenUsage::default() });
     }
@@ -196,7 +195,7 @@ async fn stream(
     let headers = told.headers(&sent.answer);
     let Sent { mut answer, mut hold, origin, upstream } = sent;
     let call = asked.call;
-    let mut observer = Observer::new(call.endpoint, call.strips_usage(), call.input_estimate());
+    let mut observer = Observer::new(call.endpoint, call.strips_usage, call.input_estimate());
     let mut frame = ChunkFrame::default();
     hold.on_disk().await;
     let mut client = Client { is_there: exchange.start(status, &headers).await.is_ok() };

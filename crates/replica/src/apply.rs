@@ -102,16 +102,16 @@ impl Replica {
     /// Applies changes as they are committed, in their order. Never returns; drop it to stop.
     pub async fn follow(&self) {
         let mut changes = self.db.changes();
-        let mut is_first = true;
+        let mut is_due = true;
         loop {
             let newest = *changes.borrow_and_update();
-            if std::mem::take(&mut is_first) || newest > self.snapshot.load().seq {
+            if std::mem::take(&mut is_due) || newest > self.snapshot.load().seq {
                 // From here on something may have changed that is not in force here, however long the reading takes.
                 let now = self.clock.now().0;
                 let _ = self.behind_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
                 if let Err(error) = self.catch_up().await {
                     tracing::error!(%error, "changes cannot be applied; trying again");
-                    is_first = true;
+                    is_due = true;
                     tokio::time::sleep(RETRY_AFTER).await;
                     continue;
                 }

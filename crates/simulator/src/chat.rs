@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Answer, error_answer, json_answer, paced};
 use crate::books::Books;
-use crate::script::{Fault, OutputTokens, Script};
+use crate::script::{Fault, Script};
 use crate::text;
 
 /// What a model can take and make; enough of the truth for bounds to hold.
@@ -184,13 +184,9 @@ fn choice(request: &Value, script: &Script, limit: u64) -> Choice {
         let pieces = text.split_inclusive(' ').map(str::to_owned).collect();
         return Choice { pieces, tool: None, finish_reason: "stop" };
     }
-    let wanted = match script.output_tokens {
-        None => OUTPUT_USUAL,
-        Some(OutputTokens::Count(tokens)) => tokens,
-        Some(OutputTokens::Max(_)) => limit,
-    };
-    let pieces = text::pieces(wanted.min(limit)).map(str::to_owned).collect();
-    Choice { pieces, tool: None, finish_reason: if wanted >= limit { "length" } else { "stop" } }
+    let (tokens, is_cut) = script.output_within(limit, OUTPUT_USUAL);
+    let pieces = text::pieces(tokens).map(str::to_owned).collect();
+    Choice { pieces, tool: None, finish_reason: if is_cut { "length" } else { "stop" } }
 }
 
 fn tool_call(name: &str, arguments: &str) -> Value {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::answer::{Answer, json_answer, paced};
 use crate::books::Books;
 use crate::embeddings::inputs;
-use crate::script::{Fault, OutputTokens, Script};
+use crate::script::{Fault, Script};
 use crate::text;
 
 /// What is made if the request does not say.
@@ -30,12 +30,8 @@ impl Completion {
         let model = request["model"].as_str().ok_or("you must provide a model parameter")?;
         let prompts = inputs(&request["prompt"])?;
         let limit = request["max_tokens"].as_u64().unwrap_or(OUTPUT_USUAL);
-        let wanted = match script.output_tokens {
-            None => OUTPUT_USUAL,
-            Some(OutputTokens::Count(tokens)) => tokens,
-            Some(OutputTokens::Max(_)) => limit,
-        };
-        let pieces: Vec<String> = text::pieces(wanted.min(limit)).map(str::to_owned).collect();
+        let (tokens, is_cut) = script.output_within(limit, OUTPUT_USUAL);
+        let pieces: Vec<String> = text::pieces(tokens).map(str::to_owned).collect();
         let count = prompts.len() as u64 * request["n"].as_u64().unwrap_or(1).clamp(1, 128);
         let input_tokens: u64 = prompts.iter().map(|prompt| prompt.tokens).sum();
         let output_tokens = count * text::count(&pieces.concat());
@@ -44,7 +40,7 @@ impl Completion {
         Ok(Self {
             chunk: json!({"id": format!("cmpl-sim{number}"), "object": "text_completion", "created": now, "model": model}),
             choices: vec![pieces; usize::try_from(count).unwrap_or(1)],
-            finish_reason: if wanted >= limit { "length" } else { "stop" },
+            finish_reason: if is_cut { "length" } else { "stop" },
             usage: script.shown_usage(usage),
             shows_usage: request["stream_options"]["include_usage"] == true,
             is_stream: request["stream"] == true,

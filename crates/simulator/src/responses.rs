@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::answer::{Answer, json_answer, paced};
 use crate::books::Books;
-use crate::script::{Fault, OutputTokens, Script};
+use crate::script::{Fault, Script};
 use crate::text;
 
 const OUTPUT_USUAL: u64 = 24;
@@ -33,18 +33,14 @@ impl Response {
         let model = request["model"].as_str().ok_or("you must provide a model parameter")?;
         let input_tokens = input_tokens(request)?;
         let limit = request["max_output_tokens"].as_u64().unwrap_or(crate::chat::OUTPUT_MAX);
-        let wanted = match script.output_tokens {
-            None => OUTPUT_USUAL,
-            Some(OutputTokens::Count(tokens)) => tokens,
-            Some(OutputTokens::Max(_)) => limit,
-        };
+        let (tokens, is_cut) = script.output_within(limit, OUTPUT_USUAL);
         let wants_call = script.tool_arguments.is_some() || request["tool_choice"] == "required";
         let output = match request["tools"][0]["name"].as_str().filter(|_| wants_call) {
             Some(name) => Output::Call {
                 name: name.to_owned(),
                 arguments: script.tool_arguments.clone().unwrap_or_else(|| "{}".to_owned()),
             },
-            None => Output::Text(text::pieces(wanted.min(limit)).map(str::to_owned).collect()),
+            None => Output::Text(text::pieces(tokens).map(str::to_owned).collect()),
         };
         let output_tokens = match &output {
             Output::Text(pieces) => text::count(&pieces.concat()),
@@ -65,7 +61,7 @@ impl Response {
         });
         Ok(Self {
             beginning,
-            is_incomplete: matches!(output, Output::Text(_)) && wanted >= limit,
+            is_incomplete: matches!(output, Output::Text(_)) && is_cut,
             output,
             usage: script.shown_usage(usage),
             is_stream: request["stream"] == true,

@@ -100,6 +100,16 @@ impl Script {
         }
     }
 
+    /// How many tokens are made of at most `limit`, where `usual` are if it does not say; and whether the limit ends them.
+    pub(crate) fn output_within(&self, limit: u64, usual: u64) -> (u64, bool) {
+        let wanted = match self.output_tokens {
+            None => usual,
+            Some(OutputTokens::Count(tokens)) => tokens,
+            Some(OutputTokens::Max(_)) => limit,
+        };
+        (wanted.min(limit), wanted >= limit)
+    }
+
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_millis(self.latency_ms.unwrap_or(0))
     }

@@ -35,22 +35,12 @@ impl Headers {
 
     /// The token of `Authorization: Bearer`; the scheme is read without regard to case.
     pub fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.get("authorization")?.split_once(' ')?;
-        let token = token.trim();
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+        self.all("authorization").next().and_then(bearer)
     }
 
     /// The keys that are presented. Clients of different providers have a field each: `Authorization: Bearer`, `x-api-key`,
     /// `api-key`.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        // What is no text is no key, and yet another one than what stands beside it.
-        fn text(value: &[u8]) -> &str {
-            std::str::from_utf8(value).unwrap_or("\u{fffd}").trim()
-        }
-        fn bearer(value: &[u8]) -> Option<&str> {
-            let (scheme, token) = text(value).split_once(|letter: char| letter.is_ascii_whitespace())?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        }
         let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| self.all(name)).map(text);
         self.all("authorization").filter_map(bearer).chain(plain).filter(|key| !key.is_empty())
     }
@@ -63,6 +53,17 @@ impl Headers {
                 .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
         })
     }
+}
+
+/// What is no text is no key, and yet another one than what stands beside it.
+fn text(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or("\u{fffd}").trim()
+}
+
+fn bearer(value: &[u8]) -> Option<&str> {
+    let (scheme, token) = text(value).split_once(|letter: char| letter.is_ascii_whitespace())?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 /// How the body of a message ends.

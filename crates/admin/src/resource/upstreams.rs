@@ -143,9 +143,10 @@ async fn create(cx: &mut Cx, input: CreateUpstream) -> Result<Upstream> {
     let address = read_address(&input.base_url)?;
     let credential = input.api_key.as_ref().map(read_credential).transpose()?;
     let models = read_list(&input.models.unwrap_or_default())?;
-    let authentication = read_word::<Authentication>(input.authentication.as_deref())?;
-    let field = read_word::<OutputLimitField>(input.output_limit_field.as_deref())?;
-    let gone = read_word::<OnClientGone>(input.on_client_gone.as_deref())?;
+    let authentication = read_word("authentication", Authentication::WORDS, input.authentication.as_deref())?;
+    let field =
+        read_word("output_limit_field", OutputLimitField::WORDS, input.output_limit_field.as_deref())?;
+    let gone = read_word("on_client_gone", OnClientGone::WORDS, input.on_client_gone.as_deref())?;
     let allowed = read_parameters(input.allowed_parameters.as_deref().unwrap_or_default())?;
     let id: UpstreamId = cx.id();
     let sealed = match credential {
@@ -189,7 +190,11 @@ fn read_models(admin: &Admin, arguments: Arguments) -> Preparing<'_> {
         let address = read_address(base_url)?;
         let credential = body.get("api_key").and_then(Value::as_str).map(Secret::new);
         credential.as_ref().map(read_credential).transpose()?;
-        let named = read_word::<Authentication>(body.get("authentication").and_then(Value::as_str))?;
+        let named = read_word(
+            "authentication",
+            Authentication::WORDS,
+            body.get("authentication").and_then(Value::as_str),
+        )?;
         let authentication =
             named.and_then(Authentication::parse).unwrap_or_else(|| Authentication::usual(&address));
         let credential = credential.as_ref().map(|secret| (authentication, secret));
@@ -271,17 +276,22 @@ async fn update(cx: &mut Cx, input: UpdateUpstream) -> Result<Upstream> {
         set_models(cx, id, models).await?;
     }
     if !input.authentication.is_absent() {
-        let word = read_word::<Authentication>(input.authentication.value().as_deref())?;
+        let word =
+            read_word("authentication", Authentication::WORDS, input.authentication.value().as_deref())?;
         cx.tx.execute("UPDATE upstream SET authentication = $1 WHERE id = $2", &params![word, id]).await?;
     }
     if !input.output_limit_field.is_absent() {
-        let word = read_word::<OutputLimitField>(input.output_limit_field.value().as_deref())?;
+        let word = read_word(
+            "output_limit_field",
+            OutputLimitField::WORDS,
+            input.output_limit_field.value().as_deref(),
+        )?;
         cx.tx
             .execute("UPDATE upstream SET output_limit_field = $1 WHERE id = $2", &params![word, id])
             .await?;
     }
     if !input.on_client_gone.is_absent() {
-        let word = read_word::<OnClientGone>(input.on_client_gone.value().as_deref())?;
+        let word = read_word("on_client_gone", OnClientGone::WORDS, input.on_client_gone.value().as_deref())?;
         cx.tx.execute("UPDATE upstream SET on_client_gone = $1 WHERE id = $2", &params![word, id]).await?;
     }
     if !input.allowed_parameters.is_absent() {
@@ -333,34 +343,18 @@ fn read_credential(credential: &Secret) -> Result<&Secret> {
 }
 
 /// One of the words that a setting can be.
-fn read_word<W: Setting>(word: Option<&str>) -> Result<Option<&'static str>> {
-    let Some(word) = word else { return Ok(None) };
-    let known = W::WORDS.iter().find(|known| **known == word);
-    known.map(|known| Some(*known)).ok_or_else(|| {
-        let expected: Vec<String> = W::WORDS.iter().map(|known| format!("'{known}'")).collect();
-        let message = format!("Invalid '{}': expected {}, but got '{word}'.", W::NAME, expected.join(" or "));
-        Error::invalid(W::NAME, message)
+fn read_word(
+    name: &'static str,
+    words: &'static [&'static str],
+    given: Option<&str>,
+) -> Result<Option<&'static str>> {
+    let Some(given) = given else { return Ok(None) };
+    let known = words.iter().find(|word| **word == given);
+    known.map(|word| Some(*word)).ok_or_else(|| {
+        let expected: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let message = format!("Invalid '{name}': expected {}, but got '{given}'.", expected.join(" or "));
+        Error::invalid(name, message)
     })
-}
-
-trait Setting {
-    const NAME: &'static str;
-    const WORDS: &'static [&'static str];
-}
-
-impl Setting for Authentication {
-    const NAME: &'static str = "authentication";
-    const WORDS: &'static [&'static str] = Self::WORDS;
-}
-
-impl Setting for OutputLimitField {
-    const NAME: &'static str = "output_limit_field";
-    const WORDS: &'static [&'static str] = Self::WORDS;
-}
-
-impl Setting for OnClientGone {
-    const NAME: &'static str = "on_client_gone";
-    const WORDS: &'static [&'static str] = Self::WORDS;
 }
 
 /// Names as they are stored: with spaces between them, nothing for none.

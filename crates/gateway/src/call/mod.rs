@@ -26,12 +26,11 @@ pub(crate) struct Call {
     pub(crate) endpoint: Endpoint,
     pub(crate) model: String,
     pub(crate) is_stream: bool,
-    /// How the body is changed so that it names the model that the path did.
-    model_edit: Option<Edit>,
-    /// How the body is changed so that the provider keeps nothing.
-    store_edit: Option<Edit>,
-    /// How the body is changed so that a stream ends with its usage; `None` if it does already, or is no stream.
-    usage_edit: Option<Edit>,
+    /// How the body is changed whatever the upstream is: to name the model that the path did, to have the provider keep
+    /// nothing, to have a stream end with its usage.
+    changes: Vec<Edit>,
+    /// Whether the usage at the end of the stream is for us alone.
+    pub(crate) strips_usage: bool,
     /// The tier of service that is asked for, as it stands in the body; `None` if there is none.
     tier: Option<Range<usize>>,
     output_limit: OutputLimit,
@@ -75,9 +74,8 @@ impl Call {
             endpoint,
             model: model.to_owned(),
             is_stream: false,
-            model_edit: named.map(|name| changes::name_model(bytes, name)).transpose()?.flatten(),
-            usage_edit: None,
-            store_edit: None,
+            changes: Vec::new(),
+            strips_usage: false,
             tier: None,
             output_limit: OutputLimit::default(),
             is_structured: body.is_structured(),
@@ -94,23 +92,31 @@ impl Call {
         };
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
+        if let Some(name) = named {
+            call.changes.extend(changes::name_model(bytes, name)?);
+        }
+        body.refuse_what_is_missing()?;
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
             return Ok(call);
         }
-        let mut limits =
-            vec![("max_tokens", body.max_tokens), ("max_completion_tokens", body.max_completion_tokens)];
-        if endpoint == Endpoint::Responses {
-            limits.push(("max_output_tokens", body.max_output_tokens));
-        }
-        call.output_limit = OutputLimit::read(bytes, &limits)?;
+        let limits = [
+            ("max_tokens", body.max_tokens),
+            ("max_completion_tokens", body.max_completion_tokens),
+            ("max_output_tokens", body.max_output_tokens),
+        ];
+        // The last is of responses alone.
+        let known = if endpoint == Endpoint::Responses { &limits[..] } else { &limits[..2] };
+        call.output_limit = OutputLimit::read(bytes, known)?;
         // Of the second kind only the best are answered, and all are billed.
         let each = choices("n", body.n)?.max(choices("best_of", body.best_of)?);
         call.choices = call.prompts.saturating_mul(each);
         call.is_stream = body.stream.unwrap_or(false);
         // A response says in its last event what it used, whether asked or not.
         if call.is_stream && endpoint != Endpoint::Responses {
-            call.usage_edit = changes::ask_for_usage(bytes, body.stream_options.0)?;
+            let asked = changes::ask_for_usage(bytes, body.stream_options.0)?;
+            call.strips_usage = asked.is_some();
+            call.changes.extend(asked);
         }
         call.tier = body.service_tier.0.map(|raw| Edit::range_of(bytes, raw.get()));
         Ok(call)
@@ -123,16 +129,13 @@ impl Call {
                 self.has_files = !part::<Input>("input", body.input)?.is_text;
             }
             Endpoint::Completions => {
-                body.refuse_what_is_missing(None)?;
                 let prompt: Input = part("prompt", body.prompt)?;
                 self.has_files = !prompt.is_text;
                 self.prompts = prompt.count.max(1);
             }
             Endpoint::ChatCompletions => {
                 let messages = body.messages.as_ref().ok_or_else(|| missing("messages"))?;
-                let audio = messages.audio_at.map(|at| format!("messages[{at}].content"));
-                body.refuse_what_is_missing(audio)?;
-                self.hold_messages(bytes, messages);
+                self.hold_messages("messages", bytes, messages)?;
             }
             Endpoint::Responses => {
                 body.refuse_what_is_kept()?;
@@ -141,19 +144,24 @@ impl Call {
                     self.is_structured |= text.format.as_ref().is_some_and(ResponseFormat::is_form);
                 }
                 let Items(items) = part("input", body.input)?;
-                let audio = items.audio_at.map(|at| format!("input[{at}].content"));
-                body.refuse_what_is_missing(audio)?;
-                self.hold_messages(bytes, &items);
-                self.store_edit = changes::keep_nothing(bytes, body.store.0);
+                self.hold_messages("input", bytes, &items)?;
+                self.changes.extend(changes::keep_nothing(bytes, body.store.0));
             }
         }
         Ok(())
     }
 
-    fn hold_messages(&mut self, body: &[u8], messages: &Messages<'_>) {
+    fn hold_messages(&mut self, name: &str, body: &[u8], messages: &Messages<'_>) -> Result<()> {
+        if let Some(at) = messages.audio_at {
+            return Err(Error::unsupported(
+                format!("{name}[{at}].content"),
+                "Audio input is not served yet.",
+            ));
+        }
         (self.messages, self.images) = (messages.count, messages.images);
         self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();
         self.has_files = messages.has_files;
+        Ok(())
     }
 
     /// The most tokens the input can be. Every token of a text stands for at least one of its bytes, and the body has
@@ -227,11 +235,6 @@ impl Call {
         self.is_stream && !self.has_tools
     }
 
-    /// Whether the usage at the end of the stream is for us alone.
-    pub(crate) fn strips_usage(&self) -> bool {
-        self.usage_edit.is_some()
-    }
-
     /// The text of the body that is cut into tokens, and the number of messages in it.
     pub(crate) fn text(&self, body: &[u8]) -> (Vec<u8>, u64) {
         let without = |range: &Range<usize>| Edit { range: range.clone(), text: "null".to_owned() };
@@ -249,7 +252,7 @@ impl Call {
         limit: Option<u64>,
         is_usual_tier: bool,
     ) -> Vec<Edit> {
-        let mut edits: Vec<Edit> = self.model_edit.iter().cloned().collect();
+        let mut edits = self.changes.clone();
         if !self.makes_output() {
             return edits;
         }
@@ -259,8 +262,6 @@ impl Call {
             _ => field.as_str(),
         };
         edits.extend(self.output_limit.edits(body, name, limit));
-        edits.extend(self.store_edit.clone());
-        edits.extend(self.usage_edit.clone());
         if is_usual_tier {
             edits.extend(changes::ask_for_usual_tier(body, self.tier.clone()));
         }

@@ -26,8 +26,8 @@ fn a_stream_always_asks_for_its_usage_and_nothing_else_changes() {
         assert_eq!(sent, before);
     }
     let asked = chat(r#","stream":true,"stream_options":{"include_usage":true}"#).unwrap();
-    assert_eq!(asked.usage_edit, None);
-    assert_eq!(chat("").unwrap().usage_edit, None);
+    assert!(asked.changes.is_empty() && !asked.strips_usage);
+    assert!(chat("").unwrap().changes.is_empty());
     for options in
         [r#"{"include_usage":true,"INCLUDE_USAGE":false}"#, r#"{"include_usage":true,"include_usage":false}"#]
     {
@@ -309,4 +309,24 @@ fn a_body_is_whole_wherever_its_limit_stands() {
 fn an_empty_prompt_is_a_prompt() {
     let body = br#"{"model":"m","prompt":[[],[],[]]}"#;
     assert_eq!(Call::read(Endpoint::Completions, body, None).unwrap().choices(), 3);
+}
+
+#[test]
+fn what_changes_the_price_is_refused_at_every_endpoint() {
+    for (endpoint, given) in [
+        (Endpoint::ChatCompletions, r#""messages":[]"#),
+        (Endpoint::Responses, r#""input":"x""#),
+        (Endpoint::Completions, r#""prompt":"x""#),
+        (Endpoint::Embeddings, r#""input":"x""#),
+        (Endpoint::Moderations, r#""input":"x""#),
+    ] {
+        let read =
+            |more: &str| Call::read(endpoint, format!(r#"{{"model":"m",{given}{more}}}"#).as_bytes(), None);
+        assert!(read("").is_ok());
+        for (more, param) in
+            [(r#","models":["dear"]"#, "models"), (r#","service_tier":"priority""#, "service_tier")]
+        {
+            assert_eq!(read(more).unwrap_err().param.as_deref(), Some(param), "{endpoint:?}");
+        }
+    }
 }
