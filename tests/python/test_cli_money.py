@@ -97,12 +97,15 @@ def test_the_doctor_names_what_should_be_looked_at(cli, gateway):
     project = gateway.default_project
     key = gateway.key(project, "forgotten")
     gateway.chat(key["value"], simulate={"usage": {"prompt_tokens": -1, "completion_tokens": 1}})
+    assert gateway.post("/tollgate/v1/upstreams", {"name": "own", "base_url": "http://127.0.0.1:9/v1", "models": ["endless"]}).status == 200
+    assert gateway.post("/tollgate/v1/models/endless", {"input_price": "1", "output_price": "1"}).status == 200
     findings = cli.json("doctor")
     of = lambda check: [(f["status"], f["subject"], f["finding"]) for f in findings if f["check"] == check]
     assert of("books") == [("ok", "", "1 requests, balanced.")]
     [(status, subject, finding)] = of("keys")
     assert (status, subject) == ("warning", key["id"]) and "forgotten" in finding and key["value"] not in finding
-    assert ("warning", "simulated-unpriced") in [(status, subject) for status, subject, _ in of("models")]
+    assert [(status, subject) for status, subject, _ in of("models")] == [("warning", "endless"), ("warning", "simulated-unpriced")], (
+        "a model whose context is known is bounded by that")
     assert [status for status, _, _ in of("requests")] == ["ok", "warning", "warning"]
     [bound] = cli("ledger", "list", "--usage-source", "bound", "-o", "id").stdout.split()
     assert bound == gateway.requests()[0]["id"] and cli("ledger", "list", "--usage-source", "observed", "-o", "id").stdout == ""

@@ -95,7 +95,8 @@ impl Session {
         {
             let name = model["id"].as_str().unwrap_or_default();
             let mut warn = |finding: &str| findings.add("models", "warning", name, finding);
-            let is_bounded = !model["max_output_tokens"].is_null() || !model["request_cost_max"].is_null();
+            let bounds = ["max_output_tokens", "context_tokens", "request_cost_max"];
+            let is_bounded = bounds.iter().any(|bound| !model[bound].is_null());
             if model["input_price"].is_null() {
                 warn("No price: it costs nothing on the books, and is refused where a limit holds.");
             } else if !model["output_price"].is_null() && !is_bounded {
