@@ -16,8 +16,9 @@ from genai_prices import __version__ as source_version
 from genai_prices.data import providers
 
 TARGET = pathlib.Path(__file__).parent.parent / "crates/core/data/prices.tsv"
-PROVIDERS = ["openai"]
+PROVIDERS = ["openai", "anthropic"]
 DATE = "YYYY-MM-DD"
+SHORT_DATE = "YYYYMMDD"
 
 # Published by the providers; the source has no field for it. A model not listed is bounded by its context window.
 MAX_OUTPUT = {
@@ -33,6 +34,10 @@ MAX_OUTPUT = {
 IMAGE_TOKENS = {
     "gpt-4-turbo": 85 + 8 * 170, "gpt-4o": 85 + 8 * 170, "gpt-4.1": 85 + 8 * 170, "gpt-4o-mini": 2833 + 8 * 5667,
     "o1": 75 + 8 * 150, "o3": 75 + 8 * 150, "gpt-5": 70 + 8 * 140,
+    # Anthropic scales an image to what is at most so many tokens; newer models take larger ones.
+    **{f"claude-{name}": 1600 for name in [
+        "3-haiku", "3-opus-latest", "3-sonnet", "3-5-haiku-latest", "3-5-sonnet", "3-7-sonnet-latest", "sonnet-4-0", "sonnet-4-5",
+        "haiku-4-5", "opus-4-0", "opus-4-1", "opus-4-5"]},
     "gpt-4.1-mini": 2489, "gpt-5-mini": 2489, "gpt-4.1-nano": 3779, "gpt-5-nano": 3779, "o4-mini": 2642,
 }
 
@@ -44,13 +49,13 @@ CONTEXT = {
 # Free by the provider's own word, and not in the source.
 FREE = ["omni-moderation-2024-09-26", "omni-moderation-latest", "text-moderation-007", "text-moderation-latest", "text-moderation-stable"]
 
-RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok"]
+RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok"]
 
 OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
 
 
 def names(match):
-    """The exact names of a match clause; a trailing date pattern is kept as YYYY-MM-DD, prefixes as NAME*."""
+    """The exact names of a match clause; a trailing date pattern is kept as YYYY-MM-DD or YYYYMMDD, prefixes as NAME*."""
     kind = type(match).__name__
     if kind == "ClauseOr":
         return [name for clause in match.or_ for name in names(clause)]
@@ -59,9 +64,10 @@ def names(match):
     if kind == "ClauseStartsWith":
         return [match.starts_with + "*"]
     if kind == "ClauseRegex":
-        dated = re.fullmatch(r"\^(.+)-\\d\{4\}-\\d\{2\}-\\d\{2\}\$", match.regex)
-        if dated:
-            return [dated.group(1).replace("\\", "") + "-" + DATE]
+        for pattern, date in [(r"-\d{4}-\d{2}-\d{2}$", DATE), (r"-\d{8}$", SHORT_DATE), (r"[-@]\d{8}$", SHORT_DATE)]:
+            name = match.regex.removeprefix("^").removesuffix(pattern)
+            if name != match.regex.removeprefix("^"):
+                return [name.replace("\\", "") + "-" + date]
     return []
 
 
@@ -102,7 +108,7 @@ def row(model, today):
     if len(thresholds) > 1:
         return None
     base = [part[0] for part in parts]
-    long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 4
+    long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 5
     text = lambda value: "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
     return [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(CONTEXT.get(model.id, model.context_window))]
 
@@ -119,16 +125,16 @@ def main():
                 continue
             for name in filter(lambda name: not OTHER_KINDS.search(name), names(model.match)):
                 limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
-                image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE), IMAGE_TOKENS.get(model.id, ""))
+                image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE).removesuffix("-" + SHORT_DATE), IMAGE_TOKENS.get(model.id, ""))
                 lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image)]))
     for name in FREE:
-        lines[name] = "\t".join([name, "0"] + [""] * 11)
+        lines[name] = "\t".join([name, "0"] + [""] * 13)
     header = [
         f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
-        "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD stands for any date.",
+        "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD or YYYYMMDD stands for any date.",
         "# " + "\t".join([
-            "model", "input", "cached_input", "cache_write", "output", "long_context_above", "long_input",
-            "long_cached_input", "long_cache_write", "long_output", "context_tokens", "max_output_tokens", "image_tokens"]),
+            "model", "input", "cached_input", "cache_write", "cache_write_1h", "output", "long_context_above", "long_input",
+            "long_cached_input", "long_cache_write", "long_cache_write_1h", "long_output", "context_tokens", "max_output_tokens", "image_tokens"]),
     ]
     TARGET.write_text("\n".join(header + [lines[name] for name in sorted(lines)]) + "\n")
     print(f"{len(lines)} models written to {TARGET}")

@@ -30,6 +30,7 @@ const REQUEST: Request = Request {
             input: UnitPrice(150_000),
             cached_input: Some(UnitPrice(75_000)),
             cache_write: None,
+            cache_write_1h: None,
             output: Some(UnitPrice(600_000)),
         },
         long_context: None,
@@ -37,6 +38,7 @@ const REQUEST: Request = Request {
     size: Size {
         input: Some(1_000),
         input_max: None,
+        may_keep_1h: false,
         output_each: Some(1_000),
         output_each_max: None,
         choices: 1,

@@ -32,6 +32,11 @@ impl<K: Identified> Id<K> {
         Self { value, kind: PhantomData }
     }
 
+    /// The part of it that is random.
+    pub fn random(self) -> u64 {
+        self.value.to_be_bytes().last_chunk().map_or(0, |last| u64::from_be_bytes(*last))
+    }
+
     /// When it was made, from its first bits.
     pub fn created_at(self) -> Timestamp {
         Timestamp(i64::try_from(self.value >> 80).unwrap_or(0) / 1000)

@@ -8,6 +8,8 @@ pub struct TokenUsage {
     pub input: u64,
     pub cached_input: u64,
     pub cache_write: u64,
+    /// Of the cache-write tokens, those that are kept for an hour.
+    pub cache_write_1h: u64,
     pub output: u64,
     /// Of the output, what was made after the client had gone.
     pub drained_output: u64,
@@ -28,6 +30,10 @@ impl TokenUsage {
         self.cache_write.min(self.input - self.cached_input())
     }
 
+    pub fn cache_write_1h(self) -> u64 {
+        self.cache_write_1h.min(self.cache_write())
+    }
+
     pub fn drained_output(self) -> u64 {
         self.drained_output.min(self.output)
     }
@@ -39,13 +45,26 @@ pub struct Rates {
     pub input: UnitPrice,
     pub cached_input: Option<UnitPrice>,
     pub cache_write: Option<UnitPrice>,
+    /// To keep it for an hour; without a price of its own it costs what other writing costs.
+    pub cache_write_1h: Option<UnitPrice>,
     /// `None` for a model known only by its input, as embeddings are: it prices no request that makes output.
     pub output: Option<UnitPrice>,
 }
 
 impl Rates {
-    fn dearest_input(self) -> UnitPrice {
-        self.input.max(self.cached_input.unwrap_or_default()).max(self.cache_write.unwrap_or_default())
+    /// All input at one price, and no output.
+    pub const fn of_input(input: UnitPrice) -> Self {
+        Self { input, cached_input: None, cache_write: None, cache_write_1h: None, output: None }
+    }
+
+    fn dearest_input(self, may_keep_1h: bool) -> UnitPrice {
+        let kept_1h = self.cache_write_1h.filter(|_| may_keep_1h);
+        let others = [self.cached_input, self.cache_write, kept_1h];
+        others.into_iter().flatten().fold(self.input, UnitPrice::max)
+    }
+
+    fn cache_write(self) -> UnitPrice {
+        self.cache_write.unwrap_or(self.input)
     }
 }
 
@@ -75,6 +94,12 @@ impl Cost {
 }
 
 impl Price {
+    /// Of what providers do for nothing.
+    pub const FREE: Self = Self {
+        rates: Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) },
+        long_context: None,
+    };
+
     fn rates_for(&self, input: u64) -> Rates {
         match self.long_context {
             Some((threshold, rates)) if input > threshold => rates,
@@ -85,7 +110,7 @@ impl Price {
     /// Whether all of it is zero, or has no price of its own.
     pub fn is_free(&self) -> bool {
         let is_free = |rates: Rates| {
-            rates.dearest_input() == UnitPrice(0) && rates.output.unwrap_or_default() == UnitPrice(0)
+            rates.dearest_input(true) == UnitPrice(0) && rates.output.unwrap_or_default() == UnitPrice(0)
         };
         is_free(self.rates) && self.long_context.is_none_or(|(_, rates)| is_free(rates))
     }
@@ -95,22 +120,27 @@ impl Price {
         Cost {
             input: rates.input.times(usage.uncached_input()),
             cached_input: rates.cached_input.unwrap_or(rates.input).times(usage.cached_input()),
-            cache_write: rates.cache_write.unwrap_or(rates.input).times(usage.cache_write()),
+            cache_write: rates.cache_write().times(usage.cache_write() - usage.cache_write_1h())
+                + rates.cache_write_1h.unwrap_or_else(|| rates.cache_write()).times(usage.cache_write_1h()),
             output: rates.output.unwrap_or_default().times(usage.output - usage.drained_output()),
             drained_output: rates.output.unwrap_or_default().times(usage.drained_output()),
         }
     }
 
     /// The most that so many input and output tokens can cost, whatever part of the input is cached; `None` if there
-    /// may be output and it has no price.
-    pub fn bound(&self, input_max: u64, output_max: u64) -> Option<Bound> {
+    /// may be output and it has no price. `may_keep_1h`: whether input may be kept in the cache for an hour.
+    pub fn bound(&self, input_max: u64, output_max: u64, may_keep_1h: bool) -> Option<Bound> {
         let at = |rates: Rates| {
             let output = if output_max == 0 { UnitPrice(0) } else { rates.output? };
+            let input = rates.dearest_input(may_keep_1h);
+            // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of four, and
+            // splitting the output one for two. What costs nothing is nothing in as many parts as there are.
+            let rounding = |price: UnitPrice, tokens: u64, most: i64| {
+                Money(if tokens > 0 && price > UnitPrice(0) { most } else { 0 })
+            };
             Some(Bound {
-                // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three,
-                // and splitting the output one for two.
-                input: rates.dearest_input().times(input_max) + Money(if input_max > 0 { 2 } else { 0 }),
-                output: output.times(output_max) + Money(i64::from(output_max > 0)),
+                input: input.times(input_max) + rounding(input, input_max, 3),
+                output: output.times(output_max) + rounding(output, output_max, 1),
             })
         };
         let usual = at(self.rates)?;
@@ -124,8 +154,8 @@ impl Price {
     }
 
     /// The most output that, with so much input, costs no more than `money`; `None` if not even the input fits.
-    fn output_within(&self, input_max: u64, money: Money) -> Option<u64> {
-        let one = self.bound(input_max, 1)?;
+    fn output_within(&self, input_max: u64, money: Money, may_keep_1h: bool) -> Option<u64> {
+        let one = self.bound(input_max, 1, may_keep_1h)?;
         let left = money.checked_sub(one.input)?;
         let dearest = match self.long_context {
             Some((threshold, rates)) if input_max > threshold => self.rates.output?.max(rates.output?),
@@ -203,6 +233,8 @@ pub struct Size {
     /// As counted from the request, and no more than the model takes whatever was counted.
     pub input: Option<u64>,
     pub input_max: Option<u64>,
+    /// Whether input may be kept in the cache for an hour, at a price of its own.
+    pub may_keep_1h: bool,
     /// Of one choice as the upstream is told, and no more than the model makes whatever it is told.
     pub output_each: Option<u64>,
     pub output_each_max: Option<u64>,
@@ -220,6 +252,7 @@ impl Size {
         Self {
             input,
             input_max: None,
+            may_keep_1h: false,
             output_each: Some(0),
             output_each_max: Some(0),
             choices: 1,
@@ -268,8 +301,7 @@ pub struct Request {
 impl Request {
     /// One whose bound is known, or known to be none, and nothing else of it.
     pub fn flat(bound: Option<Money>) -> Self {
-        let rates =
-            Rates { input: UnitPrice(0), cached_input: None, cache_write: None, output: Some(UnitPrice(0)) };
+        let rates = Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) };
         let size = Size { output_each: None, output_each_max: None, ..Size::without_output(None) };
         Self { price: Some(Price { rates, long_context: None }), size, ceiling: bound }
     }
@@ -278,7 +310,7 @@ impl Request {
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
         let computed = match (self.size.input_bound(), self.size.output_bound()) {
-            (Some(input), Some(output)) => price.bound(input, output),
+            (Some(input), Some(output)) => price.bound(input, output, self.size.may_keep_1h),
             _ => None,
         };
         match (computed, self.ceiling) {
@@ -296,7 +328,9 @@ impl Request {
     /// Whether its usage can be turned into money.
     pub fn is_priced(&self) -> bool {
         // An output without a price is found out by asking what one token of it would cost.
-        self.price.is_some_and(|price| price.bound(1, self.size.output_bound().unwrap_or(1).min(1)).is_some())
+        self.price.is_some_and(|price| {
+            price.bound(1, self.size.output_bound().unwrap_or(1).min(1), false).is_some()
+        })
     }
 
     pub fn cost(&self, usage: TokenUsage) -> Cost {
@@ -309,7 +343,7 @@ impl Request {
     /// The same with less output, so that it costs at most `money`; `None` if less than `output_each_min` would be left.
     #[must_use]
     pub fn clamped(&self, money: Money, output_each_min: u64) -> Option<Self> {
-        let output = self.price?.output_within(self.size.input_bound()?, money)?;
+        let output = self.price?.output_within(self.size.input_bound()?, money, self.size.may_keep_1h)?;
         let each = self.size.each_within(output).min(self.size.output_each.unwrap_or(u64::MAX));
         if each < output_each_min.max(1) {
             return None;
@@ -347,6 +381,7 @@ mod tests {
             input: UnitPrice(input),
             cached_input: Some(UnitPrice(cached)),
             cache_write: Some(UnitPrice(input * 5 / 4)),
+            cache_write_1h: Some(UnitPrice(input * 2)),
             output: Some(UnitPrice(output)),
         };
         Price {
@@ -357,12 +392,18 @@ mod tests {
 
     #[test]
     fn each_component_is_charged_at_its_own_rate() {
-        let usage =
-            TokenUsage { input: 1_000, cached_input: 400, cache_write: 100, output: 10, drained_output: 4 };
+        let usage = TokenUsage {
+            input: 1_000,
+            cached_input: 400,
+            cache_write: 100,
+            cache_write_1h: 20,
+            output: 10,
+            drained_output: 4,
+        };
         let cost = price().cost(usage);
         assert_eq!(cost.input, Money(1_250_000));
         assert_eq!(cost.cached_input, Money(100_000));
-        assert_eq!(cost.cache_write, Money(312_500));
+        assert_eq!(cost.cache_write, Money(250_000 + 100_000));
         assert_eq!((cost.output, cost.drained_output), (Money(90_000), Money(60_000)));
     }
 
@@ -377,8 +418,8 @@ mod tests {
     fn output_without_a_price_cannot_be_bounded() {
         let mut price = price();
         price.rates.output = None;
-        assert_eq!(price.bound(10, 1), None);
-        assert_eq!(price.bound(10, 0).unwrap().output, Money::ZERO);
+        assert_eq!(price.bound(10, 1, false), None);
+        assert_eq!(price.bound(10, 0, false).unwrap().output, Money::ZERO);
     }
 
     #[test]
@@ -422,7 +463,7 @@ mod tests {
 
     #[test]
     fn what_is_free_has_no_price_but_zero() {
-        let rates = Rates { input: UnitPrice(0), cached_input: None, cache_write: None, output: None };
+        let rates = Rates::of_input(UnitPrice(0));
         let free = Price { rates, long_context: None };
         let cached = Rates { cached_input: Some(UnitPrice(1)), ..rates };
         assert!(free.is_free() && !price().is_free());
@@ -449,8 +490,15 @@ mod tests {
 
     #[test]
     fn a_contradictory_report_counts_no_token_twice() {
-        let usage = TokenUsage { input: 10, cached_input: 50, cache_write: 50, output: 0, drained_output: 5 };
-        assert_eq!(usage.drained_output(), 0);
+        let usage = TokenUsage {
+            input: 10,
+            cached_input: 50,
+            cache_write: 50,
+            cache_write_1h: 50,
+            output: 0,
+            drained_output: 5,
+        };
+        assert_eq!((usage.drained_output(), usage.cache_write_1h()), (0, 0));
         assert_eq!((usage.uncached_input(), usage.cached_input(), usage.cache_write()), (0, 10, 0));
     }
 
@@ -459,17 +507,22 @@ mod tests {
         fn no_actual_within_the_token_bounds_costs_more_than_the_bound(
             input_max in 0..400_000u64, output_max in 0..200_000u64,
             input in 0..=100u64, cached in 0..=100u64, written in 0..=100u64, output in 0..=100u64,
-            drained in 0..=100u64, odd in 0..1000i64,
+            drained in 0..=100u64, kept in 0..=100u64, odd in 0..1000i64,
         ) {
             let mut price = price();
             price.rates.input.0 += odd;
+            price.rates.cache_write_1h = Some(UnitPrice(5_000_000 - odd));
             price.rates.output = Some(UnitPrice(15_000_000 + odd));
             let input = input_max * input / 100;
             let cached_input = input * cached / 100;
             let cache_write = (input - cached_input) * written / 100;
             let output = output_max * output / 100;
-            let usage = TokenUsage { input, cached_input, cache_write, output, drained_output: output * drained / 100 };
-            prop_assert!(price.cost(usage).total() <= price.bound(input_max, output_max).unwrap().total());
+            let drained_output = output * drained / 100;
+            let usage = TokenUsage { input, cached_input, cache_write, cache_write_1h: 0, output, drained_output };
+            let bound = |may_keep_1h| price.bound(input_max, output_max, may_keep_1h).unwrap().total();
+            prop_assert!(price.cost(usage).total() <= bound(false));
+            let usage = TokenUsage { cache_write_1h: cache_write * kept / 100, ..usage };
+            prop_assert!(price.cost(usage).total() <= bound(true));
         }
 
         #[test]

@@ -29,6 +29,7 @@ pub struct ModelOverride {
     pub input_price: Option<UnitPrice>,
     pub cached_input_price: Option<UnitPrice>,
     pub cache_write_price: Option<UnitPrice>,
+    pub cache_write_1h_price: Option<UnitPrice>,
     pub output_price: Option<UnitPrice>,
     pub context_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
@@ -57,20 +58,24 @@ static BOOK: LazyLock<Book> = LazyLock::new(|| {
     book
 });
 
-/// The embedded facts about a model, by its id: exact, dated (`NAME-2026-01-31`) or by prefix.
+/// The embedded facts about a model, by its id: exact, dated (`NAME-2026-01-31`, `NAME-20260131`) or by prefix.
 pub fn embedded(model: &str) -> ModelFacts {
     let exact = |name: &str| BOOK.exact.get(name).copied();
-    let dated = || {
-        let (name, date) = model.split_at_checked(model.len().checked_sub(11)?)?;
-        let is_date = date.bytes().enumerate().all(|(at, byte)| match at {
-            0 | 5 | 8 => byte == b'-',
+    let dated = |pattern: &str| {
+        let (name, date) = model.split_at_checked(model.len().checked_sub(pattern.len())?)?;
+        let is_date = date.bytes().zip(pattern.bytes()).all(|(byte, expected)| match expected {
+            b'-' => byte == b'-',
             _ => byte.is_ascii_digit(),
         });
-        if is_date { exact(&format!("{name}-YYYY-MM-DD")) } else { None }
+        if is_date { exact(&format!("{name}{pattern}")) } else { None }
     };
     let by_prefix =
         || BOOK.prefixes.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, facts)| *facts);
-    exact(model).or_else(dated).or_else(by_prefix).unwrap_or_default()
+    exact(model)
+        .or_else(|| dated("-YYYY-MM-DD"))
+        .or_else(|| dated("-YYYYMMDD"))
+        .or_else(by_prefix)
+        .unwrap_or_default()
 }
 
 impl ModelOverride {
@@ -81,7 +86,8 @@ impl ModelOverride {
     pub fn facts(&self, embedded: ModelFacts) -> ModelFacts {
         let known = embedded.price.map(|price| price.rates);
         let own = self.input_price.is_some() || self.output_price.is_some();
-        let touched = own || self.cached_input_price.is_some() || self.cache_write_price.is_some();
+        let discounts = [self.cached_input_price, self.cache_write_price, self.cache_write_1h_price];
+        let touched = own || discounts.iter().any(Option::is_some);
         let price = if touched {
             self.rates(known, own).map(|rates| Price {
                 rates,
@@ -106,6 +112,7 @@ impl ModelOverride {
             input: self.input_price.or(known.map(|rates| rates.input))?,
             cached_input: self.cached_input_price.or_else(|| inherited(|rates| rates.cached_input)),
             cache_write: self.cache_write_price.or_else(|| inherited(|rates| rates.cache_write)),
+            cache_write_1h: self.cache_write_1h_price.or_else(|| inherited(|rates| rates.cache_write_1h)),
             output: self.output_price.or(known.and_then(|rates| rates.output)),
         })
     }
@@ -114,12 +121,15 @@ impl ModelOverride {
 fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
     let cells: Vec<&str> = line.split('\t').collect();
     let [name, usual @ .., context, max_output, image] = cells.as_slice() else { return None };
-    let [input, cached, write, output, threshold, long @ ..] = usual else { return None };
-    let [long_input, long_cached, long_write, long_output] = long else { return None };
+    let [input, cached, write, write_1h, output, threshold, long @ ..] = usual else { return None };
+    let [long_input, long_cached, long_write, long_write_1h, long_output] = long else { return None };
     let number = |cell: &str| if cell.is_empty() { Some(None) } else { cell.parse::<u64>().ok().map(Some) };
-    let usual = read_rates([input, cached, write, output])?;
+    let usual = read_rates([input, cached, write, write_1h, output])?;
     let long_context = match number(threshold)? {
-        Some(threshold) => Some((threshold, read_rates([long_input, long_cached, long_write, long_output])?)),
+        Some(threshold) => {
+            let long = [long_input, long_cached, long_write, long_write_1h, long_output];
+            Some((threshold, read_rates(long.map(|cell| *cell))?))
+        }
         None => None,
     };
     let facts = ModelFacts {
@@ -133,13 +143,14 @@ fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
     Some((name, facts))
 }
 
-fn read_rates([input, cached, write, output]: [&str; 4]) -> Option<Rates> {
+fn read_rates([input, cached, write, write_1h, output]: [&str; 5]) -> Option<Rates> {
     let optional =
         |cell: &str| if cell.is_empty() { Some(None) } else { UnitPrice::parse_per_million(cell).map(Some) };
     Some(Rates {
         input: UnitPrice::parse_per_million(input)?,
         cached_input: optional(cached)?,
         cache_write: optional(write)?,
+        cache_write_1h: optional(write_1h)?,
         output: optional(output)?,
     })
 }
@@ -163,6 +174,11 @@ mod tests {
         assert_eq!((mini.image_tokens, embedded("gpt-3.5-turbo").image_tokens), (Some(48_169), None));
         assert_eq!(embedded("gpt-6-astra-2027-01-31"), embedded("gpt-6-astra"));
         assert!(embedded("ft:gpt-4o-2024-08-06:acme").price.is_some());
+        let rates = embedded("claude-sonnet-5-20270131").price.unwrap().rates;
+        assert_eq!(
+            (rates.cache_write, rates.cache_write_1h),
+            (Some(UnitPrice(2_500_000)), Some(UnitPrice(4_000_000)))
+        );
         for unknown in ["gpt-4o-2031-01-01", "llama3.1", "", "gpt-4o-mini-", "ключ-ключ-ключ"] {
             assert_eq!(embedded(unknown).price, None, "{unknown}");
         }
@@ -179,7 +195,7 @@ mod tests {
         );
         assert_eq!(facts.context_tokens, Some(128_000));
         let alone = own.facts(ModelFacts::default()).price.unwrap();
-        assert_eq!(alone.bound(1, 1), None, "half a price bounds no output");
+        assert_eq!(alone.bound(1, 1, false), None, "half a price bounds no output");
     }
 
     #[test]

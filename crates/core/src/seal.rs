@@ -42,6 +42,11 @@ pub fn upstream_binding(id: UpstreamId, address: &Address) -> String {
     format!("upstream.credential|{id}|{}", address.origin())
 }
 
+/// What an upstream's extra headers are bound to, which may have secrets in them.
+pub fn upstream_headers_binding(id: UpstreamId, address: &Address) -> String {
+    format!("upstream.headers|{id}|{}", address.origin())
+}
+
 fn prepared(key: &MasterKey) -> Result<LessSafeKey> {
     UnboundKey::new(&AES_256_GCM, key.expose())
         .map(LessSafeKey::new)

@@ -1,6 +1,12 @@
 //! What is known of provider connections: how they are told things, and what they do when nobody listens any more.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::address::Address;
+use crate::error::{Error, Result};
 use crate::secret::Secret;
 
 macro_rules! words {
@@ -19,6 +25,19 @@ macro_rules! words {
 
             pub fn parse(word: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                Self::parse(&word).ok_or_else(|| serde::de::Error::custom("an unknown word"))
             }
         }
     };
@@ -55,9 +74,167 @@ words! {
     }
 }
 
+/// Whose API a request is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    OpenAi,
+    Anthropic,
+}
+
+impl Protocol {
+    /// What a server at an address speaks when it is asked for its models.
+    pub fn of_models(address: &Address) -> Self {
+        if is_anthropic(address) { Self::Anthropic } else { Self::OpenAi }
+    }
+}
+
+/// The version of Anthropic's API that is asked for where a client names none.
+pub const ANTHROPIC_VERSION: &str = "2023-06-01";
+
+/// What an operator sets of an upstream, apart from its address and secrets. It is stored as one JSON object; what is
+/// left out is the usual.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_limit_field: Option<OutputLimitField>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_client_gone: Option<OnClientGone>,
+    /// Of the parameters that are not known to leave the cost of a request as it is, those that do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_parameters: Vec<String>,
+    /// The upstreams of a model with the least number are asked; the others only while none of those can be.
+    pub priority: u32,
+    /// How often it is asked beside others of its priority.
+    pub weight: u32,
+    /// The most requests that a node has under way at it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency_max: Option<u32>,
+    /// Seconds to make a connection, TLS included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<u32>,
+    /// Seconds from the request to the head of its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_timeout: Option<u32>,
+    /// Seconds between two pieces of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_timeout: Option<u32>,
+    /// The names of its extra headers. Their values are secrets and stored as such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub header_names: Vec<String>,
+    /// What it calls models that clients call otherwise.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub model_mapping: BTreeMap<String, String>,
+    /// The certificate authorities, as PEM, that are trusted in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_certificates: Option<String>,
+}
+
+impl Settings {
+    pub const WEIGHT_USUAL: u32 = 1;
+
+    pub fn from_stored(text: &str) -> Result<Self> {
+        serde_json::from_str(text)
+            .map_err(|error| Error::internal("the settings of an upstream cannot be read").source(error))
+    }
+
+    pub fn to_stored(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::internal("the settings of an upstream cannot be written").source(error))
+    }
+
+    /// The fields of every head that is sent to an upstream: its credential, as what speaks `protocol` there reads it, and
+    /// the extra `headers`, which are a JSON object of texts.
+    pub fn header_fields(
+        &self,
+        address: &Address,
+        protocol: Protocol,
+        credential: Option<&Secret>,
+        headers: Option<&Secret>,
+    ) -> Result<Secret> {
+        let usual = match protocol {
+            Protocol::Anthropic if is_anthropic(address) => Authentication::XApiKey,
+            _ => Authentication::usual(address),
+        };
+        let authentication = self.authentication.unwrap_or(usual);
+        let mut fields = credential.map_or_else(String::new, |secret| authentication.field(secret));
+        if let Some(headers) = headers {
+            let headers: BTreeMap<String, String> = serde_json::from_str(headers.reveal())
+                .map_err(|_| Error::internal("the headers of an upstream cannot be read"))?;
+            for (name, value) in headers {
+                fields.extend([&name, ": ", &value, "\r\n"]);
+            }
+        }
+        Ok(Secret::new(fields))
+    }
+
+    /// A timeout that is set, or the usual one.
+    pub fn seconds(set: Option<u32>, usual: Duration) -> Duration {
+        set.map_or(usual, |seconds| Duration::from_secs(u64::from(seconds)))
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            authentication: None,
+            output_limit_field: None,
+            on_client_gone: None,
+            allowed_parameters: Vec::new(),
+            priority: 0,
+            weight: Self::WEIGHT_USUAL,
+            concurrency_max: None,
+            connect_timeout: None,
+            answer_timeout: None,
+            stall_timeout: None,
+            header_names: Vec::new(),
+            model_mapping: BTreeMap::new(),
+            ca_certificates: None,
+        }
+    }
+}
+
+/// Fields of a head that Tollgate writes, or that say how a message is read: an operator's cannot be among them.
+pub fn is_own_field(name: &str) -> bool {
+    const OWN: [&str; 24] = [
+        "host",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "transfer-encoding",
+        "connection",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "accept",
+        "accept-encoding",
+        "user-agent",
+        "x-request-id",
+        "authorization",
+        "x-api-key",
+        "api-key",
+        "traceparent",
+        "tracestate",
+        "cookie",
+    ];
+    OWN.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
 /// Whether an address is OpenAI's own.
 pub fn is_openai(address: &Address) -> bool {
     address.host == "api.openai.com" || address.host.ends_with(".api.openai.com")
+}
+
+/// Whether an address is Anthropic's own.
+pub fn is_anthropic(address: &Address) -> bool {
+    address.host == "api.anthropic.com" || address.host.ends_with(".api.anthropic.com")
 }
 
 fn is_azure(address: &Address) -> bool {

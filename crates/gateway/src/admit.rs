@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_core::budget::Payer;
-use tollgate_core::price::{REQUEST_COST_MAX, Request, Size};
+use tollgate_core::price::{Price, REQUEST_COST_MAX, Request, Size};
 use tollgate_core::{AttemptId, Error, Result};
 use tollgate_ledger::{Attempt, Hold, Refused};
 use tollgate_replica::{Model, Upstream};
@@ -56,7 +56,7 @@ pub(crate) async fn hold(
 /// The ledger knows that nothing bounds a request, and not why.
 fn told(refused: Refused, asked: &Asked<'_>) -> Error {
     let error = Error::from(refused);
-    let unknown = asked.call.unknown_parameter(&asked.upstream.allowed_parameters);
+    let unknown = asked.call.unknown_parameter(&asked.upstream.settings.allowed_parameters);
     match unknown.filter(|_| error.code == Some("cost_not_boundable")) {
         None => error,
         Some(name) => {
@@ -88,9 +88,10 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
     // The tokenizers that are known take bytes as they are.
     let reshape = Tokenizer::of(&model.id).is_none().then_some(asked.body);
     // With a parameter that nobody vouches for, nothing bounds what it costs.
-    let is_known = call.unknown_parameter(&upstream.allowed_parameters).is_none();
+    let is_known = call.unknown_parameter(&upstream.settings.allowed_parameters).is_none();
     // What costs nothing may be as large as it likes.
-    let is_free = facts.price.is_some_and(|price| price.is_free());
+    let price = if call.endpoint.is_free() { Some(Price::FREE) } else { facts.price };
+    let is_free = price.is_some_and(|price| price.is_free());
     let input = call.input_max(facts, reshape).or_else(|| is_free.then(|| call.input_estimate()));
     Attempt {
         id,
@@ -106,10 +107,11 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         model: Arc::from(model.id.as_str()),
         upstream: upstream.id,
         request: Request {
-            price: facts.price,
+            price,
             size: Size {
                 input: input.filter(|_| is_known),
                 input_max: call.context(facts),
+                may_keep_1h: call.may_keep_1h,
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
                 choices: call.choices(),

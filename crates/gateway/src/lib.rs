@@ -5,12 +5,16 @@
 //! the ledger's batch no request here reads the database.
 
 mod admit;
+mod blocks;
 mod body;
 mod call;
 mod caller;
+mod choice;
+mod dispatch;
 mod edit;
 mod fields;
 mod growth;
+mod health;
 mod messages;
 mod models;
 mod observe;
@@ -36,6 +40,7 @@ use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
 use tollgate_wire::Dialer;
 
+use health::Watch;
 pub use pool::Pool;
 pub use route::is_of_gateway;
 pub use serve::serve;
@@ -72,6 +77,7 @@ pub struct Gateway {
     pub clock: Clock,
     pub dialer: Dialer,
     pub options: Options,
+    watch: Watch,
     drains: Semaphore,
     counting: Semaphore,
 }
@@ -85,6 +91,6 @@ impl Gateway {
         options: Options,
     ) -> Self {
         let (drains, counting) = (Semaphore::new(DRAINS_MAX), Semaphore::new(COUNTING_MAX));
-        Self { replica, ledger, clock, dialer, options, drains, counting }
+        Self { replica, ledger, clock, dialer, options, watch: Watch::default(), drains, counting }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Observer {
     unfinished: Vec<u8>,
     input_estimate: u64,
     seen: Seen,
+    /// What Anthropic's events have said, each a part.
+    native: usage::anthropic::Reader,
     reported: Reported,
     /// Whether anything was generated after the last report. Some upstreams report again and again while they generate.
     is_overtaken: bool,
@@ -57,6 +59,7 @@ impl Observer {
             unfinished: Vec::new(),
             input_estimate,
             seen: Seen::default(),
+            native: usage::anthropic::Reader::default(),
             reported: Reported::default(),
             is_overtaken: false,
             is_last_word: false,
@@ -127,6 +130,7 @@ impl Observer {
             output: self.seen.tokens().max(reported.output),
             cached_input: reported.cached_input,
             cache_write: reported.cache_write,
+            cache_write_1h: reported.cache_write_1h,
             drained_output: 0,
         }))
     }
@@ -156,7 +160,12 @@ impl Observer {
                 self.is_last_word = false;
             }
             if mentions_usage(text) {
-                let report = usage::read(self.endpoint, &sse::data(text));
+                let data = sse::data(text);
+                let report = if self.endpoint.is_native() {
+                    self.native.read(&data)
+                } else {
+                    usage::read(self.endpoint, &data)
+                };
                 if report.reported != Reported::default() {
                     self.is_last_word = report.is_last_word;
                     self.reported = report.reported;
@@ -196,8 +205,11 @@ pub(crate) fn text_bytes(endpoint: Endpoint, answer: &[u8]) -> Option<u64> {
         LazyLock::new(|| ["content", "arguments", "reasoning_content", "reasoning", "refusal"].map(named));
     static TEXT: LazyLock<[Finder<'static>; 3]> =
         LazyLock::new(|| ["text", "arguments", "refusal"].map(named));
+    static BLOCKS: LazyLock<[Finder<'static>; 3]> =
+        LazyLock::new(|| ["text", "thinking", "partial_json"].map(named));
     match endpoint {
         Endpoint::ChatCompletions => length_of(&*CHAT, answer),
+        Endpoint::Messages => length_of(&*BLOCKS, answer),
         _ => length_of(&*TEXT, answer),
     }
 }

@@ -1,51 +1,79 @@
 //! A worker's idle connections to upstreams.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tollgate_core::UpstreamId;
+use tollgate_replica::Upstream;
 use tollgate_wire::ClientConnection;
 
-/// Connections by the origin they lead to.
+/// Connections by the upstream they were made for. One that has moved, or trusts others now, has none.
 #[derive(Default)]
-pub struct Pool(Mutex<HashMap<String, Vec<Idle>>>);
+pub struct Pool(Mutex<HashMap<UpstreamId, Vec<Idle>>>);
 
 struct Idle {
     connection: ClientConnection,
+    made_for: Arc<Upstream>,
     since: Instant,
+}
+
+impl Idle {
+    fn suits(&mut self, upstream: &Arc<Upstream>) -> bool {
+        let old = &self.made_for;
+        let leads_there = Arc::ptr_eq(old, upstream)
+            || old.address.origin() == upstream.address.origin()
+                && old.settings.ca_certificates == upstream.settings.ca_certificates;
+        leads_there && self.since.elapsed() < IDLE_TIME_MAX && !self.connection.is_stale()
+    }
 }
 
 const IDLE_MAX: usize = 128;
 /// Some servers close a silent connection after five seconds; what they close as we write to it costs a second attempt.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
+/// So often the connections that nobody took are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 impl Pool {
-    fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<UpstreamId, Vec<Idle>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last, for it is the least likely to have been closed.
-    pub(crate) fn take(&self, origin: &str) -> Option<ClientConnection> {
+    pub(crate) fn take(&self, upstream: &Arc<Upstream>) -> Option<ClientConnection> {
+        let mut all = self.idle();
+        let of_upstream = all.get_mut(&upstream.id)?;
         loop {
-            let mut idle = self.idle().get_mut(origin)?.pop()?;
-            if idle.since.elapsed() < IDLE_TIME_MAX && !idle.connection.is_stale() {
+            let mut idle = of_upstream.pop()?;
+            if idle.suits(upstream) {
                 return Some(idle.connection);
             }
         }
     }
 
-    /// Forgets the connections to an origin: one of them had died.
-    pub(crate) fn forget(&self, origin: &str) {
-        self.idle().remove(origin);
+    /// Forgets the connections to an upstream: one of them had died.
+    pub(crate) fn forget(&self, upstream: &Upstream) {
+        self.idle().remove(&upstream.id);
     }
 
-    pub(crate) fn put(&self, origin: String, connection: ClientConnection) {
+    pub(crate) fn put(&self, upstream: &Arc<Upstream>, connection: ClientConnection) {
         let mut all = self.idle();
-        let of_origin = all.entry(origin).or_default();
-        if of_origin.len() >= IDLE_MAX {
-            of_origin.remove(0);
+        let of_upstream = all.entry(upstream.id).or_default();
+        if of_upstream.len() >= IDLE_MAX {
+            of_upstream.remove(0);
         }
-        of_origin.push(Idle { connection, since: Instant::now() });
+        of_upstream.push(Idle { connection, made_for: Arc::clone(upstream), since: Instant::now() });
+    }
+
+    /// Closes what has been idle for too long, for as long as it runs.
+    pub async fn sweep(&self) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.idle().retain(|_, idle| {
+                idle.retain(|one| one.since.elapsed() < IDLE_TIME_MAX);
+                !idle.is_empty()
+            });
+        }
     }
 }

@@ -3,9 +3,9 @@
 //! What concerns the client's request passes as it came. What concerns the installation (its credential, its quota, its
 //! limits, its provider's failures) is told in words of ours, for the provider's own name the account and its owner.
 
-use serde_json::Value;
-use tollgate_core::Error;
+use serde_json::{Value, json};
 use tollgate_core::error::Kind;
+use tollgate_core::{AttemptId, Error};
 use tollgate_replica::Upstream;
 
 /// The error to answer instead of what the upstream said; `None` where its answer may pass.
@@ -63,6 +63,24 @@ pub(crate) fn told(
     Some(error)
 }
 
+/// An error as Anthropic's clients read it. Code and parameter are told besides, as OpenAI's clients are told them.
+pub(crate) fn native_envelope(error: &Error, id: AttemptId) -> Value {
+    let kind = match error.status() {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    };
+    json!({"type": "error", "request_id": id,
+        "error": {"type": kind, "message": error.message, "code": error.code, "param": error.param}})
+}
+
 /// How providers say that an account has nothing left to spend.
 const SPENT: [&str; 6] = [
     "insufficient_quota",
@@ -74,22 +92,23 @@ const SPENT: [&str; 6] = [
 ];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
+    use tollgate_core::secret::Secret;
+    use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
     use tollgate_core::{Address, UpstreamId};
 
-    fn upstream() -> Upstream {
+    pub(crate) fn upstream() -> Upstream {
         let address = Address::parse("https://provider.example/v1").unwrap();
         Upstream {
             id: UpstreamId::from_bits(1),
             name: "provider".to_owned(),
             output_limit_field: OutputLimitField::usual(&address),
             on_client_gone: OnClientGone::Drain,
-            authentication: Authentication::Bearer,
-            allowed_parameters: Vec::new(),
+            header_fields: Secret::new(""),
+            native_fields: Secret::new(""),
+            settings: Settings::default(),
             address,
-            credential: None,
         }
     }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
 use tollgate_core::price::TokenUsage;
-use tollgate_core::upstream::OnClientGone;
+use tollgate_core::upstream::{OnClientGone, Settings};
 use tollgate_core::{Error, Money, Result};
 use tollgate_ledger::{Dispatched, Hold};
+use tollgate_replica::Upstream;
 use tollgate_wire::{ChunkFrame, ClientExchange, Exchange, Reply};
 
 use crate::Gateway;
@@ -111,9 +112,10 @@ async fn whole(
     told: Told,
 ) -> Result<()> {
     let status = sent.answer.head.status;
+    let stall_time_max = stall_time_max(gateway, &sent.upstream);
     let read = if sent.upstream.on_client_gone == OnClientGone::Cancel {
         tokio::select! {
-            read = read_whole(gateway, &mut sent.answer) => read,
+            read = read_whole(stall_time_max, &mut sent.answer) => read,
             () = exchange.gone() => {
                 let Sent { answer, mut hold, .. } = sent;
                 drop(answer); // which stops the upstream
@@ -123,7 +125,7 @@ async fn whole(
             }
         }
     } else {
-        read_whole(gateway, &mut sent.answer).await
+        read_whole(stall_time_max, &mut sent.answer).await
     };
     if read.is_err() {
         count_input(gateway, asked, &mut sent.hold).await;
@@ -131,13 +133,15 @@ async fn whole(
     let body = read?;
     let headers = told.headers(&sent.answer);
     let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
-    let Sent { answer, mut hold, origin, upstream } = sent;
+    let Sent { answer, mut hold, upstream } = sent;
     if let Some(connection) = answer.into_connection() {
-        pool.put(origin, connection);
+        pool.put(&upstream, connection);
     }
     hold.on_disk().await;
     if !asked.call.endpoint.reports_usage() {
-        hold.observe(TokenUsage { input: asked.call.input_estimate(), ..TokenUsage::default() });
+        // What only counts has taken nothing.
+        let input = if asked.call.endpoint.is_free() { 0 } else { asked.call.input_estimate() };
+        hold.observe(TokenUsage { input, ..TokenUsage::default() });
     }
     settle_whole(hold, asked.call, status, &body);
     if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
@@ -147,22 +151,42 @@ async fn whole(
     Ok(())
 }
 
-/// A refusal without usage was not billed; whatever else gives no usage may have been.
+/// A refusal without usage was not billed, and so says 529, of a server that is overloaded; whatever else gives no usage
+/// may have been.
 fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
     let reported = usage::read(call.endpoint, body).reported;
-    if reported.usage.is_none() && (400..500).contains(&status) {
+    if reported.usage.is_none() && matches!(status, 400..500 | 529) {
         return hold.void();
     }
     let has_text = || call.makes_output() && observe::text_bytes(call.endpoint, body).is_some();
     hold.settle(usage::unless_seen(reported, has_text));
 }
 
-async fn read_whole(gateway: &Gateway, answer: &mut ClientExchange) -> Result<Vec<u8>> {
+fn stall_time_max(gateway: &Gateway, upstream: &Upstream) -> Duration {
+    Settings::seconds(upstream.settings.stall_timeout, gateway.options.stall_time_max)
+}
+
+/// Reads a refusal to its end, for another upstream is asked instead; says what the client would have been told.
+pub(crate) async fn pass_over(gateway: &Gateway, pool: &Pool, mut sent: Sent, call: &Call) -> Error {
+    let status = sent.answer.head.status;
+    let read = read_whole(stall_time_max(gateway, &sent.upstream), &mut sent.answer).await;
+    let Ok(body) = read else { return cut("The answer of the upstream was cut short.") };
+    let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
+    let Sent { answer, hold, upstream } = sent;
+    if let Some(connection) = answer.into_connection() {
+        pool.put(&upstream, connection);
+    }
+    settle_whole(hold, call, status, &body);
+    refusal::told(&upstream, status, retry_after, &body)
+        .unwrap_or_else(|| upstream::failed(Kind::UpstreamFailed, "upstream_failed", &upstream))
+}
+
+async fn read_whole(stall_time_max: Duration, answer: &mut ClientExchange) -> Result<Vec<u8>> {
     let mut body = Vec::with_capacity(
         answer.announced_length().and_then(|l| usize::try_from(l).ok()).unwrap_or(0).min(WHOLE_BYTES_MAX),
     );
     loop {
-        match timeout(gateway.options.stall_time_max, answer.read(&mut body)).await {
+        match timeout(stall_time_max, answer.read(&mut body)).await {
             Ok(Ok(true)) if body.len() <= WHOLE_BYTES_MAX => {}
             Ok(Ok(false)) => return Ok(body),
             Ok(Ok(true)) => return Err(cut("The answer of the upstream is too large.")),
@@ -193,7 +217,8 @@ async fn stream(
 ) -> Result<()> {
     let status = sent.answer.head.status;
     let headers = told.headers(&sent.answer);
-    let Sent { mut answer, mut hold, origin, upstream } = sent;
+    let Sent { mut answer, mut hold, upstream } = sent;
+    let stall_time_max = stall_time_max(gateway, &upstream);
     let call = asked.call;
     let mut observer = Observer::new(call.endpoint, call.strips_usage, call.input_estimate());
     let mut frame = ChunkFrame::default();
@@ -212,7 +237,7 @@ async fn stream(
             break drain(gateway, &mut answer, &mut hold, &mut observer).await;
         }
         observer.begin(&mut frame);
-        let reading = timeout(gateway.options.stall_time_max, answer.read(frame.buffer()));
+        let reading = timeout(stall_time_max, answer.read(frame.buffer()));
         let read = if cancels {
             tokio::select! {
                 read = reading => read,
@@ -235,7 +260,7 @@ async fn stream(
         observer.rest(&mut frame);
         client.send(exchange, &mut frame).await;
         if let Some(connection) = answer.into_connection() {
-            pool.put(origin, connection);
+            pool.put(&upstream, connection);
         }
     }
     // The ledger has its word before the client sees the end.

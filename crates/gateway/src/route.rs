@@ -20,11 +20,21 @@ pub(crate) enum Endpoint {
     Completions,
     Embeddings,
     Moderations,
+    /// Anthropic's.
+    Messages,
+    CountTokens,
 }
 
 impl Endpoint {
-    const ALL: [Self; 5] =
-        [Self::ChatCompletions, Self::Responses, Self::Completions, Self::Embeddings, Self::Moderations];
+    const ALL: [Self; 7] = [
+        Self::ChatCompletions,
+        Self::Responses,
+        Self::Completions,
+        Self::Embeddings,
+        Self::Moderations,
+        Self::Messages,
+        Self::CountTokens,
+    ];
 
     /// The path below an API's base, the same here and at the upstream.
     pub(crate) const fn path(self) -> &'static str {
@@ -34,26 +44,39 @@ impl Endpoint {
             Self::Completions => "/completions",
             Self::Embeddings => "/embeddings",
             Self::Moderations => "/moderations",
+            Self::Messages => "/messages",
+            Self::CountTokens => "/messages/count_tokens",
         }
+    }
+
+    /// Whether it is of Anthropic's API.
+    pub(crate) const fn is_native(self) -> bool {
+        matches!(self, Self::Messages | Self::CountTokens)
+    }
+
+    /// Whether providers do it for nothing.
+    pub(crate) const fn is_free(self) -> bool {
+        matches!(self, Self::CountTokens)
     }
 
     pub(crate) const fn usage(self) -> tollgate_ledger::Endpoint {
         match self {
-            Self::ChatCompletions | Self::Responses | Self::Completions => {
+            Self::ChatCompletions | Self::Responses | Self::Completions | Self::Messages => {
                 tollgate_ledger::Endpoint::Completions
             }
+            Self::CountTokens => tollgate_ledger::Endpoint::TokenCounts,
             Self::Embeddings => tollgate_ledger::Endpoint::Embeddings,
             Self::Moderations => tollgate_ledger::Endpoint::Moderations,
         }
     }
 
     pub(crate) const fn makes_output(self) -> bool {
-        matches!(self, Self::ChatCompletions | Self::Responses | Self::Completions)
+        matches!(self, Self::ChatCompletions | Self::Responses | Self::Completions | Self::Messages)
     }
 
     /// Whether its answers say how many tokens they took.
     pub(crate) const fn reports_usage(self) -> bool {
-        !matches!(self, Self::Moderations)
+        !matches!(self, Self::Moderations | Self::CountTokens)
     }
 
     /// The model that is meant where none is named.
@@ -111,7 +134,7 @@ struct Place<'p> {
 
 impl<'p> Place<'p> {
     fn of(path: &'p str) -> Option<Self> {
-        const BASES: [&str; 3] = ["/openai/v1", "/openai", "/v1"];
+        const BASES: [&str; 5] = ["/openai/v1", "/openai", "/anthropic/v1", "/anthropic", "/v1"];
         if let Some(rest) = path.strip_prefix("/openai/deployments/") {
             let (name, _) = rest.split_once('/')?;
             let name_decoded = percent_decoded(name).filter(|decoded| !decoded.is_empty())?;
@@ -123,13 +146,18 @@ impl<'p> Place<'p> {
     }
 }
 
+/// Whether a path is of Anthropic's API, whose clients read errors in its form.
+pub(crate) fn is_native(path: &str) -> bool {
+    Place::of(path).is_some_and(|place| place.below == "/messages" || place.below.starts_with("/messages/"))
+}
+
 /// Whether a path is for the gateway to answer, if only by saying that there is nothing.
 pub fn is_of_gateway(path: &str) -> bool {
     let is_below = |base: &str| path.strip_prefix(base).is_some_and(|below| below.starts_with('/'));
     let is_short = path == "/models"
         || is_below("/models")
         || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path);
-    is_below("/v1") || is_below("/openai") || is_short
+    is_below("/v1") || is_below("/openai") || is_below("/anthropic") || is_short
 }
 
 fn wrong_method(method: &str, path: &str, allowed: &'static str) -> Error {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
-use tollgate_core::upstream::{OnClientGone, is_openai};
-use tollgate_core::{AttemptId, Error};
+use tollgate_core::upstream::{ANTHROPIC_VERSION, OnClientGone, Settings, is_anthropic, is_openai};
+use tollgate_core::{Address, AttemptId, Error};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
 use tollgate_wire::{ClientConnection, ClientExchange, DialError, Exchange, Headers, ResponseError};
@@ -15,14 +15,21 @@ use crate::Gateway;
 use crate::admit::Asked;
 use crate::call::Call;
 use crate::edit;
+use crate::health::{Outcome, Turn};
 use crate::pool::Pool;
 
 /// A request that reached the upstream, its answer as far as it has come, and the hold that its end resolves.
 pub(crate) struct Sent {
     pub(crate) answer: ClientExchange,
     pub(crate) hold: Dispatched,
-    pub(crate) origin: String,
     pub(crate) upstream: Arc<Upstream>,
+}
+
+impl Sent {
+    /// Whether the upstream did nothing, for a reason of its own: its credential, its quota, its limit, its load.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self.answer.head.status, 401..=403 | 429 | 529)
+    }
 }
 
 /// Why nothing came back.
@@ -30,6 +37,8 @@ pub(crate) enum Unsent {
     /// A connection that was kept open died before it gave a byte: most likely it was closed as we wrote to it. What was
     /// sent may have arrived all the same, and is on the books; to try once more on a new connection is right.
     Died(Error),
+    /// No connection could be made: nothing was sent.
+    Unreached(Error),
     Failed(Error),
 }
 
@@ -41,48 +50,66 @@ pub(crate) async fn send(
     asked: &Asked<'_>,
     id: AttemptId,
     exchange: &mut Exchange,
+    turn: &mut Turn,
 ) -> Result<Sent, Unsent> {
     let Asked { upstream, call, model, .. } = *asked;
-    let origin = upstream.address.origin();
-    let reused = pool.take(&origin);
+    let reused = pool.take(upstream);
     let is_reused = reused.is_some();
+    // Where nothing is sent the hold is voided as it is dropped.
     let connection = match reused {
         Some(connection) => connection,
-        // Nothing was sent: the hold is voided as it is dropped.
-        None => gateway
-            .dialer
-            .dial(&upstream.address)
-            .await
-            .map_err(|error| Unsent::Failed(dial_failed(upstream, error)))?,
+        None => dial(gateway, upstream, turn).await?,
     };
     // Under a limit the upstream is told of the output that is paid for, and so is a limit of the operator's.
     let granted = hold.granted();
     let is_bounded = granted.remaining.is_some() || granted.is_clamped;
     let limit = granted.request.size.output_each.filter(|_| is_bounded || model.facts.is_max_output_own);
-    let edits = call.edits(
-        asked.body,
-        upstream.output_limit_field,
-        limit,
-        is_bounded && is_openai(&upstream.address),
-    );
+    let usual_tier = usual_tier(&upstream.address).filter(|_| is_bounded);
+    let edits = call.edits(asked.body, upstream, limit, usual_tier);
+    let edits = edits.map_err(Unsent::Failed)?;
     let body = edit::apply(asked.body, &edits);
     let head = head(upstream, call, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
     match answered(gateway, upstream, connection, &head, &body, exchange).await {
-        Answered::Head(answer) => Ok(Sent { answer, hold, origin, upstream: Arc::clone(upstream) }),
+        Answered::Head(answer) => {
+            let retry_after =
+                answer.head.headers.get("retry-after").and_then(|text| text.trim().parse().ok());
+            turn.note(Outcome::Answered { status: answer.head.status, retry_after });
+            Ok(Sent { answer, hold, upstream: Arc::clone(upstream) })
+        }
         // It may have arrived and may be billed: the hold is settled as it is dropped.
         Answered::Failed(error @ ResponseError::NoAnswer(_)) if is_reused => {
             Err(Unsent::Died(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
         }
         Answered::Failed(error) => {
+            turn.note(Outcome::Failed);
             Err(Unsent::Failed(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
         }
-        Answered::TooLate => Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream))),
+        Answered::TooLate => {
+            turn.note(Outcome::Failed);
+            Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream)))
+        }
         Answered::ClientGone => {
             hold.cancel(call.is_shown());
             Err(Unsent::Failed(client_gone()))
         }
     }
+}
+
+async fn dial(
+    gateway: &Gateway,
+    upstream: &Arc<Upstream>,
+    turn: &mut Turn,
+) -> Result<ClientConnection, Unsent> {
+    let dialer = turn.dialer(&gateway.dialer, upstream);
+    // What was stored was usable when it was stored.
+    let dialer = dialer.map_err(|why| {
+        Unsent::Failed(Error::internal("an upstream's settings cannot be used").source(why))
+    })?;
+    dialer.dial(&upstream.address).await.map_err(|error| {
+        turn.note(Outcome::Unreached);
+        Unsent::Unreached(dial_failed(upstream, error))
+    })
 }
 
 enum Answered {
@@ -100,7 +127,8 @@ async fn answered(
     body: &[u8],
     exchange: &mut Exchange,
 ) -> Answered {
-    let sending = timeout(gateway.options.answer_time_max, connection.send(head.as_bytes(), body));
+    let time_max = Settings::seconds(upstream.settings.answer_timeout, gateway.options.answer_time_max);
+    let sending = timeout(time_max, connection.send(head.as_bytes(), body));
     let outcome = if upstream.on_client_gone == OnClientGone::Cancel {
         tokio::select! {
             outcome = sending => outcome,
@@ -116,10 +144,23 @@ async fn answered(
     }
 }
 
+/// The tier whose price is known, at providers that would otherwise serve in what the account is set to.
+fn usual_tier(address: &Address) -> Option<&'static str> {
+    if is_openai(address) {
+        Some("default")
+    } else if is_anthropic(address) {
+        Some("standard_only")
+    } else {
+        None
+    }
+}
+
 /// The head that is sent: built anew, from a short list of what may pass.
 fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: &Headers) -> String {
     const PASSED: [&str; 4] = ["openai-beta", "x-client-request-id", "traceparent", "tracestate"];
+    const NATIVE_PASSED: [&str; 4] = ["anthropic-version", "anthropic-beta", "traceparent", "tracestate"];
     let mut head = String::with_capacity(512);
+    let is_native = call.endpoint.is_native();
     let path = call.endpoint.path();
     let _ = write!(head, "POST {}{path} HTTP/1.1\r\n", upstream.address.path);
     let _ = write!(head, "host: {}\r\ncontent-length: {length}\r\n", upstream.address.authority());
@@ -130,14 +171,17 @@ fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: 
         "accept: application/json\r\n"
     });
     let _ = write!(head, "user-agent: tollgate/{}\r\nx-request-id: {id}\r\n", env!("CARGO_PKG_VERSION"));
-    if let Some(credential) = &upstream.credential {
-        head.push_str(&upstream.authentication.field(credential));
-    }
-    for name in PASSED {
-        if let Some(value) =
-            client.get(name).filter(|value| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '))
-        {
-            let _ = write!(head, "{name}: {value}\r\n");
+    head.push_str(if is_native { &upstream.native_fields } else { &upstream.header_fields }.reveal());
+    for name in if is_native { NATIVE_PASSED } else { PASSED } {
+        // What the operator has set goes before what a client says.
+        if upstream.settings.header_names.iter().any(|set| set == name) {
+            continue;
+        }
+        let is_plain = |value: &&str| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        match client.get(name).filter(is_plain) {
+            Some(value) => _ = write!(head, "{name}: {value}\r\n"),
+            None if name == "anthropic-version" => _ = write!(head, "{name}: {ANTHROPIC_VERSION}\r\n"),
+            None => {}
         }
     }
     head.push_str("\r\n");

@@ -6,12 +6,14 @@ use tollgate_core::budget::Payer;
 use tollgate_core::price::{Cost, Overrun, Request, TokenUsage};
 use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
-/// Which of OpenAI's usage endpoints counts the request.
+/// Which of OpenAI's usage endpoints counts the request, if one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     Completions,
     Embeddings,
     Moderations,
+    /// None of them: counting tokens, which costs nothing.
+    TokenCounts,
 }
 
 impl Endpoint {
@@ -20,11 +22,12 @@ impl Endpoint {
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
             Self::Moderations => "moderations",
+            Self::TokenCounts => "token_counts",
         }
     }
 
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Completions, Self::Embeddings, Self::Moderations]
+        [Self::Completions, Self::Embeddings, Self::Moderations, Self::TokenCounts]
             .into_iter()
             .find(|endpoint| endpoint.as_str() == word)
     }

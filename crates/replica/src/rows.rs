@@ -9,7 +9,7 @@ use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
-use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
+use tollgate_core::upstream::{OnClientGone, OutputLimitField, Protocol, Settings};
 use tollgate_core::{Address, Error, OrganizationId, Principal, Result, Scopes, Timestamp, UpstreamId, seal};
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
@@ -211,28 +211,23 @@ fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
     let address = Address::parse(&base_url).map_err(|why| {
         Error::internal(format!("the stored address of upstream {id} cannot be used: {why}"))
     })?;
-    let credential: Option<Vec<u8>> = row.get("credential")?;
-    let credential = match credential {
-        Some(sealed) => Some(seal::open(keyring, &seal::upstream_binding(id, &address), &sealed)?),
-        None => None,
+    let settings = Settings::from_stored(&row.get::<String>("settings")?)?;
+    let open = |column: &str, binding: String| {
+        let sealed: Option<Vec<u8>> = row.get(column)?;
+        sealed.map(|sealed| seal::open(keyring, &binding, &sealed)).transpose()
     };
-    let field: Option<String> = row.get("output_limit_field")?;
-    let gone: Option<String> = row.get("on_client_gone")?;
-    let allowed: Option<String> = row.get("allowed_parameters")?;
-    let authentication: Option<String> = row.get("authentication")?;
+    let credential = open("credential", seal::upstream_binding(id, &address))?;
+    let headers = open("headers", seal::upstream_headers_binding(id, &address))?;
+    let fields = |protocol| settings.header_fields(&address, protocol, credential.as_ref(), headers.as_ref());
     Ok(Upstream {
         id,
         name: row.get("name")?,
-        allowed_parameters: allowed.iter().flat_map(|names| names.split(' ')).map(str::to_owned).collect(),
-        authentication: authentication
-            .and_then(|word| Authentication::parse(&word))
-            .unwrap_or_else(|| Authentication::usual(&address)),
-        output_limit_field: field
-            .and_then(|word| OutputLimitField::parse(&word))
-            .unwrap_or_else(|| OutputLimitField::usual(&address)),
-        on_client_gone: gone.and_then(|word| OnClientGone::parse(&word)).unwrap_or(OnClientGone::Drain),
+        header_fields: fields(Protocol::OpenAi)?,
+        native_fields: fields(Protocol::Anthropic)?,
+        output_limit_field: settings.output_limit_field.unwrap_or_else(|| OutputLimitField::usual(&address)),
+        on_client_gone: settings.on_client_gone.unwrap_or(OnClientGone::Drain),
         address,
-        credential,
+        settings,
     })
 }
 
@@ -242,6 +237,7 @@ pub fn read_override(row: &Row) -> Result<ModelOverride> {
         input_price: row.get("input_price")?,
         cached_input_price: row.get("cached_input_price")?,
         cache_write_price: row.get("cache_write_price")?,
+        cache_write_1h_price: row.get("cache_write_1h_price")?,
         output_price: row.get("output_price")?,
         context_tokens: row.get("context_tokens")?,
         max_output_tokens: row.get("max_output_tokens")?,

@@ -10,7 +10,7 @@ use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelFacts, ModelOverride};
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField};
+use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
 use tollgate_core::{
     Address, KeyId, OrganizationId, Permission, Principal, ProjectId, Scopes, Timestamp, UpstreamId, UserId,
 };
@@ -119,12 +119,13 @@ pub struct Upstream {
     pub name: String,
     /// What the paths of its API are appended to, such as `https://api.openai.com/v1`.
     pub address: Address,
-    pub credential: Option<Secret>,
+    /// The fields that every head has for it: credential and extra headers.
+    pub header_fields: Secret,
+    /// The same for what is of Anthropic's API.
+    pub native_fields: Secret,
     pub output_limit_field: OutputLimitField,
     pub on_client_gone: OnClientGone,
-    pub authentication: Authentication,
-    /// Of those that are not known to leave the cost of a request as it is, the ones that an operator says do.
-    pub allowed_parameters: Vec<String>,
+    pub settings: Settings,
 }
 
 /// A model that some upstream serves.

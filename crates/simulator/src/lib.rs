@@ -9,6 +9,7 @@ mod books;
 mod chat;
 mod completions;
 mod embeddings;
+mod messages;
 mod moderations;
 mod responses;
 mod script;

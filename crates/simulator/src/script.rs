@@ -41,6 +41,11 @@ pub(crate) struct Script {
     /// Of the input, so many tokens are reported as read from the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cached_tokens: Option<u64>,
+    /// And so many as written to it, of which so many for an hour. Of messages only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache_write_tokens: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cache_write_1h_tokens: Option<u64>,
     /// The only field in which it reads the most output, as older servers do; it overlooks any other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) output_limit_field: Option<String>,
@@ -93,6 +98,8 @@ impl Script {
             retry_after: self.retry_after.or(other.retry_after),
             usage: self.usage.or(other.usage),
             cached_tokens: self.cached_tokens.or(other.cached_tokens),
+            cache_write_tokens: self.cache_write_tokens.or(other.cache_write_tokens),
+            cache_write_1h_tokens: self.cache_write_1h_tokens.or(other.cache_write_1h_tokens),
             output_limit_field: self.output_limit_field.or(other.output_limit_field),
             stops_when_client_gone: self.stops_when_client_gone.or(other.stops_when_client_gone),
             usage_in_every_event: self.usage_in_every_event.or(other.usage_in_every_event),

@@ -16,15 +16,16 @@ use crate::answer::{Answer, Broken, error_answer, json_answer};
 use crate::books::{Books, Entry};
 use crate::chat::Completion;
 use crate::script::{Fault, Script};
-use crate::{completions, embeddings, moderations, responses};
+use crate::{completions, embeddings, messages, moderations, responses};
 
 /// The models it lists. It answers for any other as well.
-pub const MODELS: [&str; 8] = [
+pub const MODELS: [&str; 9] = [
     "gpt-4o-mini",
     "gpt-4o",
     "gpt-4.1-mini",
     "o3-mini",
     "gpt-3.5-turbo-instruct",
+    "claude-sonnet-5",
     "text-embedding-3-small",
     "omni-moderation-latest",
     "simulated-unpriced",
@@ -90,7 +91,9 @@ impl Simulator {
                 | "/v1/responses"
                 | "/v1/completions"
                 | "/v1/embeddings"
-                | "/v1/moderations",
+                | "/v1/moderations"
+                | "/v1/messages"
+                | "/v1/messages/count_tokens",
             ) => match serde_json::from_slice(&body) {
                 Ok(body) => self.call(&path, &body, request_id).await,
                 Err(_) => Ok(error_answer(400, "We could not parse the JSON body of your request.", None)),
@@ -158,6 +161,16 @@ impl Simulator {
         match path {
             "/v1/embeddings" => return Ok(self.embeddings(request, script, number).await),
             "/v1/responses" => return Ok(self.response(request, script, number).await),
+            "/v1/messages" => return Ok(self.message(request, script, number).await),
+            "/v1/messages/count_tokens" => {
+                tokio::time::sleep(script.latency()).await;
+                books.finish(number);
+                let counted = messages::input_tokens(request);
+                return Ok(counted.map_or_else(
+                    |message| messages::error(400, message),
+                    |tokens| json_answer(200, &json!({"input_tokens": tokens})),
+                ));
+            }
             "/v1/completions" => return Ok(self.completion(request, script, number).await),
             "/v1/moderations" => {
                 tokio::time::sleep(script.latency()).await;
@@ -193,6 +206,19 @@ impl Simulator {
         self.0.books.bill(number, completion.input_tokens, completion.output_tokens);
         tokio::time::sleep(script.latency()).await;
         completion.answer(script, Arc::clone(&self.0.books), number)
+    }
+
+    async fn message(&self, request: &Value, script: Script, number: u64) -> Answer {
+        let message = match messages::Message::new(request, &script, number) {
+            Ok(message) => message,
+            Err(why) => {
+                self.0.books.finish(number);
+                return messages::error(400, why);
+            }
+        };
+        self.0.books.bill(number, message.input_tokens, message.output_tokens);
+        tokio::time::sleep(script.latency()).await;
+        message.answer(script, Arc::clone(&self.0.books), number)
     }
 
     async fn response(&self, request: &Value, script: Script, number: u64) -> Answer {

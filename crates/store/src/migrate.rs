@@ -19,6 +19,8 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, sql: include_str!("../../../migrations/0001_initial.sql") },
     Migration { version: 2, sql: include_str!("../../../migrations/0002_the_cap.sql") },
+    Migration { version: 3, sql: include_str!("../../../migrations/0003_upstream_settings.sql") },
+    Migration { version: 4, sql: include_str!("../../../migrations/0004_cache_write_1h.sql") },
 ];
 
 /// What bringing a database up to date meant.

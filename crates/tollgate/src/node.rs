@@ -221,8 +221,10 @@ fn run_worker(
             Err(error) => return tracing::error!(%error, "a worker cannot listen"),
         };
         let server = Server { listener, tls, limits: Limits::default(), clock };
+        let sweeping = Arc::clone(&worker);
         tokio::select! {
             () = server.run(worker, shutdown) => {}
+            () = sweeping.pool.sweep() => {}
             _ = cut.wait_for(|cut| *cut) => {}
         }
     });

@@ -16,9 +16,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use tollgate_core::Address;
+use tollgate_core::upstream::Settings;
 
 use crate::client::ClientConnection;
 use crate::stream::Stream;
+use crate::tls::client_config_trusting;
 
 /// Why a connection could not be made. None of these sent a byte of a request.
 #[derive(Debug)]
@@ -51,6 +53,15 @@ pub struct Dialer {
 impl Dialer {
     pub fn new(tls: Arc<ClientConfig>, connect_max: Duration) -> Self {
         Self { tls, connect_max }
+    }
+
+    /// The same, as an upstream's settings want it; the error says what is wrong with them.
+    pub fn set_up(&self, settings: &Settings) -> Result<Self, String> {
+        let tls = match &settings.ca_certificates {
+            Some(pem) => client_config_trusting(pem)?,
+            None => Arc::clone(&self.tls),
+        };
+        Ok(Self { tls, connect_max: Settings::seconds(settings.connect_timeout, self.connect_max) })
     }
 
     /// Connects to the first address of the host that answers.

@@ -104,12 +104,17 @@ impl Exchange {
 
     /// Answers with an error. A fault of ours is logged here, and only here.
     pub async fn fail(&mut self, error: &Error) {
+        self.fail_with(error, error.envelope().to_string().into_bytes()).await;
+    }
+
+    /// The same with a body of the caller's, for clients that do not read OpenAI's envelope.
+    pub async fn fail_with(&mut self, error: &Error, body: Vec<u8>) {
         if error.status() >= 500 {
             let request_id =
                 self.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
             tracing::error!(request_id, path = self.head.path(), status = error.status(), %error, "a request failed");
         }
-        self.respond(&Reply::error(error)).await;
+        self.respond(&Reply { body, ..Reply::error(error) }).await;
     }
 
     /// The address of the other end of the connection, which may be a proxy.

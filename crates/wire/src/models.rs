@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tollgate_core::Address;
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::Authentication;
+use tollgate_core::time::Stopwatch;
+use tollgate_core::upstream::{ANTHROPIC_VERSION, Protocol};
 
 use crate::dial::Dialer;
 
@@ -19,31 +20,52 @@ pub struct Listed {
     pub owner: String,
 }
 
-/// What is at `{address}/models`; the error says why nothing is.
-pub async fn list_models(
-    dialer: &Dialer,
-    address: &Address,
-    credential: Option<(Authentication, &Secret)>,
-) -> Result<Listed, String> {
-    tokio::time::timeout(TIME_MAX, ask(dialer, address, credential))
+/// What came of asking, as far as it went.
+#[derive(Debug)]
+pub struct Listing {
+    /// To make the connection, TLS included.
+    pub connect_time: Option<Duration>,
+    /// From the request to the head of the answer.
+    pub answer_time: Option<Duration>,
+    pub status: Option<u16>,
+    /// The error says why there is no list.
+    pub listed: Result<Listed, String>,
+}
+
+/// Asks for what is at `{address}/models`. `fields` are fields of the head, each with the end of its line.
+pub async fn list_models(dialer: &Dialer, address: &Address, fields: &Secret) -> Listing {
+    let mut listing =
+        Listing { connect_time: None, answer_time: None, status: None, listed: Ok(Listed::default()) };
+    listing.listed = tokio::time::timeout(TIME_MAX, ask(dialer, address, fields, &mut listing))
         .await
-        .unwrap_or(Err("it took too long".to_owned()))
+        .unwrap_or(Err("it took too long".to_owned()));
+    listing
 }
 
 async fn ask(
     dialer: &Dialer,
     address: &Address,
-    credential: Option<(Authentication, &Secret)>,
+    fields: &Secret,
+    listing: &mut Listing,
 ) -> Result<Listed, String> {
+    let connecting = Stopwatch::start();
     let connection = dialer.dial(address).await.map_err(|error| error.to_string())?;
-    let authorization =
-        credential.map_or(String::new(), |(authentication, secret)| authentication.field(secret));
+    listing.connect_time = Some(connecting.elapsed());
+    // Anthropic shows twenty where it is not asked for more, and wants a version.
+    let (query, version) = match Protocol::of_models(address) {
+        Protocol::OpenAi => ("", String::new()),
+        Protocol::Anthropic => ("?limit=1000", format!("anthropic-version: {ANTHROPIC_VERSION}\r\n")),
+    };
     let head = format!(
-        "GET {}/models HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\naccept-encoding: identity\r\n{authorization}\r\n",
+        "GET {}/models{query} HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\naccept-encoding: identity\r\n{version}{}\r\n",
         address.path,
-        address.authority()
+        address.authority(),
+        fields.reveal()
     );
+    let asking = Stopwatch::start();
     let mut exchange = connection.send(head.as_bytes(), b"").await.map_err(|error| error.to_string())?;
+    listing.answer_time = Some(asking.elapsed());
+    listing.status = Some(exchange.head.status);
     if exchange.head.status != 200 {
         return Err(format!("it answered with status {}", exchange.head.status));
     }

@@ -53,6 +53,23 @@ pub fn client_config() -> Arc<ClientConfig> {
         tracing::warn!(%error, "a trusted certificate of the system cannot be read");
     }
     roots.add_parsable_certificates(native.certs);
+    config_of(roots)
+}
+
+/// What a client trusts that has authorities of its own, given as PEM; the error says what is wrong with it.
+pub fn client_config_trusting(pem: &str) -> std::result::Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let added = certificate.map_err(|error| error.to_string()).map(|one| roots.add(one));
+        added?.map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(config_of(roots))
+}
+
+fn config_of(roots: RootCertStore) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)

@@ -35,6 +35,8 @@ pub(crate) struct Model {
     input_price: Option<String>,
     cached_input_price: Option<String>,
     cache_write_price: Option<String>,
+    /// To keep input in the cache for an hour.
+    cache_write_1h_price: Option<String>,
     output_price: Option<String>,
     /// Above so many input tokens the provider charges higher rates, which are applied.
     long_context_above: Option<u64>,
@@ -144,6 +146,7 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         input_price: text(rates.map(|rates| rates.input)),
         cached_input_price: text(rates.and_then(|rates| rates.cached_input)),
         cache_write_price: text(rates.and_then(|rates| rates.cache_write)),
+        cache_write_1h_price: text(rates.and_then(|rates| rates.cache_write_1h)),
         output_price: text(rates.and_then(|rates| rates.output)),
         long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
         context_tokens: facts.context_tokens,
@@ -165,6 +168,8 @@ pub(crate) struct UpdateModel {
     cached_input_price: Patch<String>,
     #[serde(default)]
     cache_write_price: Patch<String>,
+    #[serde(default)]
+    cache_write_1h_price: Patch<String>,
     #[serde(default)]
     output_price: Patch<String>,
     #[serde(default)]
@@ -188,6 +193,11 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
         input_price: price("input_price", input.input_price, before.input_price)?,
         cached_input_price: price("cached_input_price", input.cached_input_price, before.cached_input_price)?,
         cache_write_price: price("cache_write_price", input.cache_write_price, before.cache_write_price)?,
+        cache_write_1h_price: price(
+            "cache_write_1h_price",
+            input.cache_write_1h_price,
+            before.cache_write_1h_price,
+        )?,
         output_price: price("output_price", input.output_price, before.output_price)?,
         context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
         max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
@@ -208,14 +218,16 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
     if over != price_book::ModelOverride::default() {
         cx.tx
             .execute(
-                "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price, output_price,
-                    context_tokens, max_output_tokens, image_tokens, request_cost_max, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price,
+                    cache_write_1h_price, output_price, context_tokens, max_output_tokens, image_tokens,
+                    request_cost_max, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                 &params![
                     model,
                     over.input_price,
                     over.cached_input_price,
                     over.cache_write_price,
+                    over.cache_write_1h_price,
                     over.output_price,
                     over.context_tokens,
                     over.max_output_tokens,

@@ -261,6 +261,7 @@ mod tests {
             input: UnitPrice(0),
             cached_input: None,
             cache_write: None,
+            cache_write_1h: None,
             output: Some(UnitPrice(1_000)),
         };
         let size = Size { output_each: Some(output), output_each_max: None, ..Size::without_output(Some(0)) };

@@ -50,10 +50,11 @@ pub(super) fn ask_for_usage(body: &[u8], options: Option<&RawValue>) -> Result<O
 }
 
 /// The change that asks for the tier whose price is known.
-pub(super) fn ask_for_usual_tier(body: &[u8], given: Option<Range<usize>>) -> Option<Edit> {
+pub(super) fn ask_for_tier(body: &[u8], given: Option<Range<usize>>, tier: &str) -> Option<Edit> {
+    let tier = format!("\"{tier}\"");
     match given {
-        Some(range) if body.get(range.clone()) == Some(br#""default""#) => None,
-        Some(range) => Some(Edit { range, text: r#""default""#.to_owned() }),
-        None => Some(Edit::insert(body, r#""service_tier":"default""#)),
+        Some(range) if body.get(range.clone()) == Some(tier.as_bytes()) => None,
+        Some(range) => Some(Edit { range, text: tier }),
+        None => Some(Edit::insert(body, &format!("\"service_tier\":{tier}"))),
     }
 }

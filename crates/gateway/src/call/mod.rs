@@ -1,6 +1,7 @@
 //! What is called: of the body what concerns permission, money and metering. The rest is the upstream's business, and its
 //! bytes are not touched.
 
+mod anthropic;
 mod changes;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 use tollgate_core::price_book::ModelFacts;
 use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result, input};
+use tollgate_replica::Upstream;
 
 use crate::body::{Body, ResponseFormat, TextFormat};
 use crate::edit::{self, Edit};
@@ -25,9 +27,11 @@ use crate::route::Endpoint;
 pub(crate) struct Call {
     pub(crate) endpoint: Endpoint,
     pub(crate) model: String,
+    /// Whether the body names another model, or none.
+    is_named_elsewhere: bool,
     pub(crate) is_stream: bool,
-    /// How the body is changed whatever the upstream is: to name the model that the path did, to have the provider keep
-    /// nothing, to have a stream end with its usage.
+    /// How the body is changed whatever the upstream is: to have the provider keep nothing, to have a stream end with its
+    /// usage.
     changes: Vec<Edit>,
     /// Whether the usage at the end of the stream is for us alone.
     pub(crate) strips_usage: bool,
@@ -37,6 +41,8 @@ pub(crate) struct Call {
     /// Whether its answer has to have a form, so that it must not be cut shorter than it asked for.
     pub(crate) is_structured: bool,
     has_tools: bool,
+    /// The most tokens in which the provider describes tools of its own, which the client runs.
+    described_tokens: u64,
     body_bytes: u64,
     messages: u64,
     images: u64,
@@ -44,6 +50,8 @@ pub(crate) struct Call {
     addresses: Vec<Range<usize>>,
     /// Whether there is content whose size the body does not show.
     has_files: bool,
+    /// Whether input may be kept in the provider's cache for an hour.
+    pub(crate) may_keep_1h: bool,
     /// Texts that are gone on from, each in a context of its own.
     prompts: u64,
     choices: u64,
@@ -66,35 +74,20 @@ impl Call {
         if std::str::from_utf8(bytes).is_err() {
             return Err(Error::bad_request("The body is not UTF-8."));
         }
+        if endpoint.is_native() {
+            return Self::read_native(endpoint, bytes, deployment);
+        }
         let mut body: Body<'_> = input::from_json(bytes)?;
         let named = deployment.or_else(|| endpoint.usual_model().filter(|_| body.model.is_none()));
         let model = named.or(body.model.as_deref()).filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| missing("model"))?;
-        let mut call = Self {
-            endpoint,
-            model: model.to_owned(),
-            is_stream: false,
-            changes: Vec::new(),
-            strips_usage: false,
-            tier: None,
-            output_limit: OutputLimit::default(),
-            is_structured: body.is_structured(),
-            has_tools: body.has_tools(),
-            body_bytes: bytes.len() as u64,
-            messages: 0,
-            images: 0,
-            addresses: Vec::new(),
-            has_files: false,
-            prompts: 1,
-            choices: 1,
-            has_prediction: body.prediction.is_some(),
-            unknown: Vec::new(),
-        };
+        let mut call = Self::new(endpoint, model, bytes);
+        call.is_named_elsewhere = named.is_some();
+        call.is_structured = body.is_structured();
+        call.has_tools = body.has_tools();
+        call.has_prediction = body.prediction.is_some();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
-        if let Some(name) = named {
-            call.changes.extend(changes::name_model(bytes, name)?);
-        }
         body.refuse_what_is_missing()?;
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
@@ -122,9 +115,38 @@ impl Call {
         Ok(call)
     }
 
+    /// A call of a model of which no more is known.
+    fn new(endpoint: Endpoint, model: &str, bytes: &[u8]) -> Self {
+        Self {
+            endpoint,
+            model: model.to_owned(),
+            is_named_elsewhere: false,
+            is_stream: false,
+            changes: Vec::new(),
+            strips_usage: false,
+            tier: None,
+            output_limit: OutputLimit::default(),
+            is_structured: false,
+            has_tools: false,
+            described_tokens: 0,
+            body_bytes: bytes.len() as u64,
+            messages: 0,
+            images: 0,
+            addresses: Vec::new(),
+            has_files: false,
+            may_keep_1h: false,
+            prompts: 1,
+            choices: 1,
+            has_prediction: false,
+            unknown: Vec::new(),
+        }
+    }
+
     /// Reads what the model is given, which has another form at each endpoint.
     fn read_input(&mut self, bytes: &[u8], body: &Body<'_>) -> Result<()> {
         match self.endpoint {
+            // These have another body.
+            Endpoint::Messages | Endpoint::CountTokens => {}
             Endpoint::Embeddings | Endpoint::Moderations => {
                 self.has_files = !part::<Input>("input", body.input)?.is_text;
             }
@@ -174,7 +196,7 @@ impl Call {
             Some(body) => growth::bytes(body),
             None => 0,
         };
-        let text = self.body_bytes - addresses as u64 + FRAMING_TOKENS + growth;
+        let text = self.body_bytes - addresses as u64 + FRAMING_TOKENS + self.described_tokens + growth;
         let counted = self.image_tokens(facts).map(|images| images.saturating_add(text));
         counted.into_iter().chain(self.context(facts)).min()
     }
@@ -242,30 +264,34 @@ impl Call {
         (edit::apply(body, &edits).into_owned(), self.messages)
     }
 
-    /// How the body is changed for an upstream that reads `field`, so that no choice has more output than `limit`; and so
-    /// that it is served in the usual tier, if that is asked for. Otherwise the tier is what the account at the provider
-    /// is set to, at a price that nobody here knows.
+    /// How the body is changed for an upstream: it names the model as the upstream does, and limits the output of each
+    /// choice to `limit` in the field that it reads; and it is served in the usual tier, if that is given. Otherwise the
+    /// tier is what the account at the provider is set to, at a price that nobody here knows.
     pub(crate) fn edits(
         &self,
         body: &[u8],
-        field: OutputLimitField,
+        upstream: &Upstream,
         limit: Option<u64>,
-        is_usual_tier: bool,
-    ) -> Vec<Edit> {
+        usual_tier: Option<&'static str>,
+    ) -> Result<Vec<Edit>> {
         let mut edits = self.changes.clone();
+        let renamed = upstream.settings.model_mapping.get(&self.model);
+        if let Some(name) = renamed.or(self.is_named_elsewhere.then_some(&self.model)) {
+            edits.extend(changes::name_model(body, name)?);
+        }
         if !self.makes_output() {
-            return edits;
+            return Ok(edits);
         }
         let name = match self.endpoint {
-            Endpoint::Completions => OutputLimitField::MaxTokens.as_str(),
+            Endpoint::Completions | Endpoint::Messages => OutputLimitField::MaxTokens.as_str(),
             Endpoint::Responses => "max_output_tokens",
-            _ => field.as_str(),
+            _ => upstream.output_limit_field.as_str(),
         };
         edits.extend(self.output_limit.edits(body, name, limit));
-        if is_usual_tier {
-            edits.extend(changes::ask_for_usual_tier(body, self.tier.clone()));
+        if let Some(tier) = usual_tier {
+            edits.extend(changes::ask_for_tier(body, self.tier.clone(), tier));
         }
-        edits
+        Ok(edits)
     }
 }
 

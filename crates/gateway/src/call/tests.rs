@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::refusal::tests::upstream;
 
 const CHAT: &str = r#""model":"m","messages":[{"role":"user","content":"hi"}]"#;
 
@@ -10,7 +11,7 @@ fn chat(fields: &str) -> Result<Call> {
 
 fn sent(text: &str) -> Value {
     let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
-    let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, None, false);
+    let edits = call.edits(text.as_bytes(), &upstream(), None, None).unwrap();
     serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap()
 }
 
@@ -64,8 +65,9 @@ fn the_usual_tier_is_asked_for_where_it_has_to_be() {
     {
         let text = format!("{{{CHAT}{tier}}}");
         let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
-        let sent = |is_usual_tier| {
-            let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, None, is_usual_tier);
+        let sent = |is_usual_tier: bool| {
+            let edits =
+                call.edits(text.as_bytes(), &upstream(), None, is_usual_tier.then_some("default")).unwrap();
             serde_json::from_slice::<Value>(&edit::apply(text.as_bytes(), &edits)).unwrap()
         };
         assert_eq!(sent(true)["service_tier"], "default");
@@ -81,7 +83,7 @@ fn the_model_of_the_path_is_the_one_that_is_sent() {
         (r#"{"messages":[], "model" : "a\"b"}"#, r#"{"messages":[], "model" : "a\"b"}"#),
     ] {
         let call = Call::read(Endpoint::ChatCompletions, body.as_bytes(), Some("a\"b")).unwrap();
-        let edits = call.edits(body.as_bytes(), OutputLimitField::MaxTokens, None, false);
+        let edits = call.edits(body.as_bytes(), &upstream(), None, None).unwrap();
         assert_eq!(edit::apply(body.as_bytes(), &edits).as_ref(), expected.as_bytes());
         assert_eq!(call.model, "a\"b");
     }
@@ -247,7 +249,7 @@ fn a_response_is_bounded_by_its_items_and_keeps_nothing() {
     let read = |more: &str| {
         let text = format!(r#"{{"model":"m",{more}}}"#);
         let call = Call::read(Endpoint::Responses, text.as_bytes(), None).unwrap();
-        let edits = call.edits(text.as_bytes(), OutputLimitField::MaxTokens, Some(7), false);
+        let edits = call.edits(text.as_bytes(), &upstream(), Some(7), None).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap();
         assert_eq!((&sent["store"], &sent["max_output_tokens"]), (&Value::Bool(false), &Value::from(7)));
         (call.input_max(&facts, None).unwrap(), text.len() as u64)
@@ -298,7 +300,7 @@ fn a_body_is_whole_wherever_its_limit_stands() {
         r#"{"max_output_tokens":9,"model":"m","input":"x","store":null}"#,
     ] {
         let call = Call::read(Endpoint::Responses, body.as_bytes(), Some("n")).unwrap();
-        let edits = call.edits(body.as_bytes(), OutputLimitField::MaxTokens, Some(7), true);
+        let edits = call.edits(body.as_bytes(), &upstream(), Some(7), Some("default")).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(body.as_bytes(), &edits)).unwrap();
         assert_eq!((&sent["max_output_tokens"], &sent["model"]), (&Value::from(7), &Value::from("n")));
         assert_eq!((&sent["store"], &sent["service_tier"]), (&Value::Bool(false), &Value::from("default")));

@@ -66,6 +66,7 @@ const PRICE: Price = Price {
         input: UnitPrice(1_000),
         cached_input: None,
         cache_write: None,
+        cache_write_1h: None,
         output: Some(UnitPrice(3_000)),
     },
     long_context: None,
@@ -129,6 +130,7 @@ impl World {
         let size = Size {
             input: Some(self.random.below(50)),
             input_max: None,
+            may_keep_1h: false,
             output_each: (!is_endless).then(|| 1 + self.random.below(100)),
             output_each_max: None,
             choices: 1 + self.random.below(2),

@@ -27,6 +27,7 @@ const PRICE: Price = Price {
         input: UnitPrice(1_000_000),
         cached_input: None,
         cache_write: None,
+        cache_write_1h: None,
         output: Some(UnitPrice(1_000_000)),
     },
     long_context: None,
@@ -38,6 +39,7 @@ const BOUND: i64 = 2_000_003;
 const SIZE: Size = Size {
     input: Some(1_000),
     input_max: None,
+    may_keep_1h: false,
     output_each: Some(1_000),
     output_each_max: None,
     choices: 1,

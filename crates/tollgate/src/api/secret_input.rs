@@ -9,6 +9,15 @@ use tollgate_core::secret::Secret;
 
 /// Reads a secret from a file, or from stdin if it is `-`.
 pub fn read(file: &Path) -> Result<Secret, String> {
+    let secret = read_any(file)?;
+    if secret.reveal().is_empty() {
+        return Err(format!("There is no secret in {}.", file.display()));
+    }
+    Ok(secret)
+}
+
+/// The same of what may be empty.
+pub(super) fn read_any(file: &Path) -> Result<Secret, String> {
     let mut text = String::new();
     let read = if file == Path::new("-") {
         std::io::stdin().read_to_string(&mut text)
@@ -16,10 +25,7 @@ pub fn read(file: &Path) -> Result<Secret, String> {
         File::open(file).and_then(|mut file| file.read_to_string(&mut text))
     };
     read.map_err(|error| format!("Cannot read the secret from {}: {error}.", file.display()))?;
-    match text.trim() {
-        "" => Err(format!("There is no secret in {}.", file.display())),
-        secret => Ok(Secret::new(secret)),
-    }
+    Ok(Secret::new(text.trim()))
 }
 
 /// A new file that only its owner can read, made before the secret it is for, so that no secret is made that could

@@ -175,7 +175,19 @@ pub(crate) const UPSTREAMS: &[Column] = &[
     plain("API KEY", "/has_api_key"),
     plain("OUTPUT LIMIT", "/output_limit_field"),
     plain("CLIENT GONE", "/on_client_gone"),
+    plain("PRIORITY", "/priority"),
+    plain("WEIGHT", "/weight"),
     list("MODELS", "/models"),
+];
+
+pub(crate) const UPSTREAM_TESTS: &[Column] = &[
+    plain("OK", "/ok"),
+    plain("STATUS", "/status"),
+    plain("CONNECT MS", "/connect_ms"),
+    plain("ANSWER MS", "/answer_ms"),
+    list("NOT OFFERED", "/missing_models"),
+    list("MODELS", "/models"),
+    plain("ERROR", "/error"),
 ];
 
 pub(crate) const MODELS: &[Column] = &[

@@ -26,7 +26,7 @@ pub enum UpstreamCommand {
         #[arg(long)]
         base_url: String,
         #[command(flatten)]
-        settings: UpstreamSettings,
+        settings: Box<UpstreamSettings>,
     },
     Update {
         id: String,
@@ -35,7 +35,11 @@ pub enum UpstreamCommand {
         #[arg(long)]
         base_url: Option<String>,
         #[command(flatten)]
-        settings: UpstreamSettings,
+        settings: Box<UpstreamSettings>,
+    },
+    /// Ask it for its models, with its address, key, headers and trust as they are set; exit 1 if that fails
+    Test {
+        id: String,
     },
     /// Disconnect
     #[command(alias = "delete")]
@@ -65,6 +69,34 @@ pub struct UpstreamSettings {
     /// none
     #[arg(long = "allow-parameter", value_name = "NAME")]
     allowed_parameters: Vec<String>,
+    /// Of the upstreams of a model those with the least number are asked, others only while none of those can be
+    /// [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    priority: Option<i64>,
+    /// How often it is asked beside others of its priority [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    weight: Option<i64>,
+    /// The most requests under way at it, per node; `none` for no limit
+    #[arg(long, value_name = "COUNT")]
+    concurrency_max: Option<String>,
+    /// Seconds to connect; `none` for the usual 10
+    #[arg(long, value_name = "SECONDS")]
+    connect_timeout: Option<String>,
+    /// Seconds to begin an answer; `none` for the server's --upstream-timeout-seconds
+    #[arg(long, value_name = "SECONDS")]
+    answer_timeout: Option<String>,
+    /// Seconds between two pieces of an answer; `none` for the server's --upstream-timeout-seconds
+    #[arg(long, value_name = "SECONDS")]
+    stall_timeout: Option<String>,
+    /// A model that it calls otherwise than clients do, such as gpt-4o=my-deployment; `none` for none
+    #[arg(long = "map-model", value_name = "MODEL=NAME")]
+    model_mapping: Vec<String>,
+    /// File with extra headers, each a line `Name: value`, or - for stdin; an empty one takes them away
+    #[arg(long, value_name = "FILE")]
+    headers_file: Option<PathBuf>,
+    /// File with the certificate authorities to trust in place of the system's, as PEM; an empty one goes back to those
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -76,27 +108,8 @@ pub enum ModelCommand {
     /// Set prices (US dollars per million tokens) and limits; `none` goes back to the embedded figure
     Set {
         model: String,
-        #[arg(long, value_name = "USD")]
-        input: Option<String>,
-        #[arg(long, value_name = "USD")]
-        cached_input: Option<String>,
-        #[arg(long, value_name = "USD")]
-        cache_write: Option<String>,
-        #[arg(long, value_name = "USD")]
-        output_price: Option<String>,
-        #[arg(long, value_name = "TOKENS")]
-        context: Option<String>,
-        #[arg(long, value_name = "TOKENS")]
-        max_output: Option<String>,
-        /// The most tokens that one image counts as
-        #[arg(long, value_name = "TOKENS")]
-        image_tokens: Option<String>,
-        /// What no request costs more than, in US dollars
-        #[arg(long, value_name = "USD")]
-        request_cost_max: Option<String>,
-        /// Forget that answers exceeded their bounds, so that bounds are what they were
-        #[arg(long)]
-        forget_violations: bool,
+        #[command(flatten)]
+        figures: Box<Figures>,
     },
     /// Go back to all embedded figures
     Reset {
@@ -104,26 +117,62 @@ pub enum ModelCommand {
     },
 }
 
+/// What can be set of a model.
+#[derive(Args, Debug)]
+pub struct Figures {
+    #[arg(long, value_name = "USD")]
+    input: Option<String>,
+    #[arg(long, value_name = "USD")]
+    cached_input: Option<String>,
+    #[arg(long, value_name = "USD")]
+    cache_write: Option<String>,
+    /// To keep input in the cache for an hour
+    #[arg(long, value_name = "USD")]
+    cache_write_1h: Option<String>,
+    #[arg(long, value_name = "USD")]
+    output_price: Option<String>,
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<String>,
+    #[arg(long, value_name = "TOKENS")]
+    max_output: Option<String>,
+    /// The most tokens that one image counts as
+    #[arg(long, value_name = "TOKENS")]
+    image_tokens: Option<String>,
+    /// What no request costs more than, in US dollars
+    #[arg(long, value_name = "USD")]
+    request_cost_max: Option<String>,
+    /// Forget that answers exceeded their bounds, so that bounds are what they were
+    #[arg(long)]
+    forget_violations: bool,
+}
+
 impl Session {
-    pub async fn upstream(&self, command: UpstreamCommand) -> Done {
+    /// Whether all is well with it, where that was asked.
+    pub async fn upstream(&self, command: UpstreamCommand) -> Result<bool, Failure> {
         const ALL: &str = "/tollgate/v1/upstreams";
         self.needs_tollgate("manage upstreams")?;
         let one = |id: &str| format!("{ALL}/{}", encoded(id));
         match command {
-            UpstreamCommand::List { many } => self.list(table::UPSTREAMS, ALL, &[], &many).await,
+            UpstreamCommand::List { many } => self.list(table::UPSTREAMS, ALL, &[], &many).await?,
             UpstreamCommand::Get { id } => {
-                self.show(table::UPSTREAMS, &self.client.get(&one(&id), &[]).await?)
+                self.show(table::UPSTREAMS, &self.client.get(&one(&id), &[]).await?)?;
             }
             UpstreamCommand::Add { name, base_url, settings } => {
-                let body = upstream_body(Some(name), Some(base_url), settings)?;
-                self.show(table::UPSTREAMS, &self.client.post(ALL, &body).await?)
+                let body = upstream_body(Some(name), Some(base_url), *settings)?;
+                self.show(table::UPSTREAMS, &self.client.post(ALL, &body).await?)?;
             }
             UpstreamCommand::Update { id, name, base_url, settings } => {
-                let body = upstream_body(name, base_url, settings)?;
-                self.show(table::UPSTREAMS, &self.client.post(&one(&id), &body).await?)
+                let body = upstream_body(name, base_url, *settings)?;
+                self.show(table::UPSTREAMS, &self.client.post(&one(&id), &body).await?)?;
             }
-            UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await,
+            UpstreamCommand::Test { id } => {
+                let found = self.client.get(&format!("{}/test", one(&id)), &[]).await?;
+                self.show(table::UPSTREAM_TESTS, &found)?;
+                return Ok(found["ok"] == true);
+            }
+            UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await?,
         }
+        Ok(true)
     }
 
     pub async fn model(&self, command: ModelCommand) -> Done {
@@ -138,24 +187,26 @@ impl Session {
             ModelCommand::Get { model } => {
                 self.show(table::MODELS, &self.client.get(&one(&model), &[]).await?)
             }
-            ModelCommand::Set {
-                model,
-                input,
-                cached_input,
-                cache_write,
-                output_price,
-                context,
-                max_output,
-                image_tokens,
-                request_cost_max,
-                forget_violations,
-            } => {
+            ModelCommand::Set { model, figures } => {
+                let Figures {
+                    input,
+                    cached_input,
+                    cache_write,
+                    cache_write_1h,
+                    output_price,
+                    context,
+                    max_output,
+                    image_tokens,
+                    request_cost_max,
+                    forget_violations,
+                } = *figures;
                 let mut body = Map::new();
                 body.extend(forget_violations.then(|| ("bound_violations".to_owned(), Value::Null)));
                 let money = [
                     ("input_price", input),
                     ("cached_input_price", cached_input),
                     ("cache_write_price", cache_write),
+                    ("cache_write_1h_price", cache_write_1h),
                     ("output_price", output_price),
                     ("request_cost_max", request_cost_max),
                 ];
@@ -219,5 +270,58 @@ fn upstream_body(
     if !settings.models.is_empty() {
         body.insert("models".to_owned(), json!(settings.models));
     }
+    let numbers = [("priority", settings.priority), ("weight", settings.weight)];
+    body.extend(numbers.into_iter().filter_map(|(name, number)| Some((name.to_owned(), json!(number?)))));
+    let limits = [
+        ("concurrency_max", settings.concurrency_max),
+        ("connect_timeout", settings.connect_timeout),
+        ("answer_timeout", settings.answer_timeout),
+        ("stall_timeout", settings.stall_timeout),
+    ];
+    for (name, text) in limits {
+        let value = text.as_deref().map(number_or_none).transpose()?;
+        body.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    if !settings.model_mapping.is_empty() {
+        body.insert("model_mapping".to_owned(), Value::Object(mapping(&settings.model_mapping)?));
+    }
+    if let Some(file) = settings.headers_file {
+        body.insert("headers".to_owned(), Value::Object(headers(secret_input::read_any(&file)?.reveal())?));
+    }
+    if let Some(file) = settings.ca_file {
+        let pem = std::fs::read_to_string(&file)
+            .map_err(|error| format!("Cannot read {}: {error}.", file.display()))?;
+        body.insert(
+            "ca_certificates".to_owned(),
+            if pem.trim().is_empty() { Value::Null } else { json!(pem) },
+        );
+    }
     Ok(Value::Object(body))
+}
+
+fn number_or_none(text: &str) -> Result<Value, Failure> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    let number = text.parse::<i64>();
+    number.map(|number| json!(number)).map_err(|_| format!("`{text}` is neither a number nor `none`.").into())
+}
+
+fn mapping(pairs: &[String]) -> Result<Map<String, Value>, Failure> {
+    let given = pairs.iter().filter(|pair| *pair != "none");
+    let read = given.map(|pair| match pair.split_once('=') {
+        Some((ours, theirs)) => Ok((ours.to_owned(), json!(theirs))),
+        None => Err(format!("`{pair}` is not a model and its name, such as gpt-4o=my-deployment.").into()),
+    });
+    read.collect()
+}
+
+fn headers(lines: &str) -> Result<Map<String, Value>, Failure> {
+    let given = lines.lines().filter(|line| !line.trim().is_empty());
+    let read = given.map(|line| match line.split_once(':') {
+        Some((name, value)) => Ok((name.trim().to_owned(), json!(value.trim()))),
+        // The line may be a secret.
+        None => Err("A line of the file with headers is not `Name: value`.".to_owned().into()),
+    });
+    read.collect()
 }

@@ -1,5 +1,7 @@
 //! Usage as upstreams report it, and what of it can be believed.
 
+pub(crate) mod anthropic;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -69,6 +71,9 @@ pub(crate) struct Report {
 }
 
 pub(crate) fn read(endpoint: Endpoint, json: &[u8]) -> Report {
+    if endpoint.is_native() {
+        return anthropic::Reader::default().read(json);
+    }
     let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return Report::default() };
     match answer.response.filter(|_| endpoint == Endpoint::Responses && answer.usage.is_none()) {
         None => of_answer(endpoint, &answer),
@@ -147,6 +152,7 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
         input: count(input),
         cached_input: count(cached),
         cache_write: count(written),
+        cache_write_1h: 0,
         output: count(output),
         drained_output: 0,
     };
