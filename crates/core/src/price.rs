@@ -133,13 +133,13 @@ impl Price {
         let at = |rates: Rates| {
             let output = if output_max == 0 { UnitPrice(0) } else { rates.output? };
             let input = rates.dearest_input(may_keep_1h);
-            // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of four, and
-            // splitting the output one for two. What costs nothing is nothing in as many parts as there are.
+            // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three or
+            // four, and splitting the output one for two. What costs nothing is nothing in as many parts as there are.
             let rounding = |price: UnitPrice, tokens: u64, most: i64| {
                 Money(if tokens > 0 && price > UnitPrice(0) { most } else { 0 })
             };
             Some(Bound {
-                input: input.times(input_max) + rounding(input, input_max, 3),
+                input: input.times(input_max) + rounding(input, input_max, 2 + i64::from(may_keep_1h)),
                 output: output.times(output_max) + rounding(output, output_max, 1),
             })
         };
