@@ -53,7 +53,7 @@ def test_a_start_that_cannot_be_right_says_why(tmp_path):
     assert "exists already" in refused("--data", data, *listen, "--bootstrap-file", existing)
     assert existing.read_text() == "precious"
     assert "--insecure-http" in refused("--data", data, "--listen", "0.0.0.0:0")
-    for flag in ["--database=postgres://x", "--valkey=redis://x", "--metrics-listen=127.0.0.1:0"]:
+    for flag in ["--database=postgres://x", "--valkey=redis://x"]:
         assert "not supported by this version" in refused("--data", data, flag)
     assert "not supported by this version" in refused("--data", data, env={"TOLLGATE_DATABASE": "postgres://x"})
     assert "go together" in refused("--data", data, "--tls-cert", existing)

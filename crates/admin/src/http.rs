@@ -12,7 +12,7 @@ use tollgate_wire::{Exchange, Reply, percent_decoded};
 use crate::actor::{Actor, Origin};
 use crate::arguments::Arguments;
 use crate::gate::Admin;
-use crate::operation::{Method, Operation, Operations};
+use crate::operation::{Access, Method, Operation, Operations};
 use crate::query::Query;
 
 /// No administration request is longer.
@@ -132,16 +132,31 @@ impl Routes {
 
 impl Admin {
     /// Answers one request of the administration.
-    pub async fn serve(&self, exchange: &mut Exchange) {
-        match self.answer(exchange).await {
+    /// Says which path it was, with names in place of what it names.
+    pub async fn serve(&self, exchange: &mut Exchange) -> Option<&'static str> {
+        let mut route = None;
+        match self.answer(exchange, &mut route).await {
             // Some answers show a secret, all of them show what is not for caches.
             Ok(body) => exchange.respond(&Reply::json(200, body).header("cache-control", "no-store")).await,
             Err(error) => exchange.fail(&error).await,
         }
+        route
     }
 
-    async fn answer(&self, exchange: &mut Exchange) -> Result<Vec<u8>> {
+    /// Whether whoever asks has an operator's key.
+    pub fn check_operator(&self, exchange: &Exchange) -> Result<()> {
+        self.desk.replica.check_fresh()?;
+        self.authenticate(exchange)?.authorize(Access::Operator)
+    }
+
+    /// The address of the client, behind the proxies that are trusted.
+    pub fn client_address(&self, exchange: &Exchange) -> Option<IpAddr> {
+        self.origin(exchange).ip
+    }
+
+    async fn answer(&self, exchange: &mut Exchange, route: &mut Option<&'static str>) -> Result<Vec<u8>> {
         let (operation, names) = self.routes.find(exchange.head.method(), exchange.head.path())?;
+        *route = Some(operation.path);
         self.desk.replica.check_fresh()?;
         let actor = self.authenticate(exchange)?;
         exchange.set_header("openai-organization", actor.organization.to_string());

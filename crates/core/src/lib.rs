@@ -12,6 +12,7 @@ pub mod error;
 pub mod id;
 pub mod input;
 pub mod key;
+pub mod metrics;
 pub mod money;
 pub mod not_served;
 pub mod page;

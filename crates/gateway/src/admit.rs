@@ -104,7 +104,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
         },
         key_number: caller.key.number,
         endpoint: call.endpoint.usage(),
-        model: Arc::from(model.id.as_str()),
+        model: Arc::clone(&model.id),
         upstream: upstream.id,
         request: Request {
             price,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use tollgate_core::error::Kind;
 use tollgate_core::key::{KeyKind, PresentedKey};
-use tollgate_core::{Error, Permission, ProjectId, Result};
+use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp};
 use tollgate_replica::{Key, Refused};
 use tollgate_wire::{Exchange, Headers};
 
@@ -31,10 +32,26 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permi
     };
     Refused::unless_organization(headers.all("openai-organization"), key)?;
     Refused::unless_project(headers.all("openai-project"), Some(project))?;
+    let allows_browsers = || snapshot.project(project).is_some_and(|project| project.allows_browsers);
+    if headers.get("origin").is_some() && is_long_lived(key, now) && !allows_browsers() {
+        return Err(from_browser());
+    }
     let caller = Caller { key: Arc::clone(key), project };
     permit::scope(&caller, wanted)?;
     gateway.replica.note_use(key, now);
     Ok(caller)
+}
+
+/// Whether a key is still good for long: whoever finds it in a page can use it.
+fn is_long_lived(key: &Key, now: Timestamp) -> bool {
+    const SHORT_SECONDS: i64 = 86_400;
+    key.expires_at.is_none_or(|at| at.0 - now.0 > SHORT_SECONDS)
+}
+
+fn from_browser() -> Error {
+    let message = "This request comes from a browser, where everybody who sees the page can read the key. Use a key that \
+                   expires within a day, or have the project allow it (`browser_requests` of its access policy).";
+    Error::new(Kind::Forbidden, message).code("browser_request_refused")
 }
 
 /// The one key that a request presents, in whatever field.

@@ -40,6 +40,8 @@ pub(crate) struct Request<'a> {
     pub(crate) model: &'a Model,
     /// Its own id, which is that of its first attempt.
     pub(crate) id: AttemptId,
+    /// Since its body was there.
+    pub(crate) has_read: Stopwatch,
 }
 
 impl<'a> Request<'a> {
@@ -68,9 +70,10 @@ pub(crate) async fn dispatch(
         tried.push(upstream.id);
         let is_last = tried.len() >= UPSTREAMS_MAX || tried.len() >= request.model.upstreams.len();
         let mut turn = sender.turn(health, &upstream).await?;
-        let error = match ask(&mut sender, request, &request.at(&upstream), &mut turn).await {
+        let asked = request.at(&upstream);
+        let error = match ask(&mut sender, request, &asked, &mut turn).await {
             Ok((sent, _)) if !is_last && sent.is_refusal() => {
-                relay::pass_over(gateway, pool, sent, request.call).await
+                relay::pass_over(gateway, pool, sent, &asked).await
             }
             Ok((sent, told)) => return Ok((sent, told, turn)),
             Err(Unsent::Unreached(error)) if !is_last => error,
@@ -97,7 +100,7 @@ async fn ask(
             _ => (sender.gateway.clock.next_id(), Some(request.id)),
         };
         let hold = sender.take_hold(asked, id, attempt_of).await.map_err(Unsent::Failed)?;
-        let told = Told::before_dispatch(&hold, sender.attempts);
+        let told = Told::before_dispatch(&hold, sender.attempts, request.has_read);
         match upstream::send(sender.gateway, sender.pool, hold, asked, id, sender.exchange, turn).await {
             Ok(sent) => return Ok((sent, told)),
             Err(Unsent::Died(error)) if !has_died => {

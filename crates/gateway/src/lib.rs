@@ -13,6 +13,7 @@ mod choice;
 mod dispatch;
 mod edit;
 mod fields;
+mod figures;
 mod growth;
 mod health;
 mod messages;
@@ -40,15 +41,21 @@ use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
 use tollgate_wire::Dialer;
 
-use health::Watch;
+pub use figures::{Figures, NO_STATUS};
 pub use pool::Pool;
 pub use route::is_of_gateway;
-pub use serve::serve;
+pub use serve::{Served, serve};
+
+use health::Watch;
 
 /// What the operator can set.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Requests under way at a time; more are refused before their bodies are read.
+    pub under_way_max: usize,
     pub body_bytes_max: usize,
+    /// Of all bodies that are under way together.
+    pub bodies_bytes_max: usize,
     /// From the request to the head of the answer.
     pub answer_time_max: Duration,
     /// Between two pieces of an answer.
@@ -58,7 +65,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            under_way_max: 10_000,
             body_bytes_max: 10 * 1024 * 1024,
+            bodies_bytes_max: 512 * 1024 * 1024,
             answer_time_max: Duration::from_mins(10),
             stall_time_max: Duration::from_mins(5),
         }
@@ -67,6 +76,8 @@ impl Default for Options {
 
 /// Answers whose client has gone and which are read on for their usage.
 const DRAINS_MAX: usize = 256;
+/// Bodies take up room by so many bytes.
+const BODY_PIECE: usize = 4 * 1024;
 /// Requests whose tokens are counted at a time.
 const COUNTING_MAX: usize = 2;
 
@@ -77,7 +88,10 @@ pub struct Gateway {
     pub clock: Clock,
     pub dialer: Dialer,
     pub options: Options,
+    pub figures: Figures,
     watch: Watch,
+    /// Room for bodies, in pieces of [`BODY_PIECE`].
+    bodies: Semaphore,
     drains: Semaphore,
     counting: Semaphore,
 }
@@ -90,7 +104,19 @@ impl Gateway {
         dialer: Dialer,
         options: Options,
     ) -> Self {
+        let bodies = Semaphore::new(options.bodies_bytes_max / BODY_PIECE);
         let (drains, counting) = (Semaphore::new(DRAINS_MAX), Semaphore::new(COUNTING_MAX));
-        Self { replica, ledger, clock, dialer, options, watch: Watch::default(), drains, counting }
+        Self {
+            replica,
+            ledger,
+            clock,
+            dialer,
+            options,
+            figures: Figures::default(),
+            watch: Watch::default(),
+            bodies,
+            drains,
+            counting,
+        }
     }
 }

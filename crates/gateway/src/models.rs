@@ -12,7 +12,7 @@ pub(crate) fn list(gateway: &Gateway, is_native: bool) -> Reply {
     let snapshot = gateway.replica.snapshot();
     let mut models: Vec<&Model> = snapshot.models().map(AsRef::as_ref).collect();
     models.sort_by(|a, b| a.id.cmp(&b.id));
-    let (first, last) = (models.first().map(|model| &model.id), models.last().map(|model| &model.id));
+    let (first, last) = (models.first().map(|model| &*model.id), models.last().map(|model| &*model.id));
     let data: Vec<Value> = models.iter().map(|model| object(model, is_native)).collect();
     let shown = if is_native {
         json!({"data": data, "has_more": false, "first_id": first, "last_id": last})
@@ -30,9 +30,9 @@ pub(crate) fn one(gateway: &Gateway, name: &str, is_native: bool) -> Result<Repl
 fn object(model: &Model, is_native: bool) -> Value {
     if is_native {
         let created = model.created_at.to_string();
-        return json!({"type": "model", "id": model.id, "display_name": model.id, "created_at": created,
+        return json!({"type": "model", "id": *model.id, "display_name": *model.id, "created_at": created,
             "lifecycle": "active", "max_input_tokens": model.facts.context_tokens,
             "max_tokens": model.facts.max_output_tokens});
     }
-    json!({"id": model.id, "object": "model", "created": model.created_at, "owned_by": "tollgate"})
+    json!({"id": *model.id, "object": "model", "created": model.created_at, "owned_by": "tollgate"})
 }

@@ -3,11 +3,13 @@
 //! Accounting does not depend on the client. If it goes away, the answer is read on for its usage, within limits; and
 //! however this task ends, the hold it carries is resolved by its type.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
 use tollgate_core::price::TokenUsage;
+use tollgate_core::time::Stopwatch;
 use tollgate_core::upstream::{OnClientGone, Settings};
 use tollgate_core::{Error, Money, Result};
 use tollgate_ledger::{Dispatched, Hold};
@@ -36,17 +38,25 @@ pub(crate) struct Told {
     clamped_to: Option<u64>,
     is_priced: bool,
     attempts: u32,
+    has_read: Stopwatch,
 }
 
 impl Told {
-    pub(crate) fn before_dispatch(hold: &Hold, attempts: u32) -> Self {
+    pub(crate) fn before_dispatch(hold: &Hold, attempts: u32, has_read: Stopwatch) -> Self {
         let granted = hold.granted();
         Self {
             remaining: granted.remaining,
             clamped_to: granted.request.size.output_each.filter(|_| granted.is_clamped),
             is_priced: granted.request.is_priced(),
             attempts,
+            has_read,
         }
+    }
+
+    /// Notes what was not the upstream's time, as the answer begins.
+    fn note_overhead(&self, gateway: &Gateway, of_upstream: Duration) {
+        let overhead = self.has_read.elapsed().saturating_sub(of_upstream);
+        gateway.figures.overhead.observe((), overhead);
     }
 
     fn headers(&self, answer: &ClientExchange) -> Vec<(&'static str, String)> {
@@ -102,6 +112,25 @@ fn is_events(answer: &ClientExchange) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
+/// Notes how long an upstream took, to the end of its answer; says so.
+fn note_end(
+    gateway: &Gateway,
+    upstream: &Upstream,
+    model: &Arc<str>,
+    status: u16,
+    since: Stopwatch,
+) -> Duration {
+    let time = since.elapsed();
+    gateway.figures.upstreams.observe((upstream.id, Arc::clone(model), status), time);
+    time
+}
+
+impl Sent {
+    fn note_end(&self, gateway: &Gateway, model: &Arc<str>) -> Duration {
+        note_end(gateway, &self.upstream, model, self.answer.head.status, self.asked)
+    }
+}
+
 /// An answer in one piece.
 async fn whole(
     gateway: &Gateway,
@@ -131,13 +160,15 @@ async fn whole(
         count_input(gateway, asked, &mut sent.hold).await;
     }
     let body = read?;
+    let of_upstream = sent.note_end(gateway, &asked.model.id);
     let headers = told.headers(&sent.answer);
     let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
-    let Sent { answer, mut hold, upstream } = sent;
+    let Sent { answer, mut hold, upstream, .. } = sent;
     if let Some(connection) = answer.into_connection() {
         pool.put(&upstream, connection);
     }
     hold.on_disk().await;
+    told.note_overhead(gateway, of_upstream);
     if !asked.call.endpoint.reports_usage() {
         // What only counts has taken nothing.
         let input = if asked.call.endpoint.is_free() { 0 } else { asked.call.input_estimate() };
@@ -167,16 +198,17 @@ fn stall_time_max(gateway: &Gateway, upstream: &Upstream) -> Duration {
 }
 
 /// Reads a refusal to its end, for another upstream is asked instead; says what the client would have been told.
-pub(crate) async fn pass_over(gateway: &Gateway, pool: &Pool, mut sent: Sent, call: &Call) -> Error {
+pub(crate) async fn pass_over(gateway: &Gateway, pool: &Pool, mut sent: Sent, asked: &Asked<'_>) -> Error {
     let status = sent.answer.head.status;
     let read = read_whole(stall_time_max(gateway, &sent.upstream), &mut sent.answer).await;
     let Ok(body) = read else { return cut("The answer of the upstream was cut short.") };
+    sent.note_end(gateway, &asked.model.id);
     let retry_after = sent.answer.head.headers.get("retry-after").map(str::to_owned);
-    let Sent { answer, hold, upstream } = sent;
+    let Sent { answer, hold, upstream, .. } = sent;
     if let Some(connection) = answer.into_connection() {
         pool.put(&upstream, connection);
     }
-    settle_whole(hold, call, status, &body);
+    settle_whole(hold, asked.call, status, &body);
     refusal::told(&upstream, status, retry_after, &body)
         .unwrap_or_else(|| upstream::failed(Kind::UpstreamFailed, "upstream_failed", &upstream))
 }
@@ -217,12 +249,15 @@ async fn stream(
 ) -> Result<()> {
     let status = sent.answer.head.status;
     let headers = told.headers(&sent.answer);
-    let Sent { mut answer, mut hold, upstream } = sent;
+    let of_upstream = sent.asked.elapsed();
+    let Sent { mut answer, mut hold, upstream, asked: since } = sent;
     let stall_time_max = stall_time_max(gateway, &upstream);
     let call = asked.call;
     let mut observer = Observer::new(call.endpoint, call.strips_usage, call.input_estimate());
     let mut frame = ChunkFrame::default();
     hold.on_disk().await;
+    told.note_overhead(gateway, of_upstream);
+    let mut is_first = true;
     let mut client = Client { is_there: exchange.start(status, &headers).await.is_ok() };
     let cancels = upstream.on_client_gone == OnClientGone::Cancel;
     let is_whole = loop {
@@ -255,7 +290,11 @@ async fn stream(
             Ok(Err(_)) | Err(_) => break false,
         }
         client.send(exchange, &mut frame).await;
+        if std::mem::take(&mut is_first) {
+            gateway.figures.first_chunk.observe((), exchange.elapsed());
+        }
     };
+    note_end(gateway, &upstream, &asked.model.id, status, since);
     if is_whole {
         observer.rest(&mut frame);
         client.send(exchange, &mut frame).await;

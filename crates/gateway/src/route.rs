@@ -37,15 +37,19 @@ impl Endpoint {
     ];
 
     /// The path below an API's base, the same here and at the upstream.
-    pub(crate) const fn path(self) -> &'static str {
+    pub(crate) fn path(self) -> &'static str {
+        self.route().trim_start_matches("/v1")
+    }
+
+    pub(crate) const fn route(self) -> &'static str {
         match self {
-            Self::ChatCompletions => "/chat/completions",
-            Self::Responses => "/responses",
-            Self::Completions => "/completions",
-            Self::Embeddings => "/embeddings",
-            Self::Moderations => "/moderations",
-            Self::Messages => "/messages",
-            Self::CountTokens => "/messages/count_tokens",
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Responses => "/v1/responses",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Moderations => "/v1/moderations",
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
         }
     }
 
@@ -102,6 +106,15 @@ impl Route {
         match self {
             Self::Models | Self::Model(_) => Permission::ModelRead,
             Self::Call(..) => Permission::ModelRequest,
+        }
+    }
+
+    /// The path, with a name in place of what it names.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Models => "/v1/models",
+            Self::Model(_) => "/v1/models/{model}",
+            Self::Call(endpoint, _) => endpoint.route(),
         }
     }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::SemaphorePermit;
 use tollgate_core::time::Stopwatch;
-use tollgate_core::{AttemptId, Permission, Result};
+use tollgate_core::{AttemptId, Error, Permission, Result};
+use tollgate_replica::{Key, Upstream};
 use tollgate_wire::Exchange;
 
 use crate::call::Call;
@@ -11,61 +13,99 @@ use crate::caller::{self, Caller};
 use crate::dispatch::{Request, dispatch};
 use crate::pool::Pool;
 use crate::route::{self, Route};
-use crate::{Gateway, models, permit, refusal, relay};
+use crate::{BODY_PIECE, Gateway, models, permit, refusal, relay};
 
 /// A request whose body took longer than this, or which waited longer for money or an upstream, is authenticated again
 /// before it is sent on.
 pub(crate) const RECHECK_AFTER_MILLIS: u128 = 1_000;
 
+/// What is known of a request when it was served, as much as it came to.
+#[derive(Default)]
+pub struct Served {
+    /// Its path, as the API spells it.
+    pub route: Option<&'static str>,
+    pub key: Option<Arc<Key>>,
+    pub model: Option<Arc<str>>,
+    pub upstream: Option<Arc<Upstream>>,
+}
+
 /// Serves one request of the data plane. `id` is the request's, shown to the client and sent to the upstream.
-pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) {
+pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Served {
     let is_native = route::is_native(exchange.head.path());
     if is_native {
         exchange.set_header("request-id", id.to_string());
     }
-    match path(gateway, pool, exchange, id).await {
-        Ok(()) => {}
-        Err(error) if is_native => {
-            let body = refusal::native_envelope(&error, id).to_string();
-            exchange.fail_with(&error, body.into_bytes()).await;
-        }
-        Err(error) => exchange.fail(&error).await,
+    let mut served = Served::default();
+    let Err(error) = path(gateway, pool, exchange, id, &mut served).await else { return served };
+    gateway.figures.note_refusal(&error);
+    if is_native {
+        let body = refusal::native_envelope(&error, id).to_string();
+        exchange.fail_with(&error, body.into_bytes()).await;
+    } else {
+        exchange.fail(&error).await;
     }
+    served
 }
 
-async fn path(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Result<()> {
+async fn path(
+    gateway: &Gateway,
+    pool: &Pool,
+    exchange: &mut Exchange,
+    id: AttemptId,
+    served: &mut Served,
+) -> Result<()> {
     let route = Route::of(&exchange.head)?;
+    served.route = Some(route.name());
     gateway.replica.check_fresh()?;
     let caller = caller::authenticate(gateway, exchange, route.needs())?;
+    served.key = Some(Arc::clone(&caller.key));
     exchange.set_header("openai-organization", caller.key.organization.to_string());
+    let is_native = exchange.head.headers.get("anthropic-version").is_some();
     let (endpoint, deployment) = match route {
         Route::Models => {
-            let reply = models::list(gateway, exchange.head.headers.get("anthropic-version").is_some());
-            exchange.respond(&reply).await;
+            exchange.respond(&models::list(gateway, is_native)).await;
             return Ok(());
         }
         Route::Model(name) => {
-            let is_native = exchange.head.headers.get("anthropic-version").is_some();
             let reply = models::one(gateway, &name, is_native)?;
             exchange.respond(&reply).await;
             return Ok(());
         }
         Route::Call(endpoint, deployment) => (endpoint, deployment),
     };
+    let _under_way = gateway.figures.begin(gateway.options.under_way_max).ok_or_else(overloaded)?;
+    let _room = room_for_body(gateway, exchange)?;
     let reading = Stopwatch::start();
     let bytes_max = gateway.options.body_bytes_max;
     let body = exchange.read_body(bytes_max).await.map_err(|error| error.into_error(bytes_max))?;
+    let has_read = Stopwatch::start();
     let mut call = Call::read(endpoint, &body, deployment.as_deref())?;
     if endpoint.is_native() {
         call = call.with_betas(exchange.head.headers.get("anthropic-beta"));
     }
     let caller = recheck(gateway, exchange, caller, reading)?;
     let model = permit::model(gateway, &call.model)?;
-    let request = Request { caller: &caller, call: &call, body: &body, model: &model, id };
+    served.model = Some(Arc::clone(&model.id));
+    let request = Request { caller: &caller, call: &call, body: &body, model: &model, id, has_read };
     // The turn lasts as long as the answer: it is a place at the upstream.
     let (sent, told, _turn) = dispatch(gateway, pool, exchange, &request).await?;
     let upstream = Arc::clone(&sent.upstream);
+    served.upstream = Some(Arc::clone(&upstream));
     relay::relay(gateway, pool, exchange, sent, &request.at(&upstream), told).await
+}
+
+/// Takes room for a body before any of it is read. One that does not say how long it is may be as long as any.
+fn room_for_body<'g>(gateway: &'g Gateway, exchange: &Exchange) -> Result<SemaphorePermit<'g>> {
+    let bytes_max = gateway.options.body_bytes_max;
+    let announced = exchange.announced_length().and_then(|length| usize::try_from(length).ok());
+    let pieces = announced.unwrap_or(bytes_max).min(bytes_max).div_ceil(BODY_PIECE);
+    let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+    gateway.bodies.try_acquire_many(pieces).map_err(|_| overloaded())
+}
+
+fn overloaded() -> Error {
+    let message = "The server has as much under way as it takes. Please try again.";
+    Error::unavailable("overloaded", message).header("retry-after", "1")
 }
 
 fn recheck(gateway: &Gateway, exchange: &Exchange, caller: Caller, reading: Stopwatch) -> Result<Caller> {

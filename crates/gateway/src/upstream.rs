@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
+use tollgate_core::time::Stopwatch;
 use tollgate_core::upstream::{ANTHROPIC_VERSION, OnClientGone, Settings, is_anthropic, is_openai};
 use tollgate_core::{Address, AttemptId, Error};
 use tollgate_ledger::{Dispatched, Hold};
@@ -15,6 +16,7 @@ use crate::Gateway;
 use crate::admit::Asked;
 use crate::call::Call;
 use crate::edit;
+use crate::figures::NO_STATUS;
 use crate::health::{Outcome, Turn};
 use crate::pool::Pool;
 
@@ -23,6 +25,8 @@ pub(crate) struct Sent {
     pub(crate) answer: ClientExchange,
     pub(crate) hold: Dispatched,
     pub(crate) upstream: Arc<Upstream>,
+    /// Since it was asked.
+    pub(crate) asked: Stopwatch,
 }
 
 impl Sent {
@@ -53,12 +57,17 @@ pub(crate) async fn send(
     turn: &mut Turn,
 ) -> Result<Sent, Unsent> {
     let Asked { upstream, call, model, .. } = *asked;
+    let since = Stopwatch::start();
+    let no_answer = || {
+        let labels = (upstream.id, Arc::clone(&model.id), NO_STATUS);
+        gateway.figures.upstreams.observe(labels, since.elapsed());
+    };
     let reused = pool.take(upstream);
     let is_reused = reused.is_some();
     // Where nothing is sent the hold is voided as it is dropped.
     let connection = match reused {
         Some(connection) => connection,
-        None => dial(gateway, upstream, turn).await?,
+        None => dial(gateway, upstream, turn).await.inspect_err(|_| no_answer())?,
     };
     // Under a limit the upstream is told of the output that is paid for, and so is a limit of the operator's.
     let granted = hold.granted();
@@ -75,7 +84,7 @@ pub(crate) async fn send(
             let retry_after =
                 answer.head.headers.get("retry-after").and_then(|text| text.trim().parse().ok());
             turn.note(Outcome::Answered { status: answer.head.status, retry_after });
-            Ok(Sent { answer, hold, upstream: Arc::clone(upstream) })
+            Ok(Sent { answer, hold, upstream: Arc::clone(upstream), asked: since })
         }
         // It may have arrived and may be billed: the hold is settled as it is dropped.
         Answered::Failed(error @ ResponseError::NoAnswer(_)) if is_reused => {
@@ -83,10 +92,12 @@ pub(crate) async fn send(
         }
         Answered::Failed(error) => {
             turn.note(Outcome::Failed);
+            no_answer();
             Err(Unsent::Failed(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
         }
         Answered::TooLate => {
             turn.note(Outcome::Failed);
+            no_answer();
             Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream)))
         }
         Answered::ClientGone => {

@@ -5,7 +5,7 @@ use foldhash::{HashMap, HashMapExt};
 use std::sync::Arc;
 
 use tollgate_core::budget::{Books, Limit, Limits, Payer, Refusal, Turn, Verdict, Wish};
-use tollgate_core::{Error, Money, Period, Result, SpendLimitId, Timestamp};
+use tollgate_core::{Error, Money, Period, ProjectId, Result, SpendLimitId, Timestamp};
 
 use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
 use crate::hold::Held;
@@ -45,6 +45,15 @@ pub(crate) struct Refused {
     pub(crate) settled: Money,
 }
 
+/// What a batch did.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    /// On each who asked, in their order.
+    pub(crate) decisions: Vec<Decision>,
+    /// What each attempt took that was settled.
+    pub(crate) settled: Vec<(ProjectId, Arc<str>, Sums)>,
+}
+
 /// Applies `ends` and decides on `asks`, in this order: what ends give back can be granted at once, and wishes are
 /// decided first come, first served. `awaited` is where somebody waits who is not among them.
 pub(crate) async fn apply<S: Shelf>(
@@ -54,9 +63,9 @@ pub(crate) async fn apply<S: Shelf>(
     ends: &[End],
     asks: &[Ask],
     now: Timestamp,
-) -> Result<Vec<Decision>> {
+) -> Result<Applied> {
     let mut batch = Batch::new(shelf, limits, now);
-    batch.end_all(ends).await?;
+    let settled = batch.end_all(ends).await?;
     for turn in awaited {
         batch.books.await_turn(*turn);
     }
@@ -65,7 +74,7 @@ pub(crate) async fn apply<S: Shelf>(
         decisions.push(batch.decide(ask).await?);
     }
     batch.write().await?;
-    Ok(decisions)
+    Ok(Applied { decisions, settled })
 }
 
 /// Ends holds that no process owns any more, as it was decided for each.
@@ -125,18 +134,21 @@ impl<'b, S: Shelf> Batch<'b, S> {
     }
 
     /// Ends attempts and brings what they cost to the rollups, before any budget is opened: its sums are read from there.
-    async fn end_all(&mut self, ends: &[End]) -> Result<()> {
+    async fn end_all(&mut self, ends: &[End]) -> Result<Vec<(ProjectId, Arc<str>, Sums)>> {
         let outcomes: Vec<_> =
             ends.iter().map(|end| (end.held.attempt.as_ref(), self.outcome(end))).collect();
         let ended = self.shelf.end(&outcomes, self.now, false).await?;
         let mut rollups = Rollups::default();
         let mut charges = Vec::with_capacity(ends.len());
+        let mut settled = Vec::with_capacity(ends.len());
         // What ended before counts once.
         for ((End { held, .. }, (attempt, outcome)), _) in
             ends.iter().zip(&outcomes).zip(ended).filter(|(_, did)| *did)
         {
             let granted = &held.granted;
-            note(&mut rollups, attempt, outcome, granted.is_clamped);
+            if let Some(sums) = note(&mut rollups, attempt, outcome, granted.is_clamped) {
+                settled.push((attempt.payer.project, Arc::clone(&attempt.model), sums));
+            }
             if outcome.source() == Some(UsageSource::Upstream)
                 && let Some(excess) = Excess::of(&granted.request, outcome.usage())
             {
@@ -149,7 +161,7 @@ impl<'b, S: Shelf> Batch<'b, S> {
         for (attempt, bound, outcome) in charges {
             self.charge(attempt, bound, outcome).await?;
         }
-        Ok(())
+        Ok(settled)
     }
 
     fn outcome(&self, End { held, ending }: &End) -> Outcome {
@@ -250,11 +262,14 @@ fn is_enforced(limit: &Limit) -> bool {
     limit.mode == tollgate_core::budget::Mode::Enforce
 }
 
-fn note(rollups: &mut Rollups, attempt: &Attempt, outcome: &Outcome, is_clamped: bool) {
-    if outcome.state() == State::Settled {
-        let sums = Sums::of(outcome.usage(), outcome.cost(), is_clamped);
-        rollups.add(&line(attempt), attempt.created_at(), &sums);
+/// Adds what an attempt took, if it was settled.
+fn note(rollups: &mut Rollups, attempt: &Attempt, outcome: &Outcome, is_clamped: bool) -> Option<Sums> {
+    if outcome.state() != State::Settled {
+        return None;
     }
+    let sums = Sums::of(outcome.usage(), outcome.cost(), is_clamped);
+    rollups.add(&line(attempt), attempt.created_at(), &sums);
+    Some(sums)
 }
 
 fn line(attempt: &Attempt) -> Line {

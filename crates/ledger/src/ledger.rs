@@ -20,6 +20,7 @@ use crate::batch::End;
 use crate::hold::{Held, Hold};
 use crate::queue::{Asking, Entry, Queue, Refused};
 use crate::spend_limit::Known;
+use crate::totals::Totals;
 
 /// Holds that may stand in the queue; beyond it callers are told to come back.
 const QUEUE_MAX: usize = 20_000;
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     is_storage_low: AtomicBool,
     /// How long holds last, in milliseconds: a moving average.
     hold_millis: AtomicU64,
+    pub(crate) totals: Totals,
     /// Told when somebody begins to wait, whose patience has an end.
     pub(crate) waits: Notify,
 }
@@ -82,6 +84,7 @@ impl Ledger {
             limits: ArcSwap::default(),
             is_storage_low: AtomicBool::new(false),
             hold_millis: AtomicU64::new(1_000),
+            totals: Totals::default(),
             waits: Notify::new(),
         }));
         ledger.look_at_storage();
@@ -112,6 +115,16 @@ impl Ledger {
         let average = self.0.hold_millis.load(Ordering::Relaxed);
         self.0.hold_millis.store((average.saturating_mul(15).saturating_add(millis)) / 16, Ordering::Relaxed);
         self.submit(Entry::End(End { held, ending }), usize::MAX);
+    }
+
+    /// What was settled since the start.
+    pub fn totals(&self) -> &Totals {
+        &self.0.totals
+    }
+
+    /// How long what waits longest to be written has waited.
+    pub fn lag(&self) -> Duration {
+        self.queue().oldest.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// In how many seconds what is held now may be free again.

@@ -19,6 +19,7 @@ pub mod requests;
 mod rollup;
 mod shelf;
 pub mod spend_limit;
+mod totals;
 mod underway;
 pub mod usage;
 
@@ -31,3 +32,4 @@ pub use attempt::{Attempt, Endpoint, Flags, Reported, State, UsageSource};
 pub use hold::{Dispatched, Hold};
 pub use ledger::{Durability, Ledger, Options};
 pub use queue::Refused;
+pub use totals::{Total, Totals};

@@ -66,6 +66,8 @@ pub(crate) struct Waiting {
 #[derive(Default)]
 pub(crate) struct Queue {
     entries: VecDeque<Entry>,
+    /// Since when the first of them stands here, or one that stood before it.
+    pub(crate) oldest: Option<Instant>,
     /// In the order they came.
     waiting: VecDeque<Waiting>,
     /// Whether those who wait are to be looked at though nothing was given back: a limit was changed, or somebody's
@@ -135,6 +137,7 @@ impl Queue {
 
     pub(crate) fn push(&mut self, entry: Entry) {
         self.hasty += usize::from(is_hasty(&entry));
+        self.oldest.get_or_insert_with(Instant::now);
         self.entries.push_back(entry);
     }
 
@@ -163,6 +166,7 @@ impl Queue {
                 Entry::Flush(answer) => taken.flushes.push(answer),
             }
         }
+        self.oldest = (!self.entries.is_empty()).then(Instant::now);
         self.waiting.retain(|waiting| !waiting.asking.answer.is_closed());
         if !taken.ends.is_empty() || std::mem::take(&mut self.is_reconsidering) {
             taken.asking.extend(self.waiting.drain(..).map(|waiting| waiting.asking));

@@ -131,6 +131,20 @@ pub(crate) async fn every(tx: &mut Tx) -> Result<Vec<Limit>> {
     Ok(rows.into_iter().map(|stored| stored.0).collect())
 }
 
+/// The budgets of the present periods of organizations and projects, at most `count` of them.
+pub async fn present(tx: &mut Tx, now: Timestamp, count: usize) -> Result<Vec<Budget>> {
+    let limits = every(tx).await?;
+    let of_many = limits
+        .into_iter()
+        .filter(|limit| matches!(limit.scope, Scope::Organization(_) | Scope::Project(_)))
+        .take(count);
+    let mut budgets = Vec::new();
+    for limit in of_many {
+        budgets.push(current(tx, limit, now).await?);
+    }
+    Ok(budgets)
+}
+
 /// The limits of a scope, the longest interval first.
 pub async fn of_scope(tx: &mut Tx, scope: Scope) -> Result<Vec<Limit>> {
     let (kind, id) = columns(scope);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tollgate_core::{Error, Result};
 use tollgate_store::Commit;
 
-use crate::batch::{self, Decision};
+use crate::batch::{self, Applied, Decision};
 use crate::hold::{Held, Hold};
 use crate::ledger::Ledger;
 use crate::pace;
@@ -148,11 +148,14 @@ impl Answers {
 }
 
 impl Underway {
-    fn finish(mut self, result: Result<Vec<Decision>>, commit: Commit) {
+    fn finish(mut self, result: Result<Applied>, commit: Commit) {
         self.is_finished = true;
         let taken = self.taken();
         match result {
-            Ok(decisions) => self.ledger.committed(taken, decisions, commit),
+            Ok(Applied { decisions, settled }) => {
+                self.ledger.0.totals.add(&settled);
+                self.ledger.committed(taken, decisions, commit);
+            }
             Err(error) => self.ledger.failed(taken, &error),
         }
     }

@@ -93,6 +93,7 @@ impl FromRow for Project {
             name: row.get("name")?,
             is_archived: row.get::<Option<Timestamp>>("archived_at")?.is_some(),
             spend_policy: read_spend_policy(row)?,
+            allows_browsers: row.get::<Option<String>>("browser_requests")?.as_deref() == Some("allow"),
         })
     }
 }
@@ -110,7 +111,9 @@ pub fn read_spend_policy(row: &Row) -> Result<SpendPolicy> {
 
 /// One project, or all.
 pub(crate) async fn projects(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Project>> {
-    let sql = "SELECT id, organization_id, name, archived_at, when_exceeded, clamp_output_min, budget_wait_ms FROM project";
+    let sql =
+        "SELECT id, organization_id, name, archived_at, when_exceeded, clamp_output_min, budget_wait_ms,
+        browser_requests FROM project";
     one_or_all(tx, sql, " WHERE id = $1", only).await
 }
 
@@ -184,7 +187,14 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
             let known = embedded(&id);
             let facts = catalog.overrides.get(&id).map_or(known, |over| over.facts(known));
             let [input_overrun, output_overrun] = overruns.get(&id).copied().unwrap_or_default();
-            Model { id, upstreams: Vec::new(), facts, input_overrun, output_overrun, created_at }
+            Model {
+                id: Arc::from(id.as_str()),
+                upstreams: Vec::new(),
+                facts,
+                input_overrun,
+                output_overrun,
+                created_at,
+            }
         });
         model.upstreams.push(Arc::clone(upstream));
     }

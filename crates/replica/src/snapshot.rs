@@ -69,6 +69,8 @@ pub struct Project {
     pub name: String,
     pub is_archived: bool,
     pub spend_policy: SpendPolicy,
+    /// Whether long-lived keys work from a browser.
+    pub allows_browsers: bool,
 }
 
 /// What a project wants done with a request that does not fit its limits.
@@ -131,7 +133,7 @@ pub struct Upstream {
 /// A model that some upstream serves.
 #[derive(Debug)]
 pub struct Model {
-    pub id: String,
+    pub id: Arc<str>,
     /// Never empty.
     pub upstreams: Vec<Arc<Upstream>>,
     pub facts: ModelFacts,
@@ -140,6 +142,17 @@ pub struct Model {
     pub output_overrun: Overrun,
     /// When it was first offered here.
     pub created_at: Timestamp,
+}
+
+/// Keys that were not revoked, by their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    pub active: u64,
+    /// Their owner has lost access.
+    pub inactive: u64,
+    pub expired: u64,
+    /// Seconds until the first active one expires.
+    pub first_expiry_in: Option<i64>,
 }
 
 #[derive(Clone)]
@@ -175,6 +188,23 @@ impl Snapshot {
 
     pub fn key(&self, locator: &Locator) -> Option<&Arc<Key>> {
         self.keys.get(locator)
+    }
+
+    /// How many keys there are in each state. Looks at all of them.
+    pub fn count_keys(&self, now: Timestamp) -> KeyCounts {
+        let mut counts = KeyCounts::default();
+        for key in self.keys.values() {
+            match key.expires_at {
+                Some(at) if at <= now => counts.expired += 1,
+                _ if !key.is_active => counts.inactive += 1,
+                expires_at => {
+                    counts.active += 1;
+                    let seconds = expires_at.map(|at| at.0 - now.0);
+                    counts.first_expiry_in = counts.first_expiry_in.into_iter().chain(seconds).min();
+                }
+            }
+        }
+        counts
     }
 
     pub fn project(&self, id: ProjectId) -> Option<&Arc<Project>> {

@@ -21,6 +21,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, sql: include_str!("../../../migrations/0002_the_cap.sql") },
     Migration { version: 3, sql: include_str!("../../../migrations/0003_upstream_settings.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/0004_cache_write_1h.sql") },
+    Migration { version: 5, sql: include_str!("../../../migrations/0005_access_policy.sql") },
 ];
 
 /// What bringing a database up to date meant.

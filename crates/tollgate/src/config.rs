@@ -16,6 +16,8 @@ const DRAIN_SECONDS_USUAL: u64 = 30;
 const FREE_MEBIBYTES_USUAL: u64 = 64;
 const BALLAST_MEBIBYTES_USUAL: u64 = 64;
 const UPSTREAM_TIMEOUT_SECONDS_USUAL: u64 = 600;
+const CONNECTIONS_MAX_USUAL: usize = 20_000;
+const IN_FLIGHT_MAX_USUAL: usize = 10_000;
 const OWNER_EMAIL_USUAL: &str = "owner@localhost";
 
 /// What can be set, as it is given. In the file the names are those of the flags.
@@ -79,9 +81,18 @@ pub struct ServeOptions {
     /// Not supported yet: counters shared by several nodes
     #[arg(long, env = "TOLLGATE_VALKEY", value_name = "URL", hide = true)]
     pub valkey: Option<String>,
-    /// Not supported yet: metrics on an address of their own
-    #[arg(long, env = "TOLLGATE_METRICS_LISTEN", value_name = "ADDR", hide = true)]
-    pub metrics_listen: Option<String>,
+    /// Address to serve /metrics on, to whoever can reach it; without it they are for operators' keys only
+    #[arg(long, env = "TOLLGATE_METRICS_LISTEN", value_name = "ADDR")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// File for a line of JSON about every request, without secrets or content; - is stderr
+    #[arg(long, env = "TOLLGATE_ACCESS_LOG", value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+    /// Connections open at a time; more wait to be accepted [default: 20000]
+    #[arg(long, env = "TOLLGATE_CONNECTIONS_MAX", value_name = "COUNT")]
+    pub connections_max: Option<usize>,
+    /// Model requests under way at a time; more are refused with 503 [default: 10000]
+    #[arg(long, env = "TOLLGATE_IN_FLIGHT_MAX", value_name = "COUNT")]
+    pub in_flight_max: Option<usize>,
     /// File with these settings [default: DIR/tollgate.toml if it exists]
     #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -106,6 +117,10 @@ pub struct Config {
     pub ballast_bytes: u64,
     pub durability: Durability,
     pub upstream_timeout: Duration,
+    pub metrics_listen: Option<SocketAddr>,
+    pub access_log: Option<PathBuf>,
+    pub connections_max: usize,
+    pub in_flight_max: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -156,6 +171,10 @@ impl ServeOptions {
             upstream_timeout: Duration::from_secs(
                 options.upstream_timeout_seconds.unwrap_or(UPSTREAM_TIMEOUT_SECONDS_USUAL).max(1),
             ),
+            metrics_listen: options.metrics_listen,
+            access_log: options.access_log,
+            connections_max: options.connections_max.unwrap_or(CONNECTIONS_MAX_USUAL).max(1),
+            in_flight_max: options.in_flight_max.unwrap_or(IN_FLIGHT_MAX_USUAL).max(1),
         })
     }
 
@@ -185,6 +204,9 @@ impl ServeOptions {
             database: self.database.or(file.database),
             valkey: self.valkey.or(file.valkey),
             metrics_listen: self.metrics_listen.or(file.metrics_listen),
+            access_log: self.access_log.or(file.access_log),
+            connections_max: self.connections_max.or(file.connections_max),
+            in_flight_max: self.in_flight_max.or(file.in_flight_max),
             config: None,
         })
     }
@@ -194,7 +216,6 @@ impl ServeOptions {
         let missing = [
             ("--database", self.database.is_some(), "PostgreSQL", "Leave it out for the embedded database."),
             ("--valkey", self.valkey.is_some(), "Counters shared by several nodes", "One node needs none."),
-            ("--metrics-listen", self.metrics_listen.is_some(), "Metrics", "Leave it out."),
         ];
         match missing.into_iter().find(|(_, is_given, ..)| *is_given) {
             Some((flag, _, what, instead)) => Err(Error::bad_request(format!(
@@ -260,7 +281,6 @@ mod tests {
         for (options, flag) in [
             (ServeOptions { database: Some("postgres://x".into()), ..options() }, "--database"),
             (ServeOptions { valkey: Some("redis://x".into()), ..options() }, "--valkey"),
-            (ServeOptions { metrics_listen: Some("127.0.0.1:1".into()), ..options() }, "--metrics-listen"),
         ] {
             let message = options.config().unwrap_err().message;
             assert!(message.starts_with(flag) && message.contains("not supported"), "{message}");

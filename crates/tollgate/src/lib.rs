@@ -3,12 +3,14 @@
 //! [`node::Node`] puts the crates together into a running server; [`command`] holds what the command line does with it,
 //! and with the API of any server that speaks OpenAI's. There are no rules of the product here.
 
+mod access_log;
 pub mod api;
 pub mod challenge;
 pub mod cli;
 pub mod command;
 pub mod config;
 mod listener;
+mod metrics;
 pub mod node;
 mod secrets_file;
 mod service;

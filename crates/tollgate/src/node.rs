@@ -20,12 +20,15 @@ use tollgate_replica::Replica;
 use tollgate_store::{DataDir, Db, Lock, MIGRATIONS, Migrated, Options};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
+use crate::access_log::AccessLog;
 use crate::config::{Config, TlsFiles};
-use crate::service::Worker;
+use crate::metrics::{Metrics, Requests};
+use crate::service::{OpenMetrics, Worker};
 use crate::{listener, secrets_file};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 const LAST_USE_EVERY: Duration = Duration::from_secs(5);
+const METRICS_CONNECTIONS_MAX: usize = 64;
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What the first start writes for whoever automates it.
@@ -147,28 +150,56 @@ impl Node {
         let options = tollgate_gateway::Options {
             answer_time_max: config.upstream_timeout,
             stall_time_max: config.upstream_timeout,
+            under_way_max: config.in_flight_max,
             ..tollgate_gateway::Options::default()
         };
         let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
         let gateway = Arc::new(Gateway::new(replica, ledger, clock.clone(), dialer, options));
+        let metrics = Arc::new(Metrics {
+            requests: Requests::default(),
+            gateway: Arc::clone(&gateway),
+            db: self.db.clone(),
+            clock: clock.clone(),
+        });
+        let access_log = config.access_log.as_deref().map(AccessLog::open).transpose()?.map(Arc::new);
+        self.serve_metrics(config, &metrics)?;
+        let limits =
+            Limits { connections_max: config.connections_max.div_ceil(config.workers), ..Limits::default() };
         for number in 0..config.workers {
             let worker = Arc::new(Worker {
                 admin: Arc::clone(&admin),
                 gateway: Arc::clone(&gateway),
                 pool: Pool::default(),
                 clock: clock.clone(),
+                metrics: Arc::clone(&metrics),
+                access_log: access_log.clone(),
                 is_ready: Arc::clone(&self.is_ready),
             });
             let failed =
                 |error: std::io::Error| Error::internal("a worker could not be started").source(error);
             let listener = listener.try_clone().map_err(failed)?;
-            let (tls, clock) = (tls.cloned(), clock.clone());
+            let plan = Plan { listener, tls: tls.cloned(), limits: limits.clone(), clock: clock.clone() };
             let (shutdown, cut) = (self.shutdown.subscribe(), self.cut.subscribe());
-            let work = move || run_worker(listener, tls, clock, worker, shutdown, cut);
+            let work = move || run_worker(plan, worker, shutdown, cut);
             let thread =
                 std::thread::Builder::new().name(format!("worker-{number}")).spawn(work).map_err(failed)?;
             self.workers.push(thread);
         }
+        Ok(())
+    }
+
+    /// Serves the figures on an address of their own, if there is one.
+    fn serve_metrics(&mut self, config: &Config, metrics: &Arc<Metrics>) -> Result<()> {
+        let Some(address) = config.metrics_listen else { return Ok(()) };
+        let listener = listener::bind(address)?;
+        let failed = |error: std::io::Error| Error::internal("the metrics cannot be served").source(error);
+        tracing::info!(address = %listener.local_addr().map_err(failed)?, "serving metrics");
+        let listener = TcpListener::from_std(listener).map_err(failed)?;
+        let limits = Limits { connections_max: METRICS_CONNECTIONS_MAX, ..Limits::default() };
+        let server = Server { listener, tls: None, limits, clock: metrics.clock.clone() };
+        let service = Arc::new(OpenMetrics(Arc::clone(metrics)));
+        let shutdown = self.shutdown.subscribe();
+        self.background.push(tokio::spawn(server.run(service, shutdown)).abort_handle());
         Ok(())
     }
 
@@ -201,11 +232,17 @@ impl Node {
     }
 }
 
-/// One worker: a thread with a runtime of its own, so that a connection never leaves its processor.
-fn run_worker(
+/// What a worker serves.
+struct Plan {
     listener: std::net::TcpListener,
     tls: Option<Arc<ServerTls>>,
+    limits: Limits,
     clock: Clock,
+}
+
+/// One worker: a thread with a runtime of its own, so that a connection never leaves its processor.
+fn run_worker(
+    plan: Plan,
     worker: Arc<Worker>,
     shutdown: watch::Receiver<bool>,
     mut cut: watch::Receiver<bool>,
@@ -216,11 +253,12 @@ fn run_worker(
         Err(error) => return tracing::error!(%error, "a worker has no runtime"),
     };
     runtime.block_on(async move {
+        let Plan { listener, tls, limits, clock } = plan;
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "a worker cannot listen"),
         };
-        let server = Server { listener, tls, limits: Limits::default(), clock };
+        let server = Server { listener, tls, limits, clock };
         let sweeping = Arc::clone(&worker);
         tokio::select! {
             () = server.run(worker, shutdown) => {}

@@ -5,24 +5,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tollgate_admin::Admin;
 use tollgate_core::{AttemptId, Clock, not_served};
-use tollgate_gateway::{Gateway, Pool};
+use tollgate_gateway::{Gateway, Pool, Served};
 use tollgate_wire::{Exchange, Reply, Service};
+
+use crate::access_log::{AccessLog, Line};
+use crate::metrics::Metrics;
 
 pub(crate) struct Worker {
     pub(crate) admin: Arc<Admin>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     /// Off before the node is complete and while it drains.
     pub(crate) is_ready: Arc<AtomicBool>,
 }
 
 /// What OpenAI calls the version of its API.
 const API_VERSION: &str = "2020-10-01";
+/// What a path is called that is none of ours.
+const NO_ROUTE: &str = "other";
 
 impl Service for Worker {
-    fn headers_of_refusal(&self) -> Vec<(&'static str, String)> {
+    fn refused(&self, status: u16) -> Vec<(&'static str, String)> {
         let id: AttemptId = self.clock.next_id();
+        self.metrics.requests.note("malformed", "other", status, std::time::Duration::ZERO);
         vec![
             ("x-request-id", id.to_string()),
             ("openai-version", API_VERSION.to_owned()),
@@ -32,38 +40,108 @@ impl Service for Worker {
 
     async fn call(&self, exchange: &mut Exchange) {
         let id: AttemptId = self.clock.next_id();
-        exchange.set_header("x-request-id", id.to_string());
+        let request_id = id.to_string();
+        exchange.set_header("x-request-id", request_id.clone());
         exchange.set_header("openai-version", API_VERSION.to_owned());
         exchange.set_timing_header("openai-processing-ms");
         let path = exchange.head.path();
         let is_admin = ["/v1/organization/", "/v1/projects/", "/tollgate/v1/"]
             .iter()
             .any(|plane| path.starts_with(plane));
-        if is_admin {
-            self.admin.serve(exchange).await;
+        let served = if is_admin {
+            Served { route: self.admin.serve(exchange).await, ..Served::default() }
         } else if tollgate_gateway::is_of_gateway(path) {
-            tollgate_gateway::serve(&self.gateway, &self.pool, exchange, id).await;
+            tollgate_gateway::serve(&self.gateway, &self.pool, exchange, id).await
         } else {
-            self.neither(exchange).await;
-        }
+            Served { route: self.neither(exchange).await, ..Served::default() }
+        };
+        self.note(exchange, &request_id, &served);
     }
 }
 
 impl Worker {
-    async fn neither(&self, exchange: &mut Exchange) {
+    /// What became of a request, for the figures and the log.
+    fn note(&self, exchange: &Exchange, request_id: &str, served: &Served) {
+        let route = served.route.unwrap_or(NO_ROUTE);
+        let (method, time) = (exchange.head.method(), exchange.elapsed());
+        // A client that went away before its answer began was told nothing.
+        let status = exchange.status().unwrap_or(499);
+        self.metrics.requests.note(route, method, status, time);
+        let Some(log) = &self.access_log else { return };
+        let key = served.key.as_ref();
+        log.write(&Line {
+            time: self.clock.now().to_string(),
+            request_id,
+            client: self.admin.client_address(exchange),
+            method,
+            route,
+            status,
+            complete: exchange.is_complete(),
+            milliseconds: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+            bytes_sent: exchange.bytes_sent(),
+            organization_id: key.map(|key| key.organization.to_string()),
+            project_id: key.and_then(|key| key.project).map(|project| project.to_string()),
+            api_key_id: key.map(|key| key.id.to_string()),
+            model: served.model.as_deref(),
+            upstream: served.upstream.as_ref().map(|upstream| upstream.name.as_str()),
+        });
+    }
+
+    async fn neither(&self, exchange: &mut Exchange) -> Option<&'static str> {
         let is_ready = self.is_ready.load(Ordering::Relaxed);
         match (exchange.head.method(), exchange.head.path()) {
             // Whether the process lives; nothing that could restart it for the sake of something else.
-            ("GET" | "HEAD", "/healthz") => respond(exchange, 200, "ok").await,
-            ("GET" | "HEAD", "/readyz") if is_ready && self.gateway.replica.check_fresh().is_ok() => {
-                respond(exchange, 200, "ready").await;
+            ("GET" | "HEAD", "/healthz") => {
+                respond(exchange, 200, "ok").await;
+                Some("/healthz")
             }
-            ("GET" | "HEAD", "/readyz") => respond(exchange, 503, "not ready").await,
+            ("GET" | "HEAD", "/readyz") => {
+                if is_ready && self.gateway.replica.check_fresh().is_ok() {
+                    respond(exchange, 200, "ready").await;
+                } else {
+                    respond(exchange, 503, "not ready").await;
+                }
+                Some("/readyz")
+            }
+            ("GET" | "HEAD", "/metrics") => {
+                match self.admin.check_operator(exchange) {
+                    Ok(()) => show_metrics(&self.metrics, exchange).await,
+                    Err(error) => exchange.fail(&error).await,
+                }
+                Some("/metrics")
+            }
+            (method, path) => {
+                let error = not_served::unknown_url(method, path);
+                exchange.fail(&error).await;
+                None
+            }
+        }
+    }
+}
+
+/// Serves the figures and nothing else, to whoever asks.
+pub(crate) struct OpenMetrics(pub(crate) Arc<Metrics>);
+
+impl Service for OpenMetrics {
+    fn refused(&self, _: u16) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    async fn call(&self, exchange: &mut Exchange) {
+        match (exchange.head.method(), exchange.head.path()) {
+            ("GET" | "HEAD", "/metrics") => show_metrics(&self.0, exchange).await,
             (method, path) => {
                 let error = not_served::unknown_url(method, path);
                 exchange.fail(&error).await;
             }
         }
+    }
+}
+
+async fn show_metrics(metrics: &Arc<Metrics>, exchange: &mut Exchange) {
+    match metrics.show().await {
+        Ok(reply) => exchange.respond(&reply).await,
+        Err(error) => exchange.fail(&error).await,
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Exchange {
     started: Stopwatch,
     headers: Vec<(&'static str, String)>,
     timing_header: Option<&'static str>,
+    status: Option<u16>,
+    bytes_sent: u64,
 }
 
 impl Exchange {
@@ -83,6 +85,8 @@ impl Exchange {
             started: Stopwatch::start(),
             headers: Vec::new(),
             timing_header: None,
+            status: None,
+            bytes_sent: 0,
         }
     }
 
@@ -95,6 +99,16 @@ impl Exchange {
     /// Names the header that says how many milliseconds passed until the answer began.
     pub fn set_timing_header(&mut self, name: &'static str) {
         self.timing_header = Some(name);
+    }
+
+    /// The status of the answer, once it has begun.
+    pub fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// Of the answer, head and framing included.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
     }
 
     /// Since the request's head was complete.
@@ -125,6 +139,11 @@ impl Exchange {
     /// Whether the connection itself is encrypted.
     pub fn is_secure(&self) -> bool {
         self.connection.stream.is_tls()
+    }
+
+    /// How long the body is, where its head says so.
+    pub fn announced_length(&self) -> Option<u64> {
+        if self.body.is_done() { Some(0) } else { self.body.announced() }
     }
 
     /// Reads the whole body, of at most `bytes_max`.
@@ -173,6 +192,11 @@ impl Exchange {
         std::future::pending::<()>().await;
     }
 
+    /// Whether the answer came to its end.
+    pub fn is_complete(&self) -> bool {
+        self.state == Answer::Complete
+    }
+
     /// Whether an answer has begun, so that no other can be given.
     pub fn has_begun(&self) -> bool {
         self.state != Answer::NotBegun
@@ -190,6 +214,8 @@ impl Exchange {
         if self.head.method() != "HEAD" {
             wire.extend_from_slice(&reply.body);
         }
+        self.status = Some(reply.status);
+        self.bytes_sent += wire.len() as u64;
         let written = self.connection.write(&wire).await;
         self.state = if written.is_ok() { Answer::Complete } else { Answer::Broken };
     }
@@ -201,6 +227,7 @@ impl Exchange {
         let mut head = self.begin(status, headers);
         head.push_str(if is_chunked { "transfer-encoding: chunked\r\n\r\n" } else { "\r\n" });
         self.state = Answer::Streaming { is_chunked };
+        self.status = Some(status);
         self.write(head.as_bytes()).await
     }
 
@@ -223,6 +250,7 @@ impl Exchange {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes_sent += bytes.len() as u64;
         let written = self.connection.write(bytes).await;
         if written.is_err() {
             self.state = Answer::Broken;

@@ -53,8 +53,8 @@ pub(crate) const READ_SIZE: usize = 8 * 1024;
 
 /// What answers requests.
 pub trait Service: Send + Sync + 'static {
-    /// Headers of an answer to what could not even be read as a request.
-    fn headers_of_refusal(&self) -> Vec<(&'static str, String)>;
+    /// Notes that what came could not even be read as a request, and gives headers for the answer to it.
+    fn refused(&self, status: u16) -> Vec<(&'static str, String)>;
 
     fn call<'e>(&'e self, exchange: &'e mut Exchange) -> impl Future<Output = ()> + Send + 'e;
 }
@@ -138,7 +138,7 @@ impl Connection {
                 Ok(head) => head,
                 Err(NoHead::Over) => return,
                 Err(NoHead::Refused(error)) => {
-                    return self.refuse(&error, service.headers_of_refusal()).await;
+                    return self.refuse(&error, service.refused(error.status())).await;
                 }
             };
             let keep_alive = head.wants_keep_alive() && !*shutdown.borrow();

@@ -98,7 +98,8 @@ fn models(cx: &Cx) -> Option<Vec<String>> {
     if !cx.actor.scopes.allows(Permission::ModelRequest) {
         return Some(Vec::new());
     }
-    let mut models: Vec<String> = cx.desk.replica.snapshot().models().map(|model| model.id.clone()).collect();
+    let mut models: Vec<String> =
+        cx.desk.replica.snapshot().models().map(|model| model.id.to_string()).collect();
     models.sort();
     Some(models)
 }

@@ -1,5 +1,6 @@
 //! One file per resource: its table, what it looks like on the wire, its operations with their SQL.
 
+mod access_policy;
 mod adjustments;
 mod admin_api_keys;
 mod api_keys;
@@ -40,6 +41,7 @@ pub(crate) fn operations() -> Operations {
         .and(spend_limits::operations())
         .and(spend_defaults::operations())
         .and(spend_policy::operations())
+        .and(access_policy::operations())
         .and(keys_of_organization::operations())
         .and(users::operations())
         .and(admin_api_keys::operations())

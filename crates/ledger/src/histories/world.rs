@@ -169,14 +169,16 @@ impl World {
         let limits = before.limits.clone();
         let mut decisions = if self.broken == Broken::CheckThenAct && asks.len() > 1 {
             let (first, second) = asks.split_at(asks.len() / 2);
-            let mut decisions = now(batch::apply(&mut books, &limits, &awaited, &ends, first, self.now));
+            let mut decisions =
+                now(batch::apply(&mut books, &limits, &awaited, &ends, first, self.now)).decisions;
             let mut other = before.clone();
-            decisions.extend(now(batch::apply(&mut other, &limits, &awaited, &ends, second, self.now)));
+            decisions
+                .extend(now(batch::apply(&mut other, &limits, &awaited, &ends, second, self.now)).decisions);
             books.attempts.extend(other.attempts);
             books.budgets.extend(other.budgets);
             decisions
         } else {
-            now(batch::apply(&mut books, &limits, &awaited, &ends, &asks, self.now))
+            now(batch::apply(&mut books, &limits, &awaited, &ends, &asks, self.now)).decisions
         };
         if self.broken == Broken::ShrinksToFit {
             self.shrink(&mut books, &taken, &mut decisions);

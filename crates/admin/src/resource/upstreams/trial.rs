@@ -51,7 +51,7 @@ async fn ask(admin: &Admin, id: &PathId<tollgate_core::id::kind::Upstream>) -> R
     let served = snapshot.models().filter(|model| model.upstreams.iter().any(|one| one.id == id));
     let mut missing: Vec<String> = served
         .filter(|model| listed.as_ref().is_some_and(|listed| !listed.contains(&named(&model.id))))
-        .map(|model| model.id.clone())
+        .map(|model| model.id.to_string())
         .collect();
     missing.sort();
     let millis = |time: Option<std::time::Duration>| {
