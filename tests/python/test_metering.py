@@ -394,7 +394,7 @@ def test_images_are_bounded_by_what_the_model_s_provider_publishes(gateway):
 def test_files_and_audio_are_not_bounded_and_a_ceiling_bounds_anything(gateway):
     key = key_of(gateway, 10_000)
     body = {"model": "gpt-4o", "max_completion_tokens": 10,
-            "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "file-x"}}]}]}
+            "messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:application/pdf;base64,JVBERi0="}}]}]}
     assert gateway.call("POST", "/v1/chat/completions", body, key=key).status == 200
     assert float(gateway.requests()[0]["bound"]) == pytest.approx(136_000 * 2.5e-6 + 10 * 10e-6), "all of it is within the context, with room for a rounded figure"
     gateway.post("/tollgate/v1/models/simulated-unpriced", {"input_price": "1", "output_price": "2"})

@@ -33,15 +33,14 @@ const NOT_YET: &[(&str, &str)] = &[
     ("/v1/files", "files"),
     ("/v1/fine_tuning", "fine-tuning"),
     ("/v1/images", "images"),
-    ("/v1/messages", "Anthropic's messages"),
+    ("/v1/messages/batches", "batches of messages"),
     ("/v1/realtime", "realtime"),
-    ("/v1/responses", "stored responses"),
+    ("/v1/responses", "parts of responses other than their input items"),
     ("/v1/threads", "threads"),
     ("/v1/uploads", "uploads"),
     ("/v1/vector_stores", "vector stores"),
     ("/v1/videos", "videos"),
     ("/oauth/token", "token exchange"),
-    ("/metrics", "metrics"),
 ];
 
 /// The answer to a method and path that nothing serves.
@@ -73,8 +72,7 @@ mod tests {
                 .contains("rate limits are not served")
         );
         assert!(
-            message("/v1/responses/resp_1")
-                .ends_with("stored responses are not served by this version of Tollgate yet.")
+            message("/v1/files/file_1").ends_with("files are not served by this version of Tollgate yet.")
         );
         assert_eq!(message("/v1/responsesx"), "Invalid URL (GET /v1/responsesx)");
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use tollgate_core::{Error, Result};
+use tollgate_core::{Error, Result, input};
 
 use crate::fields::{Raw, Text, fields};
 use crate::messages::{Messages, Tools};
@@ -132,19 +132,34 @@ impl Body<'_> {
     pub(crate) fn refuse_what_is_kept(&self) -> Result<()> {
         let kept = [
             ("prompt", self.prompt, "A prompt that the provider keeps"),
-            ("previous_response_id", self.previous_response_id, "A response that goes on from a stored one"),
             ("conversation", self.conversation, "A conversation that the provider keeps"),
             ("context_management", self.context_management, "Compaction by the provider"),
         ];
         if let Some((name, _, what)) = kept.iter().find(|(_, raw, _)| is_given(*raw)) {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
         }
+        Ok(())
+    }
+
+    /// The stored response that it goes on from.
+    pub(crate) fn previous_response_id(&self) -> Result<Option<String>> {
+        let Some(raw) = self.previous_response_id.0.filter(|raw| raw.get() != "null") else {
+            return Ok(None);
+        };
+        input::from_part("previous_response_id", raw.get()).map(Some)
+    }
+
+    /// Whether it is to be made with nobody connected. What nobody keeps nobody could ask for.
+    pub(crate) fn is_background(&self, is_kept: bool) -> Result<bool> {
         match self.background.0.map_or("null", RawValue::get) {
-            "null" | "false" => Ok(()),
-            _ => {
-                let message = "Responses in the background are not served yet. Leave 'background' out.";
-                Err(Error::unsupported("background", message))
+            "null" | "false" => Ok(false),
+            "true" if is_kept => Ok(true),
+            "true" => {
+                let message =
+                    "A response in the background has to be stored. Leave 'store' out or set it to true.";
+                Err(Error::invalid("background", message))
             }
+            _ => Err(Error::invalid("background", "Invalid type for 'background': expected a boolean.")),
         }
     }
 
@@ -159,7 +174,7 @@ impl Body<'_> {
     }
 
     /// What would be metered or priced wrongly is refused, until it is served.
-    pub(crate) fn refuse_what_is_missing(&self) -> Result<()> {
+    pub(crate) fn refuse_what_is_missing(&self, endpoint: Endpoint) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
@@ -168,8 +183,10 @@ impl Body<'_> {
         }
         match self.store.0.map_or("null", RawValue::get) {
             "null" | "false" => {}
+            "true" if endpoint == Endpoint::Responses => {}
             "true" => {
-                let message = "Nothing is stored at the provider yet. Leave 'store' out or set it to false.";
+                let message =
+                    "Only responses are stored at the provider. Leave 'store' out or set it to false.";
                 return Err(Error::unsupported("store", message));
             }
             _ => return Err(Error::invalid("store", "Invalid type for 'store': expected a boolean.")),

@@ -5,27 +5,28 @@ use std::time::Duration;
 
 use tollgate_core::error::Kind;
 use tollgate_core::{Error, Result, UpstreamId};
-use tollgate_replica::{Model, Upstream};
+use tollgate_replica::Upstream;
 
 use crate::Gateway;
+use crate::dispatch::Request;
 use crate::health::{Condition, Health};
-use crate::permit;
+use crate::{permit, stored};
 
 /// The upstream to ask, of those that were not `tried` yet: those that are well before those that rest, those with a free
-/// place before those without, then by priority, then by weight. `draw` decides among equals.
+/// place before those without, then by priority, then by weight. The request's id decides among equals.
 pub(crate) fn choose(
     gateway: &Gateway,
-    model: &Model,
+    request: &Request<'_>,
     tried: &[UpstreamId],
-    draw: u64,
 ) -> Result<(Arc<Upstream>, Arc<Health>)> {
+    let (model, draw) = (request.model, request.id.random());
     let mut down_for = None;
     let mut best: Option<(Rank, u64)> = None;
     let ranked: Vec<Option<(Rank, Arc<Health>)>> = model
         .upstreams
         .iter()
         .map(|upstream| {
-            if tried.contains(&upstream.id) {
+            if tried.contains(&upstream.id) || request.kept_at.is_some_and(|id| id != upstream.id) {
                 return None;
             }
             let health = gateway.watch.of(upstream);
@@ -51,7 +52,7 @@ pub(crate) fn choose(
             Some((rank, health))
         })
         .collect();
-    let Some((top, weights)) = best else { return Err(nobody(model, tried, down_for)) };
+    let Some((top, weights)) = best else { return Err(nobody(request, tried, down_for)) };
     let mut at = draw % weights.max(1);
     for (upstream, ranked) in model.upstreams.iter().zip(ranked) {
         let Some((_, health)) = ranked.filter(|(rank, _)| *rank == top) else { continue };
@@ -61,7 +62,7 @@ pub(crate) fn choose(
         }
         at -= weight;
     }
-    Err(nobody(model, tried, down_for))
+    Err(nobody(request, tried, down_for))
 }
 
 /// Less goes first.
@@ -72,7 +73,12 @@ struct Rank {
     priority: u32,
 }
 
-fn nobody(model: &Model, tried: &[UpstreamId], down_for: Option<Duration>) -> Error {
+fn nobody(request: &Request<'_>, tried: &[UpstreamId], down_for: Option<Duration>) -> Error {
+    let model = request.model;
+    if let (Some(previous), None) = (&request.call.previous, down_for) {
+        // Where it is kept nobody serves the model any more.
+        return stored::previous_absent(previous);
+    }
     let left = model.upstreams.iter().find(|upstream| !tried.contains(&upstream.id));
     let (Some(rest), Some(upstream)) = (down_for, left) else { return permit::no_such_model(&model.id) };
     let message =

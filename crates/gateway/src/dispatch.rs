@@ -38,6 +38,8 @@ pub(crate) struct Request<'a> {
     pub(crate) call: &'a Call,
     pub(crate) body: &'a [u8],
     pub(crate) model: &'a Model,
+    /// The only upstream that can be asked: it keeps what the request goes on from.
+    pub(crate) kept_at: Option<UpstreamId>,
     /// Its own id, which is that of its first attempt.
     pub(crate) id: AttemptId,
     /// Since its body was there.
@@ -62,13 +64,16 @@ pub(crate) async fn dispatch(
     let mut tried: Vec<UpstreamId> = Vec::new();
     let mut last: Option<Error> = None;
     loop {
-        let (upstream, health) = match (choose(gateway, request.model, &tried, request.id.random()), last) {
+        let chosen = choose(gateway, request, &tried);
+        let (upstream, health) = match (chosen, last) {
             (Ok(chosen), _) => chosen,
             // What one has said says more than that there is no other.
             (Err(_), Some(error)) | (Err(error), None) => return Err(error),
         };
         tried.push(upstream.id);
-        let is_last = tried.len() >= UPSTREAMS_MAX || tried.len() >= request.model.upstreams.len();
+        let is_last = request.kept_at.is_some()
+            || tried.len() >= UPSTREAMS_MAX
+            || tried.len() >= request.model.upstreams.len();
         let mut turn = sender.turn(health, &upstream).await?;
         let asked = request.at(&upstream);
         let error = match ask(&mut sender, request, &asked, &mut turn).await {

@@ -5,6 +5,7 @@
 //! the ledger's batch no request here reads the database.
 
 mod admit;
+mod background;
 mod blocks;
 mod body;
 mod call;
@@ -28,6 +29,7 @@ mod relay;
 mod route;
 mod serve;
 mod sse;
+mod stored;
 mod tokenizer;
 mod upstream;
 mod usage;
@@ -39,6 +41,7 @@ use tokio::sync::Semaphore;
 use tollgate_core::Clock;
 use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
+use tollgate_store::Db;
 use tollgate_wire::Dialer;
 
 pub use figures::{Figures, NO_STATUS};
@@ -84,6 +87,8 @@ const COUNTING_MAX: usize = 2;
 /// What all workers of a node share.
 pub struct Gateway {
     pub replica: Arc<Replica>,
+    /// Whose stored responses are. Nothing else of a request is looked up there.
+    db: Db,
     pub ledger: Ledger,
     pub clock: Clock,
     pub dialer: Dialer,
@@ -99,6 +104,7 @@ pub struct Gateway {
 impl Gateway {
     pub fn new(
         replica: Arc<Replica>,
+        db: Db,
         ledger: Ledger,
         clock: Clock,
         dialer: Dialer,
@@ -108,6 +114,7 @@ impl Gateway {
         let (drains, counting) = (Semaphore::new(DRAINS_MAX), Semaphore::new(COUNTING_MAX));
         Self {
             replica,
+            db,
             ledger,
             clock,
             dialer,

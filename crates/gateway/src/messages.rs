@@ -17,7 +17,12 @@ pub(crate) struct Messages<'a> {
     pub(crate) has_files: bool,
     /// The first message with audio.
     pub(crate) audio_at: Option<usize>,
+    /// The first with content that the provider keeps, and of what kind: its id opens it to whoever has the account.
+    pub(crate) stored_at: Option<(usize, &'static str)>,
 }
+
+const FILES: &str = "Files that the provider keeps";
+const ITEMS: &str = "References to items that the provider keeps";
 
 impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -37,6 +42,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
                     // An answer of the assistant may refer to audio it gave before.
                     if content.has_audio || message.audio.is_some() {
                         messages.audio_at.get_or_insert(position);
+                    }
+                    if content.has_stored {
+                        messages.stored_at.get_or_insert((position, FILES));
                     }
                     messages.count += 1;
                     messages.images += content.images;
@@ -64,12 +72,37 @@ pub(crate) struct Content<'a> {
     addresses: Vec<&'a str>,
     has_files: bool,
     has_audio: bool,
+    /// Whether the provider keeps some of it.
+    has_stored: bool,
 }
 
 fields! {
     struct Part {
         r#type: Option<Text<'a>>,
         image_url: Raw<'a>,
+        file: Option<Kept>,
+        file_id: Option<IgnoredAny>,
+    }
+}
+
+impl Part<'_> {
+    fn is_stored(&self) -> bool {
+        self.file_id.is_some() || self.file.as_ref().is_some_and(|Kept(is_kept)| *is_kept)
+    }
+}
+
+/// Whether a file is named by the id that the provider keeps it under.
+pub(crate) struct Kept(bool);
+
+fields! {
+    struct File {
+        file_id: Option<IgnoredAny>,
+    }
+}
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        File::deserialize(deserializer).map(|file| Self(file.file_id.is_some()))
     }
 }
 
@@ -106,6 +139,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content<'de>, S::Error> {
                 let mut content = Content::default();
                 while let Some(part) = seq.next_element::<Part<'de>>()? {
+                    content.has_stored |= part.is_stored();
                     match part.r#type.as_ref().map(|kind| kind.0.as_ref()) {
                         Some(
                             "text" | "refusal" | "input_text" | "output_text" | "summary_text"
@@ -147,6 +181,10 @@ fields! {
 }
 
 impl Item<'_> {
+    fn is_reference(&self) -> bool {
+        self.r#type.as_ref().is_some_and(|kind| kind.0 == "item_reference")
+    }
+
     /// Whether all there is of it stands in the body.
     fn is_whole(&self) -> bool {
         const WHOLE: [&str; 6] = [
@@ -181,7 +219,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
                 while let Some(item) = seq.next_element::<Item<'de>>()? {
                     messages.count += 1;
                     messages.has_files |= !item.is_whole();
+                    if item.is_reference() {
+                        messages.stored_at.get_or_insert((position, ITEMS));
+                    }
                     for content in [item.content, item.output, item.summary].into_iter().flatten() {
+                        if content.has_stored {
+                            messages.stored_at.get_or_insert((position, FILES));
+                        }
                         if content.has_audio {
                             messages.audio_at.get_or_insert(position);
                         }

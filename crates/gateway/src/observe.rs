@@ -10,6 +10,7 @@ use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
 
 use crate::route::Endpoint;
+use crate::stored::Made;
 use crate::{sse, usage};
 
 /// An event longer than this is passed on without being understood.
@@ -35,6 +36,8 @@ pub(crate) struct Observer {
     is_last_word: bool,
     /// The text that had been seen when the client left.
     seen_by_client: Option<u64>,
+    /// The response that the stream is of, as its first event names it.
+    made: Option<Made>,
 }
 
 /// Output that passed by.
@@ -64,6 +67,7 @@ impl Observer {
             is_overtaken: false,
             is_last_word: false,
             seen_by_client: None,
+            made: None,
         }
     }
 
@@ -104,6 +108,11 @@ impl Observer {
     /// What was kept back when the stream ended without finishing its last event.
     pub(crate) fn rest(&mut self, frame: &mut ChunkFrame) {
         self.begin(frame);
+    }
+
+    /// The response that the stream is of, once, when its name has come.
+    pub(crate) fn made(&mut self) -> Option<Made> {
+        self.made.take()
     }
 
     /// The client has left; what is generated from now on nobody reads.
@@ -152,6 +161,9 @@ impl Observer {
         for event in sse::events(bytes) {
             seen = event.end;
             let text = &bytes[event.clone()];
+            if self.endpoint == Endpoint::Responses && begins_response(text) {
+                self.made = Made::of_event(&sse::data(text));
+            }
             let text_bytes = text_of_event(self.endpoint, text);
             if let Some(text_bytes) = text_bytes {
                 self.seen.pieces += 1;
@@ -178,6 +190,14 @@ impl Observer {
         }
         (removed, seen)
     }
+}
+
+/// Whether an event is the first of a response's, before anything is parsed.
+fn begins_response(event: &[u8]) -> bool {
+    static CREATED: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
+        ["\"response.created\"", "\"response.queued\""].map(|name| Finder::new(name).into_owned())
+    });
+    CREATED.iter().any(|name| name.find(event).is_some())
 }
 
 /// Whether an event has a usage object, before anything is parsed.

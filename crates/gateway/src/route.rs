@@ -9,6 +9,60 @@ pub(crate) enum Route {
     Model(String),
     /// With the model, where the path names it.
     Call(Endpoint, Option<String>),
+    /// A response that the provider keeps, by its id.
+    Stored(Action, String),
+}
+
+/// What can be done with a response that the provider keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Retrieve,
+    Delete,
+    Cancel,
+    InputItems,
+}
+
+impl Action {
+    pub(crate) const fn method(self) -> &'static str {
+        match self {
+            Self::Retrieve | Self::InputItems => "GET",
+            Self::Delete => "DELETE",
+            Self::Cancel => "POST",
+        }
+    }
+
+    /// What follows the id in its path.
+    pub(crate) const fn suffix(self) -> &'static str {
+        match self {
+            Self::Retrieve | Self::Delete => "",
+            Self::Cancel => "/cancel",
+            Self::InputItems => "/input_items",
+        }
+    }
+
+    const fn route(self) -> &'static str {
+        match self {
+            Self::Retrieve | Self::Delete => "/v1/responses/{response_id}",
+            Self::Cancel => "/v1/responses/{response_id}/cancel",
+            Self::InputItems => "/v1/responses/{response_id}/input_items",
+        }
+    }
+
+    /// By what follows `/responses/` in a path; the error says which methods there are.
+    fn of<'r>(method: &str, rest: &'r str) -> Option<std::result::Result<(Self, &'r str), &'static str>> {
+        let (id, suffix) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if id.is_empty() {
+            return None;
+        }
+        let (there, allowed): (&[Self], _) = match suffix {
+            "" => (&[Self::Retrieve, Self::Delete], "GET, DELETE"),
+            "/cancel" => (&[Self::Cancel], "POST"),
+            "/input_items" => (&[Self::InputItems], "GET"),
+            _ => return None,
+        };
+        let action = there.iter().find(|action| action.method() == method);
+        Some(action.map(|action| (*action, id)).ok_or(allowed))
+    }
 }
 
 /// An endpoint that costs money.
@@ -105,7 +159,7 @@ impl Route {
     pub(crate) const fn needs(&self) -> Permission {
         match self {
             Self::Models | Self::Model(_) => Permission::ModelRead,
-            Self::Call(..) => Permission::ModelRequest,
+            Self::Call(..) | Self::Stored(..) => Permission::ModelRequest,
         }
     }
 
@@ -115,6 +169,7 @@ impl Route {
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{model}",
             Self::Call(endpoint, _) => endpoint.route(),
+            Self::Stored(action, _) => action.route(),
         }
     }
 
@@ -127,6 +182,12 @@ impl Route {
                 (Self::Call(endpoint, deployment), "POST")
             } else if deployment.is_some() {
                 return Err(nothing());
+            } else if let Some(found) =
+                below.strip_prefix("/responses/").and_then(|rest| Action::of(method, rest))
+            {
+                let (action, id) = found.map_err(|allowed| wrong_method(method, path, allowed))?;
+                let id = percent_decoded(id).ok_or_else(nothing)?;
+                return Ok(Self::Stored(action, id));
             } else if below == "/models" {
                 (Self::Models, "GET")
             } else if let Some(name) = below.strip_prefix("/models/").filter(|name| !name.is_empty()) {
@@ -169,6 +230,7 @@ pub fn is_of_gateway(path: &str) -> bool {
     let is_below = |base: &str| path.strip_prefix(base).is_some_and(|below| below.starts_with('/'));
     let is_short = path == "/models"
         || is_below("/models")
+        || is_below("/responses")
         || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path);
     is_below("/v1") || is_below("/openai") || is_below("/anthropic") || is_short
 }

@@ -13,7 +13,7 @@ use crate::caller::{self, Caller};
 use crate::dispatch::{Request, dispatch};
 use crate::pool::Pool;
 use crate::route::{self, Route};
-use crate::{BODY_PIECE, Gateway, models, permit, refusal, relay};
+use crate::{BODY_PIECE, Gateway, models, permit, refusal, relay, stored};
 
 /// A request whose body took longer than this, or which waited longer for money or an upstream, is authenticated again
 /// before it is sent on.
@@ -30,7 +30,7 @@ pub struct Served {
 }
 
 /// Serves one request of the data plane. `id` is the request's, shown to the client and sent to the upstream.
-pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Served {
+pub async fn serve(gateway: &Arc<Gateway>, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Served {
     let is_native = route::is_native(exchange.head.path());
     if is_native {
         exchange.set_header("request-id", id.to_string());
@@ -48,7 +48,7 @@ pub async fn serve(gateway: &Gateway, pool: &Pool, exchange: &mut Exchange, id: 
 }
 
 async fn path(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     pool: &Pool,
     exchange: &mut Exchange,
     id: AttemptId,
@@ -71,6 +71,9 @@ async fn path(
             exchange.respond(&reply).await;
             return Ok(());
         }
+        Route::Stored(action, response) => {
+            return stored::serve(gateway, pool, exchange, &caller, action, &response, id).await;
+        }
         Route::Call(endpoint, deployment) => (endpoint, deployment),
     };
     let _under_way = gateway.figures.begin(gateway.options.under_way_max).ok_or_else(overloaded)?;
@@ -86,7 +89,16 @@ async fn path(
     let caller = recheck(gateway, exchange, caller, reading)?;
     let model = permit::model(gateway, &call.model)?;
     served.model = Some(Arc::clone(&model.id));
-    let request = Request { caller: &caller, call: &call, body: &body, model: &model, id, has_read };
+    let kept_at = match &call.previous {
+        Some(previous) => Some(
+            stored::find(&gateway.db, caller.project, previous)
+                .await?
+                .ok_or_else(|| stored::previous_absent(previous))?,
+        ),
+        None => None,
+    };
+    let (caller, call) = (&caller, &call);
+    let request = Request { caller, call, body: &body, model: &model, kept_at, id, has_read };
     // The turn lasts as long as the answer: it is a place at the upstream.
     let (sent, told, _turn) = dispatch(gateway, pool, exchange, &request).await?;
     let upstream = Arc::clone(&sent.upstream);

@@ -1,4 +1,5 @@
-//! The way to an upstream: the only function that opens a provider connection, and it takes a hold.
+//! The way to an upstream. What asks a model goes through [`send`], which takes a hold; what only asks for something that was
+//! made and paid for goes through [`fetch`].
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
 use tollgate_core::time::Stopwatch;
-use tollgate_core::upstream::{ANTHROPIC_VERSION, OnClientGone, Settings, is_anthropic, is_openai};
+use tollgate_core::upstream::{ANTHROPIC_VERSION, Settings, is_anthropic, is_openai};
 use tollgate_core::{Address, AttemptId, Error};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
@@ -15,10 +16,10 @@ use tollgate_wire::{ClientConnection, ClientExchange, DialError, Exchange, Heade
 use crate::Gateway;
 use crate::admit::Asked;
 use crate::call::Call;
-use crate::edit;
 use crate::figures::NO_STATUS;
 use crate::health::{Outcome, Turn};
 use crate::pool::Pool;
+use crate::{edit, relay};
 
 /// A request that reached the upstream, its answer as far as it has come, and the hold that its end resolves.
 pub(crate) struct Sent {
@@ -79,7 +80,8 @@ pub(crate) async fn send(
     let body = edit::apply(asked.body, &edits);
     let head = head(upstream, call, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
-    match answered(gateway, upstream, connection, &head, &body, exchange).await {
+    let cancels = relay::cancels(upstream, call);
+    match answered(gateway, upstream, connection, (&head, &body), exchange, cancels).await {
         Answered::Head(answer) => {
             let retry_after =
                 answer.head.headers.get("retry-after").and_then(|text| text.trim().parse().ok());
@@ -113,10 +115,7 @@ async fn dial(
     turn: &mut Turn,
 ) -> Result<ClientConnection, Unsent> {
     let dialer = turn.dialer(&gateway.dialer, upstream);
-    // What was stored was usable when it was stored.
-    let dialer = dialer.map_err(|why| {
-        Unsent::Failed(Error::internal("an upstream's settings cannot be used").source(why))
-    })?;
+    let dialer = dialer.map_err(|why| Unsent::Failed(unusable(why)))?;
     dialer.dial(&upstream.address).await.map_err(|error| {
         turn.note(Outcome::Unreached);
         Unsent::Unreached(dial_failed(upstream, error))
@@ -134,13 +133,13 @@ async fn answered(
     gateway: &Gateway,
     upstream: &Upstream,
     connection: ClientConnection,
-    head: &str,
-    body: &[u8],
+    (head, body): (&str, &[u8]),
     exchange: &mut Exchange,
+    cancels: bool,
 ) -> Answered {
     let time_max = Settings::seconds(upstream.settings.answer_timeout, gateway.options.answer_time_max);
     let sending = timeout(time_max, connection.send(head.as_bytes(), body));
-    let outcome = if upstream.on_client_gone == OnClientGone::Cancel {
+    let outcome = if cancels {
         tokio::select! {
             outcome = sending => outcome,
             () = exchange.gone() => return Answered::ClientGone,
@@ -153,6 +152,52 @@ async fn answered(
         Ok(Err(error)) => Answered::Failed(error),
         Err(_) => Answered::TooLate,
     }
+}
+
+/// Asks an upstream about a response that it keeps, and waits for the head of the answer. `target` follows the base of its
+/// API. There is no body and no model in it, so it costs nothing; it is safe to ask twice.
+pub(crate) async fn fetch(
+    gateway: &Gateway,
+    pool: &Pool,
+    upstream: &Arc<Upstream>,
+    method: &str,
+    target: &str,
+    id: AttemptId,
+) -> Result<ClientExchange, Error> {
+    let address = &upstream.address;
+    let length = if method == "GET" { "" } else { "content-length: 0\r\n" };
+    let head = format!(
+        "{method} {}{target} HTTP/1.1\r\nhost: {}\r\naccept: application/json, text/event-stream\r\n{length}\
+         accept-encoding: identity\r\nuser-agent: tollgate/{}\r\nx-request-id: {id}\r\n{}\r\n",
+        address.path,
+        address.authority(),
+        env!("CARGO_PKG_VERSION"),
+        upstream.header_fields.reveal(),
+    );
+    let time_max = Settings::seconds(upstream.settings.answer_timeout, gateway.options.answer_time_max);
+    let dialer = gateway.watch.of(upstream).dialer(&gateway.dialer, upstream);
+    let dialer = dialer.map_err(unusable)?;
+    loop {
+        let reused = pool.take(upstream);
+        let is_reused = reused.is_some();
+        let connection = match reused {
+            Some(connection) => connection,
+            None => dialer.dial(address).await.map_err(|error| dial_failed(upstream, error))?,
+        };
+        match timeout(time_max, connection.send(head.as_bytes(), b"")).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(ResponseError::NoAnswer(_))) if is_reused => pool.forget(upstream),
+            Ok(Err(error)) => {
+                return Err(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error));
+            }
+            Err(_) => return Err(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream)),
+        }
+    }
+}
+
+/// What was stored was usable when it was stored.
+fn unusable(why: String) -> Error {
+    Error::internal("an upstream's settings cannot be used").source(why)
 }
 
 /// The tier whose price is known, at providers that would otherwise serve in what the account is set to.

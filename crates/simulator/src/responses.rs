@@ -1,10 +1,17 @@
-//! Responses: the newer way to ask a model. Nothing is kept of them.
+//! Responses: the newer way to ask a model.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Method;
+use hyper::header::HeaderValue;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::answer::{Answer, json_answer, paced};
+use crate::answer::{Answer, Broken, error_answer, json_answer, paced};
 use crate::books::Books;
 use crate::script::{Fault, Script};
 use crate::text;
@@ -19,6 +26,10 @@ pub(crate) struct Response {
     is_incomplete: bool,
     usage: Option<Value>,
     is_stream: bool,
+    /// How long it is made in the background, if it is.
+    background: Option<Duration>,
+    is_kept: bool,
+    input: Value,
     pub(crate) input_tokens: u64,
     pub(crate) output_tokens: u64,
 }
@@ -29,9 +40,16 @@ enum Output {
 }
 
 impl Response {
-    pub(crate) fn new(request: &Value, script: &Script, now: i64, number: u64) -> Result<Self, &'static str> {
+    /// `before` is what was said in the response that it goes on from, in tokens.
+    pub(crate) fn new(
+        request: &Value,
+        script: &Script,
+        now: i64,
+        number: u64,
+        before: u64,
+    ) -> Result<Self, &'static str> {
         let model = request["model"].as_str().ok_or("you must provide a model parameter")?;
-        let input_tokens = input_tokens(request)?;
+        let input_tokens = before + input_tokens(request)?;
         let limit = request["max_output_tokens"].as_u64().unwrap_or(crate::chat::OUTPUT_MAX);
         let (tokens, is_cut) = script.output_within(limit, OUTPUT_USUAL);
         let wants_call = script.tool_arguments.is_some() || request["tool_choice"] == "required";
@@ -52,9 +70,9 @@ impl Response {
             "total_tokens": input_tokens + output_tokens});
         let beginning = json!({
             "id": format!("resp_sim{number}"), "object": "response", "created_at": now, "status": "in_progress",
-            "background": false, "error": null, "incomplete_details": null, "instructions": request["instructions"],
+            "background": request["background"] == true, "error": null, "incomplete_details": null, "instructions": request["instructions"],
             "max_output_tokens": request["max_output_tokens"], "metadata": {}, "model": model, "output": [],
-            "parallel_tool_calls": true, "previous_response_id": null, "reasoning": {"effort": null, "summary": null},
+            "parallel_tool_calls": true, "previous_response_id": request["previous_response_id"], "reasoning": {"effort": null, "summary": null},
             "service_tier": script.service_tier.clone().unwrap_or_else(|| "default".to_owned()),
             "store": request["store"] != false, "temperature": 1, "text": {"format": {"type": "text"}},
             "tool_choice": "auto", "tools": [], "top_p": 1, "truncation": "disabled", "usage": null, "user": null,
@@ -65,12 +83,29 @@ impl Response {
             output,
             usage: script.shown_usage(usage),
             is_stream: request["stream"] == true,
+            background: (request["background"] == true)
+                .then(|| Duration::from_millis(script.background_ms.unwrap_or(0))),
+            is_kept: request["store"] != false,
+            input: request["input"].clone(),
             input_tokens,
             output_tokens,
         })
     }
 
-    pub(crate) fn answer(self, script: Script, books: Arc<Books>, number: u64) -> Answer {
+    pub(crate) fn answer(self, script: Script, books: Arc<Books>, kept: &Shelf, number: u64) -> Answer {
+        if self.is_kept {
+            kept.keep(&self);
+        }
+        if let Some(time) = self.background.filter(|_| !self.is_stream) {
+            // Billed when it is done, whoever asks.
+            let mut queued = self.beginning.clone();
+            queued["status"] = json!("queued");
+            tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                books.finish(number);
+            });
+            return json_answer(200, &queued);
+        }
         if self.is_stream {
             return paced(
                 self.events().into_iter(),
@@ -161,6 +196,100 @@ impl Response {
             format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or_default())
         });
         numbered.collect()
+    }
+}
+
+/// The responses that are kept, for whoever names them.
+#[derive(Default)]
+pub(crate) struct Shelf(Mutex<HashMap<String, Kept>>);
+
+struct Kept {
+    beginning: Value,
+    end: Value,
+    events: Vec<String>,
+    input: Value,
+    tokens: u64,
+    done_at: Instant,
+    is_cancelled: bool,
+}
+
+impl Kept {
+    fn shown(&self) -> Value {
+        if self.is_cancelled || Instant::now() < self.done_at {
+            let mut shown = self.beginning.clone();
+            shown["status"] = json!(if self.is_cancelled { "cancelled" } else { "in_progress" });
+            shown
+        } else {
+            self.end.clone()
+        }
+    }
+}
+
+impl Shelf {
+    fn kept(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, response: &Response) {
+        let id = response.beginning["id"].as_str().unwrap_or_default().to_owned();
+        let kept = Kept {
+            beginning: response.beginning.clone(),
+            end: response.end(),
+            events: response.events(),
+            input: response.input.clone(),
+            tokens: response.input_tokens + response.output_tokens,
+            done_at: Instant::now() + response.background.unwrap_or_default(),
+            is_cancelled: false,
+        };
+        self.kept().insert(id, kept);
+    }
+
+    /// The tokens of what a request goes on from; `None` if that is not kept.
+    pub(crate) fn before(&self, request: &Value) -> Option<u64> {
+        match request["previous_response_id"].as_str() {
+            None => Some(0),
+            Some(id) => self.kept().get(id).map(|kept| kept.tokens),
+        }
+    }
+
+    /// Answers a request about one that is kept; `rest` follows `/v1/responses/` in its path.
+    pub(crate) fn serve(&self, method: &Method, rest: &str, query: &str) -> Answer {
+        let (id, action) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut all = self.kept();
+        let Some(kept) = all.get_mut(id) else {
+            return error_answer(404, &format!("Response with id '{id}' not found."), None);
+        };
+        match (method.as_str(), action) {
+            ("GET", "") if query.contains("stream=true") => {
+                let mut answer = json_answer(200, &Value::Null);
+                *answer.body_mut() =
+                    Full::new(Bytes::from(kept.events.concat())).map_err(Broken::from).boxed();
+                answer.headers_mut().insert("content-type", HeaderValue::from_static("text/event-stream"));
+                answer
+            }
+            ("GET", "") => json_answer(200, &kept.shown()),
+            ("DELETE", "") => {
+                all.remove(id);
+                json_answer(200, &json!({"id": id, "object": "response", "deleted": true}))
+            }
+            ("POST", "cancel") => {
+                if kept.beginning["background"] != true {
+                    return error_answer(400, "Only responses in the background can be cancelled.", None);
+                }
+                kept.is_cancelled |= Instant::now() < kept.done_at;
+                json_answer(200, &kept.shown())
+            }
+            ("GET", "input_items") => {
+                let item = json!({"id": "msg_input", "type": "message", "role": "user", "status": "completed",
+                    "content": [{"type": "input_text", "text": kept.input.as_str().unwrap_or("")}]});
+                json_answer(
+                    200,
+                    &json!({"object": "list", "data": [item], "first_id": "msg_input", "last_id": "msg_input",
+                    "has_more": false}),
+                )
+            }
+            _ => error_answer(404, "Invalid URL", None),
+        }
     }
 }
 

@@ -55,6 +55,9 @@ pub(crate) struct Script {
     /// Whether each event of a stream shows the usage so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage_in_every_event: Option<bool>,
+    /// How long a response in the background is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) background_ms: Option<u64>,
     /// The tier it says it served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) service_tier: Option<String>,
@@ -103,6 +106,7 @@ impl Script {
             output_limit_field: self.output_limit_field.or(other.output_limit_field),
             stops_when_client_gone: self.stops_when_client_gone.or(other.stops_when_client_gone),
             usage_in_every_event: self.usage_in_every_event.or(other.usage_in_every_event),
+            background_ms: self.background_ms.or(other.background_ms),
             service_tier: self.service_tier.or(other.service_tier),
         }
     }

@@ -39,13 +39,19 @@ pub struct Simulator(Arc<Inner>);
 
 struct Inner {
     books: Arc<Books>,
+    kept: responses::Shelf,
     script: Mutex<Script>,
     clock: Clock,
 }
 
 impl Simulator {
     pub fn new(clock: Clock) -> Self {
-        Self(Arc::new(Inner { books: Arc::default(), script: Mutex::default(), clock }))
+        Self(Arc::new(Inner {
+            books: Arc::default(),
+            kept: responses::Shelf::default(),
+            script: Mutex::default(),
+            clock,
+        }))
     }
 
     /// Serves until the task is dropped.
@@ -98,6 +104,10 @@ impl Simulator {
                 Ok(body) => self.call(&path, &body, request_id).await,
                 Err(_) => Ok(error_answer(400, "We could not parse the JSON body of your request.", None)),
             },
+            (method, kept) if kept.starts_with("/v1/responses/") => {
+                let query = head.uri.query().unwrap_or("");
+                Ok(self.0.kept.serve(method, kept.trim_start_matches("/v1/responses/"), query))
+            }
             (&Method::GET, "/_simulate/requests") => {
                 Ok(json_answer(200, &json!({"data": self.0.books.list()})))
             }
@@ -222,7 +232,12 @@ impl Simulator {
     }
 
     async fn response(&self, request: &Value, script: Script, number: u64) -> Answer {
-        let response = match responses::Response::new(request, &script, self.0.clock.now().0, number) {
+        let Some(before) = self.0.kept.before(request) else {
+            self.0.books.finish(number);
+            return error_answer(400, "Previous response not found.", Some("previous_response_not_found"));
+        };
+        let made = responses::Response::new(request, &script, self.0.clock.now().0, number, before);
+        let response = match made {
             Ok(response) => response,
             Err(message) => {
                 self.0.books.finish(number);
@@ -231,7 +246,7 @@ impl Simulator {
         };
         self.0.books.bill(number, response.input_tokens, response.output_tokens);
         tokio::time::sleep(script.latency()).await;
-        response.answer(script, Arc::clone(&self.0.books), number)
+        response.answer(script, Arc::clone(&self.0.books), &self.0.kept, number)
     }
 
     async fn embeddings(&self, request: &Value, script: Script, number: u64) -> Answer {

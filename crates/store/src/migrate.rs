@@ -22,6 +22,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, sql: include_str!("../../../migrations/0003_upstream_settings.sql") },
     Migration { version: 4, sql: include_str!("../../../migrations/0004_cache_write_1h.sql") },
     Migration { version: 5, sql: include_str!("../../../migrations/0005_access_policy.sql") },
+    Migration { version: 6, sql: include_str!("../../../migrations/0006_stored_responses.sql") },
 ];
 
 /// What bringing a database up to date meant.

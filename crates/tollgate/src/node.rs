@@ -154,7 +154,8 @@ impl Node {
             ..tollgate_gateway::Options::default()
         };
         let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
-        let gateway = Arc::new(Gateway::new(replica, ledger, clock.clone(), dialer, options));
+        let gateway =
+            Arc::new(Gateway::new(replica, self.db.clone(), ledger, clock.clone(), dialer, options));
         let metrics = Arc::new(Metrics {
             requests: Requests::default(),
             gateway: Arc::clone(&gateway),

@@ -9,15 +9,6 @@ use tollgate_core::{Error, Result, input};
 use crate::body::{ModelName, StreamOptions};
 use crate::edit::Edit;
 
-/// The change after which the provider keeps nothing: what it kept would be everybody's who has the account.
-pub(super) fn keep_nothing(body: &[u8], store: Option<&RawValue>) -> Option<Edit> {
-    match store.map(RawValue::get) {
-        Some("false") => None,
-        Some(given) => Some(Edit { range: Edit::range_of(body, given), text: "false".to_owned() }),
-        None => Some(Edit::insert(body, r#""store":false"#)),
-    }
-}
-
 /// The change that names a model, if the body does not name it already.
 pub(super) fn name_model(body: &[u8], name: &str) -> Result<Option<Edit>> {
     let given: ModelName<'_> = input::from_json(body)?;

@@ -30,8 +30,7 @@ pub(crate) struct Call {
     /// Whether the body names another model, or none.
     is_named_elsewhere: bool,
     pub(crate) is_stream: bool,
-    /// How the body is changed whatever the upstream is: to have the provider keep nothing, to have a stream end with its
-    /// usage.
+    /// How the body is changed whatever the upstream is: to have a stream end with its usage.
     changes: Vec<Edit>,
     /// Whether the usage at the end of the stream is for us alone.
     pub(crate) strips_usage: bool,
@@ -56,6 +55,12 @@ pub(crate) struct Call {
     prompts: u64,
     choices: u64,
     has_prediction: bool,
+    /// Whether the provider keeps the response.
+    pub(crate) is_kept: bool,
+    /// The response that it goes on from, which the provider keeps.
+    pub(crate) previous: Option<String>,
+    /// Whether it is made with nobody connected.
+    pub(crate) is_background: bool,
     /// Parameters that are not known to leave the cost as it is.
     unknown: Vec<String>,
 }
@@ -88,7 +93,7 @@ impl Call {
         call.has_prediction = body.prediction.is_some();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
-        body.refuse_what_is_missing()?;
+        body.refuse_what_is_missing(endpoint)?;
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
             return Ok(call);
@@ -138,6 +143,9 @@ impl Call {
             prompts: 1,
             choices: 1,
             has_prediction: false,
+            is_kept: false,
+            previous: None,
+            is_background: false,
             unknown: Vec::new(),
         }
     }
@@ -167,7 +175,11 @@ impl Call {
                 }
                 let Items(items) = part("input", body.input)?;
                 self.hold_messages("input", bytes, &items)?;
-                self.changes.extend(changes::keep_nothing(bytes, body.store.0));
+                self.is_kept = body.store.0.is_none_or(|raw| raw.get() != "false");
+                self.previous = body.previous_response_id()?;
+                // What was said before is not in the body.
+                self.has_files |= self.previous.is_some();
+                self.is_background = body.is_background(self.is_kept)?;
             }
         }
         Ok(())
@@ -179,6 +191,10 @@ impl Call {
                 format!("{name}[{at}].content"),
                 "Audio input is not served yet.",
             ));
+        }
+        if let Some((at, what)) = messages.stored_at {
+            let message = format!("{what} are not served yet. Send the content itself.");
+            return Err(Error::unsupported(format!("{name}[{at}]"), message));
         }
         (self.messages, self.images) = (messages.count, messages.images);
         self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();

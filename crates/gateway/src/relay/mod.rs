@@ -3,6 +3,8 @@
 //! Accounting does not depend on the client. If it goes away, the answer is read on for its usage, within limits; and
 //! however this task ends, the hold it carries is resolved by its type.
 
+mod stream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +16,19 @@ use tollgate_core::upstream::{OnClientGone, Settings};
 use tollgate_core::{Error, Money, Result};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
-use tollgate_wire::{ChunkFrame, ClientExchange, Exchange, Reply};
+use tollgate_wire::{ClientExchange, Exchange, Reply};
 
 use crate::Gateway;
 use crate::admit::{self, Asked};
 use crate::call::Call;
-use crate::observe::{self, Observer};
+use crate::observe;
 use crate::pool::Pool;
+use crate::stored::{self, Made};
 use crate::upstream::{self, Sent};
-use crate::{refusal, usage};
+use crate::{background, refusal, usage};
 
 /// The most of an answer that is kept to be looked at as a whole. Longer ones are passed on as they come.
 const WHOLE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long an answer is read on for its usage after the client has gone.
-const DRAIN_TIME_MAX: Duration = Duration::from_mins(2);
 
 /// Of the answer's head what passes to the client. Names of hops, cookies and the provider's own limits do not.
 const PASSED: [&str; 3] = ["content-type", "retry-after", "retry-after-ms"];
@@ -60,10 +61,7 @@ impl Told {
     }
 
     fn headers(&self, answer: &ClientExchange) -> Vec<(&'static str, String)> {
-        let passed = PASSED
-            .iter()
-            .filter_map(|name| answer.head.headers.get(name).map(|value| (*name, value.to_owned())));
-        let mut headers: Vec<_> = passed.collect();
+        let mut headers = passed_headers(answer);
         if let Some(remaining) = self.remaining {
             headers.push(("x-tollgate-budget-remaining", remaining.to_string()));
         }
@@ -80,8 +78,14 @@ impl Told {
     }
 }
 
+/// Of an answer's head what the client gets to see.
+pub(crate) fn passed_headers(answer: &ClientExchange) -> Vec<(&'static str, String)> {
+    let value = |name: &&'static str| answer.head.headers.get(name).map(|value| (*name, value.to_owned()));
+    PASSED.iter().filter_map(value).collect()
+}
+
 pub(crate) async fn relay(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     pool: &Pool,
     exchange: &mut Exchange,
     sent: Sent,
@@ -93,7 +97,9 @@ pub(crate) async fn relay(
         return Err(Error::new(Kind::UpstreamFailed, message).code("upstream_failed").source(coding));
     }
     match sent.answer.head.status {
-        200..=299 if is_events(&sent.answer) => stream(gateway, pool, exchange, sent, asked, told).await,
+        200..=299 if is_events(&sent.answer) => {
+            stream::stream(gateway, pool, exchange, sent, asked, told).await
+        }
         200..=299 | 400..=599 => whole(gateway, pool, exchange, sent, asked, told).await,
         status => Err(Error::new(Kind::UpstreamFailed, "The upstream gave an answer that is not passed on.")
             .code("upstream_failed")
@@ -107,9 +113,24 @@ fn foreign_coding(answer: &ClientExchange) -> Option<String> {
     (!coding.is_empty() && !coding.eq_ignore_ascii_case("identity")).then(|| coding.to_owned())
 }
 
-fn is_events(answer: &ClientExchange) -> bool {
+pub(crate) fn is_events(answer: &ClientExchange) -> bool {
     let kind = answer.head.headers.get("content-type").unwrap_or("");
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Whether the upstream stops when the connection is closed. What it makes in the background it makes without one.
+pub(crate) fn cancels(upstream: &Upstream, call: &Call) -> bool {
+    upstream.on_client_gone == OnClientGone::Cancel && !call.is_background
+}
+
+/// Writes down whose a response is, before its id is told. If that fails the answer is still the client's; the id then
+/// opens nothing.
+async fn record(gateway: &Gateway, asked: &Asked<'_>, made: &Made) {
+    let (project, upstream) = (asked.caller.project, asked.upstream.id);
+    let recorded = stored::record(&gateway.db, project, &made.id, upstream, gateway.clock.now()).await;
+    if let Err(error) = recorded {
+        tracing::error!(%error, response = made.id, "whose a stored response is could not be written down");
+    }
 }
 
 /// Notes how long an upstream took, to the end of its answer; says so.
@@ -133,7 +154,7 @@ impl Sent {
 
 /// An answer in one piece.
 async fn whole(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     pool: &Pool,
     exchange: &mut Exchange,
     mut sent: Sent,
@@ -142,7 +163,7 @@ async fn whole(
 ) -> Result<()> {
     let status = sent.answer.head.status;
     let stall_time_max = stall_time_max(gateway, &sent.upstream);
-    let read = if sent.upstream.on_client_gone == OnClientGone::Cancel {
+    let read = if cancels(&sent.upstream, asked.call) {
         tokio::select! {
             read = read_whole(stall_time_max, &mut sent.answer) => read,
             () = exchange.gone() => {
@@ -174,7 +195,14 @@ async fn whole(
         let input = if asked.call.endpoint.is_free() { 0 } else { asked.call.input_estimate() };
         hold.observe(TokenUsage { input, ..TokenUsage::default() });
     }
-    settle_whole(hold, asked.call, status, &body);
+    let made = Made::read(&body).filter(|_| asked.call.is_kept && (200..300).contains(&status));
+    if let Some(made) = &made {
+        record(gateway, asked, made).await;
+    }
+    match made {
+        Some(made) if made.is_underway() => background::follow(gateway, &upstream, made.id, hold),
+        _ => settle_whole(hold, asked.call, status, &body),
+    }
     if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
         return Err(error);
     }
@@ -193,7 +221,7 @@ fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
     hold.settle(usage::unless_seen(reported, has_text));
 }
 
-fn stall_time_max(gateway: &Gateway, upstream: &Upstream) -> Duration {
+pub(crate) fn stall_time_max(gateway: &Gateway, upstream: &Upstream) -> Duration {
     Settings::seconds(upstream.settings.stall_timeout, gateway.options.stall_time_max)
 }
 
@@ -213,7 +241,7 @@ pub(crate) async fn pass_over(gateway: &Gateway, pool: &Pool, mut sent: Sent, as
         .unwrap_or_else(|| upstream::failed(Kind::UpstreamFailed, "upstream_failed", &upstream))
 }
 
-async fn read_whole(stall_time_max: Duration, answer: &mut ClientExchange) -> Result<Vec<u8>> {
+pub(crate) async fn read_whole(stall_time_max: Duration, answer: &mut ClientExchange) -> Result<Vec<u8>> {
     let mut body = Vec::with_capacity(
         answer.announced_length().and_then(|l| usize::try_from(l).ok()).unwrap_or(0).min(WHOLE_BYTES_MAX),
     );
@@ -238,120 +266,9 @@ fn cut(message: &str) -> Error {
     Error::new(Kind::UpstreamFailed, message).code("upstream_failed")
 }
 
-/// An answer as it comes, event by event.
-async fn stream(
-    gateway: &Gateway,
-    pool: &Pool,
-    exchange: &mut Exchange,
-    sent: Sent,
-    asked: &Asked<'_>,
-    told: Told,
-) -> Result<()> {
-    let status = sent.answer.head.status;
-    let headers = told.headers(&sent.answer);
-    let of_upstream = sent.asked.elapsed();
-    let Sent { mut answer, mut hold, upstream, asked: since } = sent;
-    let stall_time_max = stall_time_max(gateway, &upstream);
-    let call = asked.call;
-    let mut observer = Observer::new(call.endpoint, call.strips_usage, call.input_estimate());
-    let mut frame = ChunkFrame::default();
-    hold.on_disk().await;
-    told.note_overhead(gateway, of_upstream);
-    let mut is_first = true;
-    let mut client = Client { is_there: exchange.start(status, &headers).await.is_ok() };
-    let cancels = upstream.on_client_gone == OnClientGone::Cancel;
-    let is_whole = loop {
-        if !client.is_there {
-            observer.client_left();
-            if cancels {
-                drop(answer); // which stops the upstream
-                count_input(gateway, asked, &mut hold).await;
-                hold.cancel(call.is_shown());
-                return Ok(());
-            }
-            break drain(gateway, &mut answer, &mut hold, &mut observer).await;
-        }
-        observer.begin(&mut frame);
-        let reading = timeout(stall_time_max, answer.read(frame.buffer()));
-        let read = if cancels {
-            tokio::select! {
-                read = reading => read,
-                () = exchange.gone() => {
-                    client.is_there = false;
-                    continue;
-                }
-            }
-        } else {
-            reading.await
-        };
-        match read {
-            Ok(Ok(true)) => observer.watch(&mut frame, &mut hold),
-            Ok(Ok(false)) => break true,
-            Ok(Err(_)) | Err(_) => break false,
-        }
-        client.send(exchange, &mut frame).await;
-        if std::mem::take(&mut is_first) {
-            gateway.figures.first_chunk.observe((), exchange.elapsed());
-        }
-    };
-    note_end(gateway, &upstream, &asked.model.id, status, since);
-    if is_whole {
-        observer.rest(&mut frame);
-        client.send(exchange, &mut frame).await;
-        if let Some(connection) = answer.into_connection() {
-            pool.put(&upstream, connection);
-        }
-    }
-    // The ledger has its word before the client sees the end.
-    let reported = observer.report(is_whole);
-    if reported.usage.is_none() {
-        count_input(gateway, asked, &mut hold).await;
-    }
-    hold.settle(reported);
-    if is_whole && client.is_there {
-        exchange.finish().await;
-    }
-    Ok(())
-}
-
 /// Where the usage will not be known, what can be known of it is better than its bytes.
 async fn count_input(gateway: &Gateway, asked: &Asked<'_>, hold: &mut Dispatched) {
     if let Some(tokens) = admit::count_input(gateway, asked).await {
         hold.count_input(tokens);
     }
-}
-
-/// Whether somebody still reads.
-struct Client {
-    is_there: bool,
-}
-
-impl Client {
-    async fn send(&mut self, exchange: &mut Exchange, frame: &mut ChunkFrame) {
-        if self.is_there && !frame.payload().is_empty() {
-            self.is_there = exchange.send(frame).await.is_ok();
-        }
-    }
-}
-
-/// Reads on for the usage that comes at the end; says whether the end came.
-async fn drain(
-    gateway: &Gateway,
-    answer: &mut ClientExchange,
-    hold: &mut Dispatched,
-    observer: &mut Observer,
-) -> bool {
-    let Ok(_permit) = gateway.drains.try_acquire() else { return false };
-    let reading = async {
-        let mut frame = ChunkFrame::default();
-        loop {
-            observer.begin(&mut frame);
-            match answer.read(frame.buffer()).await {
-                Ok(true) => observer.watch(&mut frame, hold),
-                Ok(false) => return true,
-                Err(_) => return false,
-            }
-        }
-    };
-    timeout(DRAIN_TIME_MAX, reading).await.unwrap_or(false)
 }
