@@ -9,6 +9,8 @@
 pub mod address;
 pub mod budget;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod id;
 pub mod input;
 pub mod key;

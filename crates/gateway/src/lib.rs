@@ -15,6 +15,8 @@ mod dispatch;
 mod edit;
 mod fields;
 mod figures;
+#[doc(hidden)]
+pub mod fuzz;
 mod growth;
 mod health;
 mod messages;

@@ -82,6 +82,13 @@ impl Observer {
 
     /// Looks at a frame that was filled, and takes from it what is not for the client.
     pub(crate) fn watch(&mut self, frame: &mut ChunkFrame, hold: &mut Dispatched) {
+        self.pass(frame);
+        if let Some(observed) = self.observed() {
+            hold.observe(observed);
+        }
+    }
+
+    fn pass(&mut self, frame: &mut ChunkFrame) {
         if self.strips_usage {
             let (removed, seen) = self.look(frame.payload());
             let length = frame.payload().len();
@@ -99,9 +106,6 @@ impl Observer {
             if whole.len() - seen <= EVENT_BYTES_MAX {
                 self.unfinished.extend_from_slice(&whole[seen..]);
             }
-        }
-        if let Some(observed) = self.observed() {
-            hold.observe(observed);
         }
     }
 
@@ -192,6 +196,20 @@ impl Observer {
     }
 }
 
+/// What a client gets of a stream that comes in `pieces`, and what is reported of it.
+pub(crate) fn watched(mut observer: Observer, pieces: &[&[u8]]) -> (Vec<u8>, Reported) {
+    let (mut frame, mut passed) = (ChunkFrame::default(), Vec::new());
+    for piece in pieces {
+        observer.begin(&mut frame);
+        frame.buffer().extend_from_slice(piece);
+        observer.pass(&mut frame);
+        passed.extend_from_slice(frame.payload());
+    }
+    observer.rest(&mut frame);
+    passed.extend_from_slice(frame.payload());
+    (passed, observer.report(true))
+}
+
 /// Whether an event is the first of a response's, before anything is parsed.
 fn begins_response(event: &[u8]) -> bool {
     static CREATED: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
@@ -264,7 +282,7 @@ fn string_length(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn watched(events: &[&str]) -> Observer {
+    fn seen(events: &[&str]) -> Observer {
         let mut observer = Observer::new(Endpoint::ChatCompletions, false, 100);
         for event in events {
             observer.look(format!("data: {event}\n\n").as_bytes());
@@ -307,7 +325,7 @@ data: {"type":"response.output_text.delta","delta":"abc","text":"abcdef"}"#;
 
     #[test]
     fn the_last_word_counts_even_if_the_stream_is_cut_after_it() {
-        let report = watched(&[TEXT, USAGE]).report(false);
+        let report = seen(&[TEXT, USAGE]).report(false);
         assert_eq!(report.usage.map(|usage| (usage.input, usage.output)), Some((5, 7)));
     }
 
@@ -315,25 +333,25 @@ data: {"type":"response.output_text.delta","delta":"abc","text":"abcdef"}"#;
     fn a_report_in_the_middle_of_a_cut_stream_is_no_whole_report() {
         let early =
             r#"{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#;
-        let cut = watched(&[early, TEXT, TEXT]);
+        let cut = seen(&[early, TEXT, TEXT]);
         assert_eq!(cut.observed().map(|usage| (usage.input, usage.output)), Some((5, 5)), "(1 + 8 + 8) / 4");
         assert_eq!(cut.report(false).usage, None);
-        assert_eq!(watched(&[early, TEXT]).report(true).usage, None, "what came after it was not counted");
+        assert_eq!(seen(&[early, TEXT]).report(true).usage, None, "what came after it was not counted");
         // At a whole end with nothing after it, a report in the last piece of text is the whole of it.
-        assert_eq!(watched(&[TEXT, early]).report(true).usage.unwrap().output, 1);
-        assert_eq!(watched(&[TEXT, early]).report(false).usage, None);
+        assert_eq!(seen(&[TEXT, early]).report(true).usage.unwrap().output, 1);
+        assert_eq!(seen(&[TEXT, early]).report(false).usage, None);
     }
 
     #[test]
     fn a_report_of_nothing_is_not_believed_when_there_was_text() {
         let nothing = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":0}}"#;
-        let report = watched(&[TEXT, nothing]).report(true);
+        let report = seen(&[TEXT, nothing]).report(true);
         assert!(report.usage.is_none() && report.flags.contradictory);
     }
 
     #[test]
     fn output_after_the_client_left_is_told_apart_by_its_text() {
-        let mut observer = watched(&[TEXT]);
+        let mut observer = seen(&[TEXT]);
         observer.client_left();
         for event in [TEXT, TEXT, TEXT, USAGE] {
             observer.look(format!("data: {event}\n\n").as_bytes());

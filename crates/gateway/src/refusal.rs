@@ -5,7 +5,9 @@
 
 use serde_json::{Value, json};
 use tollgate_core::error::Kind;
-use tollgate_core::{AttemptId, Error};
+use tollgate_core::secret::Secret;
+use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
+use tollgate_core::{Address, AttemptId, Error, UpstreamId};
 use tollgate_replica::Upstream;
 
 /// The error to answer instead of what the upstream said; `None` where its answer may pass.
@@ -81,6 +83,22 @@ pub(crate) fn native_envelope(error: &Error, id: AttemptId) -> Value {
         "error": {"type": kind, "message": error.message, "code": error.code, "param": error.param}})
 }
 
+/// One for what needs any.
+pub(crate) fn any_upstream() -> Upstream {
+    let address =
+        Address { is_tls: true, host: "provider.example".to_owned(), port: 443, path: "/v1".to_owned() };
+    Upstream {
+        id: UpstreamId::from_bits(1),
+        name: "provider".to_owned(),
+        output_limit_field: OutputLimitField::usual(&address),
+        on_client_gone: OnClientGone::Drain,
+        header_fields: Secret::new(""),
+        native_fields: Secret::new(""),
+        settings: Settings::default(),
+        address,
+    }
+}
+
 /// How providers say that an account has nothing left to spend.
 const SPENT: [&str; 6] = [
     "insufficient_quota",
@@ -94,23 +112,8 @@ const SPENT: [&str; 6] = [
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use tollgate_core::secret::Secret;
-    use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
-    use tollgate_core::{Address, UpstreamId};
 
-    pub(crate) fn upstream() -> Upstream {
-        let address = Address::parse("https://provider.example/v1").unwrap();
-        Upstream {
-            id: UpstreamId::from_bits(1),
-            name: "provider".to_owned(),
-            output_limit_field: OutputLimitField::usual(&address),
-            on_client_gone: OnClientGone::Drain,
-            header_fields: Secret::new(""),
-            native_fields: Secret::new(""),
-            settings: Settings::default(),
-            address,
-        }
-    }
+    pub(crate) use super::any_upstream as upstream;
 
     #[test]
     fn what_concerns_the_request_passes_and_what_concerns_the_account_does_not() {

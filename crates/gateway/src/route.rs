@@ -80,7 +80,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::ChatCompletions,
         Self::Responses,
         Self::Completions,

@@ -8,6 +8,8 @@ mod body;
 mod client;
 mod dial;
 mod exchange;
+#[doc(hidden)]
+pub mod fuzz;
 mod head;
 mod models;
 mod server;

@@ -280,6 +280,11 @@ impl Call {
         (edit::apply(body, &edits).into_owned(), self.messages)
     }
 
+    /// The changes for some upstream.
+    pub(crate) fn edits_for_fuzzing(&self, body: &[u8]) -> Result<Vec<Edit>> {
+        self.edits(body, &crate::refusal::any_upstream(), Some(5), Some("default"))
+    }
+
     /// How the body is changed for an upstream: it names the model as the upstream does, and limits the output of each
     /// choice to `limit` in the field that it reads; and it is served in the usual tier, if that is given. Otherwise the
     /// tier is what the account at the provider is set to, at a price that nobody here knows.

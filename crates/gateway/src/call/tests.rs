@@ -243,7 +243,7 @@ fn each_prompt_has_a_context_and_an_answer_of_its_own() {
 }
 
 #[test]
-fn a_response_is_bounded_by_its_items_and_keeps_nothing() {
+fn a_response_is_bounded_by_its_items_and_by_what_it_goes_on_from() {
     let facts =
         ModelFacts { context_tokens: Some(100_000), image_tokens: Some(1_000), ..ModelFacts::default() };
     let read = |more: &str| {
@@ -251,7 +251,7 @@ fn a_response_is_bounded_by_its_items_and_keeps_nothing() {
         let call = Call::read(Endpoint::Responses, text.as_bytes(), None).unwrap();
         let edits = call.edits(text.as_bytes(), &upstream(), Some(7), None).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap();
-        assert_eq!((&sent["store"], &sent["max_output_tokens"]), (&Value::Bool(false), &Value::from(7)));
+        assert_eq!(sent["max_output_tokens"], 7);
         (call.input_max(&facts, None).unwrap(), text.len() as u64)
     };
     let (bound, length) = read(r#""input":"hello","max_tokens":9"#);
@@ -260,10 +260,18 @@ fn a_response_is_bounded_by_its_items_and_keeps_nothing() {
         r#""input":[{"content":[{"type":"input_image","image_url":"data:xyz"}]}],"max_output_tokens":8"#;
     let (bound, length) = read(image);
     assert_eq!(bound, length - 10 + FRAMING_TOKENS + 1_000);
+    for input in [
+        r#""input":[{"content":[{"type":"input_file","file_url":"https://x"}]}]"#,
+        r#""input":"x","previous_response_id":"resp_1""#,
+    ] {
+        assert_eq!(read(input).0, 106_250, "what stands elsewhere may be anything");
+    }
     for item in
         [r#"{"type":"item_reference","id":"x"}"#, r#"{"content":[{"type":"input_file","file_id":"x"}]}"#]
     {
-        assert_eq!(read(&format!(r#""input":[{item}]"#)).0, 106_250, "what stands elsewhere may be anything");
+        let text = format!(r#"{{"model":"m","input":[{item}]}}"#);
+        let refused = Call::read(Endpoint::Responses, text.as_bytes(), None).unwrap_err();
+        assert_eq!(refused.param.as_deref(), Some("input[0]"), "it may be another project's");
     }
 }
 
@@ -303,7 +311,7 @@ fn a_body_is_whole_wherever_its_limit_stands() {
         let edits = call.edits(body.as_bytes(), &upstream(), Some(7), Some("default")).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(body.as_bytes(), &edits)).unwrap();
         assert_eq!((&sent["max_output_tokens"], &sent["model"]), (&Value::from(7), &Value::from("n")));
-        assert_eq!((&sent["store"], &sent["service_tier"]), (&Value::Bool(false), &Value::from("default")));
+        assert_eq!(sent["service_tier"], "default");
     }
 }
 
