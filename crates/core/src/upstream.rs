@@ -65,6 +65,15 @@ words! {
 }
 
 words! {
+    /// The version of HTTP that is spoken to an upstream.
+    HttpVersion {
+        Http11 = "1.1",
+        /// Many requests at once on one connection. Over TLS it must be agreed on, else the server is expected to know.
+        Http2 = "2",
+    }
+}
+
+words! {
     /// What is done with an answer whose client has gone.
     OnClientGone {
         /// The connection is closed: the upstream stops, and bills no more.
@@ -100,6 +109,8 @@ pub struct Settings {
     pub authentication: Option<Authentication>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_limit_field: Option<OutputLimitField>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_version: Option<HttpVersion>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_client_gone: Option<OnClientGone>,
     /// Of the parameters that are not known to leave the cost of a request as it is, those that do.
@@ -181,6 +192,7 @@ impl Default for Settings {
         Self {
             authentication: None,
             output_limit_field: None,
+            http_version: None,
             on_client_gone: None,
             allowed_parameters: Vec::new(),
             priority: 0,

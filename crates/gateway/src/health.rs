@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tollgate_core::UpstreamId;
+use tollgate_core::upstream::Settings;
 use tollgate_replica::Upstream;
 use tollgate_wire::Dialer;
 
@@ -155,7 +156,7 @@ impl Health {
     /// What connects to it, set up as its settings say.
     pub(crate) fn dialer(&self, usual: &Dialer, upstream: &Arc<Upstream>) -> Result<Dialer, String> {
         let settings = &upstream.settings;
-        if settings.ca_certificates.is_none() && settings.connect_timeout.is_none() {
+        if !needs_set_up(settings) {
             return Ok(usual.clone());
         }
         let mut kept = lock(&self.dialer);
@@ -225,6 +226,13 @@ impl Drop for Turn {
             rest.is_tried = false;
         }
     }
+}
+
+/// Whether connections are made in another way than usual.
+fn needs_set_up(settings: &Settings) -> bool {
+    settings.ca_certificates.is_some()
+        || settings.connect_timeout.is_some()
+        || settings.http_version.is_some()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tollgate_core::UpstreamId;
+use tollgate_core::upstream::HttpVersion;
 use tollgate_replica::Upstream;
 use tollgate_wire::ClientConnection;
 
@@ -24,14 +25,24 @@ impl Idle {
         let old = &self.made_for;
         let leads_there = Arc::ptr_eq(old, upstream)
             || old.address.origin() == upstream.address.origin()
-                && old.settings.ca_certificates == upstream.settings.ca_certificates;
-        leads_there && self.since.elapsed() < IDLE_TIME_MAX && !self.connection.is_stale()
+                && old.settings.ca_certificates == upstream.settings.ca_certificates
+                && old.settings.http_version == upstream.settings.http_version;
+        leads_there && self.since.elapsed() < self.idle_time_max() && !self.connection.is_stale()
+    }
+
+    fn idle_time_max(&self) -> Duration {
+        match self.made_for.settings.http_version {
+            Some(HttpVersion::Http2) => IDLE_TIME_MAX_H2,
+            _ => IDLE_TIME_MAX,
+        }
     }
 }
 
 const IDLE_MAX: usize = 128;
 /// Some servers close a silent connection after five seconds; what they close as we write to it costs a second attempt.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
+/// Over HTTP/2 a connection that ends says so before.
+const IDLE_TIME_MAX_H2: Duration = Duration::from_mins(1);
 /// So often the connections that nobody took are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,9 +57,15 @@ impl Pool {
         let of_upstream = all.get_mut(&upstream.id)?;
         loop {
             let mut idle = of_upstream.pop()?;
-            if idle.suits(upstream) {
-                return Some(idle.connection);
+            if !idle.suits(upstream) {
+                continue;
             }
+            if let Some(shared) = idle.connection.share() {
+                idle.since = Instant::now();
+                of_upstream.push(idle);
+                return Some(shared);
+            }
+            return Some(idle.connection);
         }
     }
 
@@ -60,6 +77,10 @@ impl Pool {
     pub(crate) fn put(&self, upstream: &Arc<Upstream>, connection: ClientConnection) {
         let mut all = self.idle();
         let of_upstream = all.entry(upstream.id).or_default();
+        // One that carries many requests at once is here already, if it is any good.
+        if connection.share().is_some() && !of_upstream.is_empty() {
+            return;
+        }
         if of_upstream.len() >= IDLE_MAX {
             of_upstream.remove(0);
         }
@@ -71,7 +92,7 @@ impl Pool {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.idle().retain(|_, idle| {
-                idle.retain(|one| one.since.elapsed() < IDLE_TIME_MAX);
+                idle.retain(|one| one.since.elapsed() < one.idle_time_max());
                 !idle.is_empty()
             });
         }

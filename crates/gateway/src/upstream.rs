@@ -66,9 +66,14 @@ pub(crate) async fn send(
     let reused = pool.take(upstream);
     let is_reused = reused.is_some();
     // Where nothing is sent the hold is voided as it is dropped.
-    let connection = match reused {
-        Some(connection) => connection,
-        None => dial(gateway, upstream, turn).await.inspect_err(|_| no_answer())?,
+    let connection = if let Some(connection) = reused {
+        connection
+    } else {
+        let made = dial(gateway, upstream, turn).await.inspect_err(|_| no_answer())?;
+        if let Some(shared) = made.share() {
+            pool.put(upstream, shared);
+        }
+        made
     };
     // Under a limit the upstream is told of the output that is paid for, and so is a limit of the operator's.
     let granted = hold.granted();

@@ -86,14 +86,6 @@ impl Decoder {
         matches!(self.0, State::Done | State::UntilClose)
     }
 
-    /// How long the body is, where its head said so.
-    pub(crate) fn announced(&self) -> Option<u64> {
-        match self.0 {
-            State::Length(length) => Some(length),
-            _ => None,
-        }
-    }
-
     /// Moves what is plain body from `input` to the end of `output`.
     pub(crate) fn decode(&mut self, input: &mut BytesMut, output: &mut Vec<u8>) -> Result<(), BodyError> {
         loop {

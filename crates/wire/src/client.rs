@@ -6,9 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
+use h2::RecvStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::body::{BodyError, Decoder};
+use crate::h2_client::H2Client;
+use crate::h2_stream;
 use crate::head::{Framing, ResponseHead, find_end, take_response};
 use crate::stream::Stream;
 
@@ -38,69 +41,100 @@ impl fmt::Display for ResponseError {
 
 impl std::error::Error for ResponseError {}
 
-/// A connection with no request on it.
+/// A connection with no request on it, or over HTTP/2 with room for one.
 #[derive(Debug)]
-pub struct ClientConnection {
-    stream: Stream,
-    buffer: BytesMut,
+pub struct ClientConnection(Over);
+
+#[derive(Debug)]
+enum Over {
+    H1 { stream: Stream, buffer: BytesMut },
+    H2(H2Client),
 }
 
 /// A request that was sent and the answer to it, as far as it has come.
 #[derive(Debug)]
 pub struct Exchange {
-    connection: ClientConnection,
     pub head: ResponseHead,
-    body: Decoder,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    H1 { stream: Stream, buffer: BytesMut, body: Decoder },
+    H2 { connection: H2Client, body: RecvStream },
 }
 
 impl ClientConnection {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self(Over::H1 { stream, buffer: BytesMut::new() })
+    }
+
+    pub(crate) fn over_h2(connection: H2Client) -> Self {
+        Self(Over::H2(connection))
+    }
+
+    /// Another handle to the same connection, if it carries many requests at once.
+    pub fn share(&self) -> Option<Self> {
+        match &self.0 {
+            Over::H1 { .. } => None,
+            Over::H2(connection) => Some(Self(Over::H2(connection.clone()))),
+        }
     }
 
     /// Whether the other side has closed it, or sent what nobody asked for.
     pub fn is_stale(&mut self) -> bool {
-        let mut byte = [0];
-        let mut probe = ReadBuf::new(&mut byte);
-        let polled =
-            Pin::new(&mut self.stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut probe);
-        !matches!(polled, Poll::Pending)
+        match &mut self.0 {
+            Over::H1 { stream, .. } => {
+                let mut byte = [0];
+                let mut probe = ReadBuf::new(&mut byte);
+                let polled = Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut probe);
+                !matches!(polled, Poll::Pending)
+            }
+            Over::H2(connection) => connection.is_closed(),
+        }
     }
 
-    /// Sends a request, a whole head and body, and reads the head of its answer.
-    pub async fn send(mut self, head: &[u8], body: &[u8]) -> Result<Exchange, ResponseError> {
+    /// Sends a request, a whole head as of HTTP/1.1 and a body, and reads the head of its answer.
+    pub async fn send(self, head: &[u8], body: &[u8]) -> Result<Exchange, ResponseError> {
+        let (mut stream, mut buffer) = match self.0 {
+            Over::H1 { stream, buffer } => (stream, buffer),
+            Over::H2(connection) => {
+                let (connection, head, body) = connection.send(head, body).await?;
+                return Ok(Exchange { head, from: From::H2 { connection, body } });
+            }
+        };
         let mut request = Vec::with_capacity(head.len() + body.len());
         request.extend_from_slice(head);
         request.extend_from_slice(body);
-        self.stream.write_all(&request).await.map_err(ResponseError::NoAnswer)?;
-        self.stream.flush().await.map_err(ResponseError::NoAnswer)?;
+        stream.write_all(&request).await.map_err(ResponseError::NoAnswer)?;
+        stream.flush().await.map_err(ResponseError::NoAnswer)?;
         loop {
-            let head = self.read_head().await?;
+            let head = read_head(&mut stream, &mut buffer).await?;
             match head.status {
                 101 => return Err(ResponseError::Malformed("the upstream changed the protocol")),
                 100..=199 => {}
                 _ => {
                     let body = Decoder::new(head.framing);
-                    return Ok(Exchange { connection: self, head, body });
+                    return Ok(Exchange { head, from: From::H1 { stream, buffer, body } });
                 }
             }
         }
     }
+}
 
-    async fn read_head(&mut self) -> Result<ResponseHead, ResponseError> {
-        let mut seen = 0;
-        loop {
-            if let Some(end) = find_end(&self.buffer, seen).map_err(ResponseError::Malformed)? {
-                return take_response(&mut self.buffer, end).map_err(ResponseError::Malformed);
-            }
-            seen = self.buffer.len();
-            if seen > HEAD_MAX {
-                return Err(ResponseError::Malformed("the head of the answer is too long"));
-            }
-            self.buffer.reserve(READ_SIZE);
-            if self.stream.read_buf(&mut self.buffer).await.map_err(ResponseError::NoAnswer)? == 0 {
-                return Err(ResponseError::NoAnswer(io::ErrorKind::UnexpectedEof.into()));
-            }
+async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<ResponseHead, ResponseError> {
+    let mut seen = 0;
+    loop {
+        if let Some(end) = find_end(buffer, seen).map_err(ResponseError::Malformed)? {
+            return take_response(buffer, end).map_err(ResponseError::Malformed);
+        }
+        seen = buffer.len();
+        if seen > HEAD_MAX {
+            return Err(ResponseError::Malformed("the head of the answer is too long"));
+        }
+        buffer.reserve(READ_SIZE);
+        if stream.read_buf(buffer).await.map_err(ResponseError::NoAnswer)? == 0 {
+            return Err(ResponseError::NoAnswer(io::ErrorKind::UnexpectedEof.into()));
         }
     }
 }
@@ -110,26 +144,33 @@ impl Exchange {
     pub fn announced_length(&self) -> Option<u64> {
         match self.head.framing {
             Framing::Empty => Some(0),
-            _ => self.body.announced(),
+            Framing::Length(length) => Some(length),
+            _ => None,
         }
     }
 
     /// Appends what there is of the body to `output`, waiting only if there is nothing. `false` is its end.
     pub async fn read(&mut self, output: &mut Vec<u8>) -> Result<bool, ResponseError> {
+        let cut = |error| ResponseError::CutShort(BodyError::CutShort(error));
         let before = output.len();
-        let ClientConnection { stream, buffer } = &mut self.connection;
+        let (stream, buffer, body) = match &mut self.from {
+            From::H1 { stream, buffer, body } => (stream, buffer, body),
+            From::H2 { body, .. } => {
+                let read = h2_stream::receive(body, output).await;
+                return read.map_err(|error| cut(h2_stream::broken(error)));
+            }
+        };
         loop {
-            self.body.decode(buffer, output).map_err(ResponseError::CutShort)?;
+            body.decode(buffer, output).map_err(ResponseError::CutShort)?;
             if output.len() > before {
                 return Ok(true);
             }
-            if self.body.is_done() {
+            if body.is_done() {
                 return Ok(false);
             }
             buffer.reserve(READ_SIZE);
-            let cut = |error| ResponseError::CutShort(BodyError::CutShort(error));
             if stream.read_buf(buffer).await.map_err(cut)? == 0 {
-                if self.body.may_end_with_connection() {
+                if body.may_end_with_connection() {
                     return Ok(false);
                 }
                 return Err(cut(io::ErrorKind::UnexpectedEof.into()));
@@ -139,7 +180,12 @@ impl Exchange {
 
     /// The connection for the next request, if the answer was read to its end and left nothing behind.
     pub fn into_connection(self) -> Option<ClientConnection> {
-        let is_clean = self.body.is_done() && self.connection.buffer.is_empty();
-        (is_clean && self.head.is_reusable).then_some(self.connection)
+        match self.from {
+            From::H1 { stream, buffer, body } => {
+                let is_clean = body.is_done() && buffer.is_empty() && self.head.is_reusable;
+                is_clean.then_some(ClientConnection(Over::H1 { stream, buffer }))
+            }
+            From::H2 { connection, .. } => Some(ClientConnection(Over::H2(connection))),
+        }
     }
 }

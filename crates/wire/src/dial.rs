@@ -16,11 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use tollgate_core::Address;
-use tollgate_core::upstream::Settings;
+use tollgate_core::upstream::{HttpVersion, Settings};
 
 use crate::client::ClientConnection;
+use crate::h2_client::H2Client;
 use crate::stream::Stream;
-use crate::tls::client_config_trusting;
+use crate::tls::{client_config_trusting, speaking_h2};
 
 /// Why a connection could not be made. None of these sent a byte of a request.
 #[derive(Debug)]
@@ -48,11 +49,12 @@ impl std::error::Error for DialError {}
 pub struct Dialer {
     tls: Arc<ClientConfig>,
     connect_max: Duration,
+    http_version: HttpVersion,
 }
 
 impl Dialer {
     pub fn new(tls: Arc<ClientConfig>, connect_max: Duration) -> Self {
-        Self { tls, connect_max }
+        Self { tls, connect_max, http_version: HttpVersion::Http11 }
     }
 
     /// The same, as an upstream's settings want it; the error says what is wrong with them.
@@ -61,7 +63,10 @@ impl Dialer {
             Some(pem) => client_config_trusting(pem)?,
             None => Arc::clone(&self.tls),
         };
-        Ok(Self { tls, connect_max: Settings::seconds(settings.connect_timeout, self.connect_max) })
+        let http_version = settings.http_version.unwrap_or(HttpVersion::Http11);
+        let tls = if http_version == HttpVersion::Http2 { speaking_h2(&tls) } else { tls };
+        let connect_max = Settings::seconds(settings.connect_timeout, self.connect_max);
+        Ok(Self { tls, connect_max, http_version })
     }
 
     /// Connects to the first address of the host that answers.
@@ -92,13 +97,25 @@ impl Dialer {
         let tcp = TcpStream::connect(resolved).await.map_err(DialError::Unreachable)?;
         tcp.set_nodelay(true).map_err(DialError::Unreachable)?;
         if !address.is_tls {
-            return Ok(ClientConnection::new(Stream::Plain(tcp)));
+            return self.begin(Stream::Plain(tcp)).await;
         }
         let name = ServerName::try_from(address.host.clone())
             .map_err(|error| DialError::Unreachable(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.tls));
         let tls = connector.connect(name, tcp).await.map_err(DialError::Unreachable)?;
-        Ok(ClientConnection::new(Stream::Tls(Box::new(tls.into()))))
+        self.begin(Stream::Tls(Box::new(tls.into()))).await
+    }
+
+    async fn begin(&self, stream: Stream) -> Result<ClientConnection, DialError> {
+        if self.http_version == HttpVersion::Http11 {
+            return Ok(ClientConnection::new(stream));
+        }
+        if stream.is_tls() && !stream.speaks_h2() {
+            let message = "the server does not speak HTTP/2";
+            return Err(DialError::Unreachable(io::Error::new(io::ErrorKind::Unsupported, message)));
+        }
+        let begun = H2Client::begin(stream).await.map_err(DialError::Unreachable)?;
+        Ok(ClientConnection::over_h2(begun))
     }
 }
 

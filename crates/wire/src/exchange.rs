@@ -2,17 +2,19 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{Clock, Error};
 
 use crate::body::{BodyError, ChunkFrame, Decoder};
-use crate::head::RequestHead;
-use crate::server::{Connection, READ_SIZE};
+use crate::h2_server::H2;
+use crate::head::{Framing, RequestHead};
+use crate::server::{Connection, Limits, READ_SIZE};
 
 /// A body slower than this after a start of some seconds is an attack on our memory.
 const BODY_BYTES_PER_SECOND_MIN: u64 = 1024;
@@ -60,12 +62,9 @@ impl Reply {
 
 /// One request and its answer.
 pub struct Exchange {
-    connection: Connection,
+    transport: Transport,
     pub head: RequestHead,
-    body: Decoder,
-    keep_alive: bool,
     state: Answer,
-    has_continued: bool,
     started: Stopwatch,
     headers: Vec<(&'static str, String)>,
     timing_header: Option<&'static str>,
@@ -73,15 +72,34 @@ pub struct Exchange {
     bytes_sent: u64,
 }
 
+/// What it goes over.
+enum Transport {
+    H1(H1),
+    H2(Box<H2>),
+}
+
+struct H1 {
+    connection: Connection,
+    body: Decoder,
+    keep_alive: bool,
+    has_continued: bool,
+}
+
 impl Exchange {
     pub(crate) fn new(connection: Connection, head: RequestHead, keep_alive: bool) -> Self {
+        let body = Decoder::new(head.framing);
+        Self::over(Transport::H1(H1 { connection, body, keep_alive, has_continued: false }), head)
+    }
+
+    pub(crate) fn over_h2(stream: H2, head: RequestHead) -> Self {
+        Self::over(Transport::H2(Box::new(stream)), head)
+    }
+
+    fn over(transport: Transport, head: RequestHead) -> Self {
         Self {
-            connection,
-            body: Decoder::new(head.framing),
+            transport,
             head,
-            keep_alive,
             state: Answer::NotBegun,
-            has_continued: false,
             started: Stopwatch::start(),
             headers: Vec::new(),
             timing_header: None,
@@ -131,65 +149,95 @@ impl Exchange {
         self.respond(&Reply { body, ..Reply::error(error) }).await;
     }
 
+    fn peer_address(&self) -> SocketAddr {
+        match &self.transport {
+            Transport::H1(h1) => h1.connection.peer,
+            Transport::H2(h2) => h2.place.peer,
+        }
+    }
+
     /// The address of the other end of the connection, which may be a proxy.
     pub fn peer(&self) -> IpAddr {
-        self.connection.peer.ip().to_canonical()
+        self.peer_address().ip().to_canonical()
     }
 
     /// Whether the connection itself is encrypted.
     pub fn is_secure(&self) -> bool {
-        self.connection.stream.is_tls()
+        match &self.transport {
+            Transport::H1(h1) => h1.connection.stream.is_tls(),
+            Transport::H2(h2) => h2.place.is_tls,
+        }
+    }
+
+    fn limits(&self) -> &Limits {
+        match &self.transport {
+            Transport::H1(h1) => &h1.connection.limits,
+            Transport::H2(h2) => &h2.place.limits,
+        }
+    }
+
+    fn clock(&self) -> &Clock {
+        match &self.transport {
+            Transport::H1(h1) => &h1.connection.clock,
+            Transport::H2(h2) => &h2.place.clock,
+        }
     }
 
     /// How long the body is, where its head says so.
     pub fn announced_length(&self) -> Option<u64> {
-        if self.body.is_done() { Some(0) } else { self.body.announced() }
+        match &self.transport {
+            Transport::H1(h1) if h1.body.is_done() => Some(0),
+            Transport::H2(h2) if h2.has_read_body() => Some(0),
+            _ => match self.head.framing {
+                Framing::Length(length) => Some(length),
+                _ => None,
+            },
+        }
     }
 
     /// Reads the whole body, of at most `bytes_max`.
     pub async fn read_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, BodyError> {
-        let announced = usize::try_from(self.body.announced().unwrap_or(0)).unwrap_or(usize::MAX);
+        let announced = usize::try_from(self.announced_length().unwrap_or(0)).unwrap_or(usize::MAX);
         if announced > bytes_max {
             return Err(BodyError::TooLarge);
         }
-        if self.head.expects_continue() && !self.body.is_done() && !self.has_continued {
-            self.has_continued = true;
-            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n").await.map_err(BodyError::CutShort)?;
-        }
+        let time_max = self.limits().body_time_max;
         let mut body = Vec::with_capacity(announced);
+        if let Transport::H1(h1) = &mut self.transport {
+            h1.invite_body(&self.head).await?;
+        }
         let start = Instant::now();
         loop {
-            self.body.decode(&mut self.connection.buffer, &mut body)?;
             if body.len() > bytes_max {
                 return Err(BodyError::TooLarge);
             }
-            if self.body.is_done() {
-                return Ok(body);
-            }
             let earned = Duration::from_secs(body.len() as u64 / BODY_BYTES_PER_SECOND_MIN);
-            let deadline = start + (BODY_START + earned).min(self.connection.limits.body_time_max);
-            self.connection.buffer.reserve(READ_SIZE);
-            match timeout_at(deadline, self.connection.stream.read_buf(&mut self.connection.buffer)).await {
-                Ok(Ok(0)) => return Err(BodyError::CutShort(io::ErrorKind::UnexpectedEof.into())),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => return Err(BodyError::CutShort(error)),
-                Err(_) => return Err(BodyError::TooSlow),
+            let deadline = start + (BODY_START + earned).min(time_max);
+            let reading = async {
+                match &mut self.transport {
+                    Transport::H1(h1) => h1.read(&mut body).await,
+                    Transport::H2(h2) => h2.read(&mut body).await,
+                }
+            };
+            if !timeout_at(deadline, reading).await.unwrap_or(Err(BodyError::TooSlow))? {
+                break;
             }
+        }
+        // Over HTTP/2 the end comes by itself, and may not be where it was said to be.
+        match self.head.framing {
+            Framing::Length(length) if length != body.len() as u64 => {
+                Err(BodyError::Malformed("the body is not as long as its head says"))
+            }
+            _ => Ok(body),
         }
     }
 
-    /// Returns when the peer has closed its side, and not before. What it sends meanwhile is kept for the next request.
+    /// Returns when the peer has gone, and not before. What it sends meanwhile is kept for the next request.
     pub async fn gone(&mut self) {
-        const KEPT_MAX: usize = 64 * 1024;
-        while self.connection.buffer.len() < KEPT_MAX {
-            self.connection.buffer.reserve(READ_SIZE);
-            match self.connection.stream.read_buf(&mut self.connection.buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
+        match &mut self.transport {
+            Transport::H1(h1) => h1.gone().await,
+            Transport::H2(h2) => h2.gone().await,
         }
-        // So much was sent ahead that the peer is certainly there.
-        std::future::pending::<()>().await;
     }
 
     /// Whether the answer came to its end.
@@ -207,102 +255,227 @@ impl Exchange {
         if self.has_begun() {
             return;
         }
-        self.keep_alive = self.keep_alive && self.discard_body().await;
-        let mut head = self.begin(reply.status, &reply.headers);
-        let _ = write!(head, "content-length: {}\r\n\r\n", reply.body.len());
-        let mut wire = head.into_bytes();
-        if self.head.method() != "HEAD" {
-            wire.extend_from_slice(&reply.body);
-        }
+        self.discard_body().await;
         self.status = Some(reply.status);
-        self.bytes_sent += wire.len() as u64;
-        let written = self.connection.write(&wire).await;
+        let has_body = self.head.method() != "HEAD";
+        let head = self.fields(&reply.headers);
+        let written = match &mut self.transport {
+            Transport::H1(h1) => {
+                let mut wire = h1.begin(reply.status, &head, &self.head);
+                let _ = write!(wire, "content-length: {}\r\n\r\n", reply.body.len());
+                let mut wire = wire.into_bytes();
+                if has_body {
+                    wire.extend_from_slice(&reply.body);
+                }
+                self.bytes_sent += wire.len() as u64;
+                h1.connection.write(&wire).await
+            }
+            Transport::H2(h2) => {
+                let length = reply.body.len().to_string();
+                let is_end = reply.body.is_empty() || !has_body;
+                self.bytes_sent += reply.body.len() as u64;
+                match h2.begin(response(reply.status, head, Some(&length)), is_end) {
+                    Ok(()) if !is_end => h2.send(Bytes::copy_from_slice(&reply.body), true).await,
+                    begun => begun,
+                }
+            }
+        };
         self.state = if written.is_ok() { Answer::Complete } else { Answer::Broken };
     }
 
     /// Begins an answer of unknown length. An error means that the peer is gone.
     pub async fn start(&mut self, status: u16, headers: &[(&'static str, String)]) -> io::Result<()> {
-        let is_chunked = !self.head.is_http_10;
-        self.keep_alive = self.keep_alive && is_chunked && self.discard_body().await;
-        let mut head = self.begin(status, headers);
-        head.push_str(if is_chunked { "transfer-encoding: chunked\r\n\r\n" } else { "\r\n" });
-        self.state = Answer::Streaming { is_chunked };
+        self.discard_body().await;
         self.status = Some(status);
-        self.write(head.as_bytes()).await
+        let head = self.fields(headers);
+        let is_chunked = !self.head.is_http_10;
+        self.state = Answer::Streaming { is_chunked };
+        let written = match &mut self.transport {
+            Transport::H1(h1) => {
+                h1.keep_alive &= is_chunked;
+                let mut wire = h1.begin(status, &head, &self.head);
+                wire.push_str(if is_chunked { "transfer-encoding: chunked\r\n\r\n" } else { "\r\n" });
+                self.bytes_sent += wire.len() as u64;
+                h1.connection.write(wire.as_bytes()).await
+            }
+            Transport::H2(h2) => h2.begin(response(status, head, None), false),
+        };
+        self.noted(written)
     }
 
     /// Hands a frame on in one write. An error means that the peer is gone.
     pub async fn send(&mut self, frame: &mut ChunkFrame) -> io::Result<()> {
-        match self.state {
-            Answer::Streaming { is_chunked } => self.write(frame.sealed(is_chunked)).await,
-            _ => Err(io::ErrorKind::BrokenPipe.into()),
-        }
+        let Answer::Streaming { is_chunked } = self.state else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let written = match &mut self.transport {
+            Transport::H1(h1) => {
+                let bytes = frame.sealed(is_chunked);
+                self.bytes_sent += bytes.len() as u64;
+                h1.connection.write(bytes).await
+            }
+            Transport::H2(h2) => {
+                self.bytes_sent += frame.payload().len() as u64;
+                h2.send(Bytes::copy_from_slice(frame.payload()), false).await
+            }
+        };
+        self.noted(written)
     }
 
     /// Ends a streamed answer. One that is not ended is cut, which tells the peer that something is missing.
     pub async fn finish(&mut self) {
-        if let Answer::Streaming { is_chunked } = self.state {
-            let end: &[u8] = if is_chunked { b"0\r\n\r\n" } else { b"" };
-            if self.write(end).await.is_ok() {
-                self.state = Answer::Complete;
-            }
+        let Answer::Streaming { is_chunked } = self.state else { return };
+        let written = match &mut self.transport {
+            Transport::H1(h1) => h1.connection.write(if is_chunked { b"0\r\n\r\n" } else { b"" }).await,
+            Transport::H2(h2) => h2.send(Bytes::new(), true).await,
+        };
+        if self.noted(written).is_ok() {
+            self.state = Answer::Complete;
         }
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.bytes_sent += bytes.len() as u64;
-        let written = self.connection.write(bytes).await;
+    fn noted(&mut self, written: io::Result<()>) -> io::Result<()> {
         if written.is_err() {
             self.state = Answer::Broken;
         }
         written
     }
 
-    fn begin(&self, status: u16, headers: &[(&'static str, String)]) -> String {
-        let mut head = String::with_capacity(512);
-        begin_head(&mut head, status, &self.connection.clock);
-        for (name, value) in self.headers.iter().chain(headers) {
-            head.push_str(name);
-            head.push_str(": ");
-            head.extend(value.chars().map(|letter| if letter.is_ascii_control() { ' ' } else { letter }));
-            head.push_str("\r\n");
-        }
+    /// All fields of an answer but those of its framing, their values cleaned of what cannot be in a header.
+    fn fields(&self, headers: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
+        let clean = |value: &str| -> String {
+            value.chars().map(|letter| if letter.is_ascii_control() { ' ' } else { letter }).collect()
+        };
+        let mut fields = Vec::with_capacity(self.headers.len() + headers.len() + 2);
+        fields.push(("date", date(self.clock())));
+        fields.extend(self.headers.iter().chain(headers).map(|(name, value)| (*name, clean(value))));
         if let Some(name) = self.timing_header {
-            let _ = write!(head, "{name}: {}\r\n", self.elapsed().as_millis());
+            fields.push((name, self.elapsed().as_millis().to_string()));
         }
-        if !self.keep_alive {
-            head.push_str("connection: close\r\n");
-        } else if self.head.is_http_10 {
-            head.push_str("connection: keep-alive\r\n");
-        }
-        head
+        fields
     }
 
-    /// Reads what is left of a small body, so that the connection can be used again; says whether it can.
-    async fn discard_body(&mut self) -> bool {
-        if self.body.is_done() {
-            return true;
+    /// Reads what is left of a small body, so that the connection can be used again.
+    async fn discard_body(&mut self) {
+        match &self.transport {
+            Transport::H1(h1) if h1.body.is_done() => return,
+            // Whoever waits for a word before it sends its body may as well be told by the answer.
+            Transport::H1(_) if !self.head.expects_continue() => {}
+            Transport::H1(_) => {
+                self.lose_connection();
+                return;
+            }
+            // The other requests of the connection do not depend on it.
+            Transport::H2(_) => return,
         }
-        // Whoever waits for a word before it sends its body may as well be told by the answer.
-        !self.head.expects_continue() && self.read_body(DISCARD_MAX).await.is_ok()
+        if self.read_body(DISCARD_MAX).await.is_err() {
+            self.lose_connection();
+        }
+    }
+
+    fn lose_connection(&mut self) {
+        if let Transport::H1(h1) = &mut self.transport {
+            h1.keep_alive = false;
+        }
+    }
+
+    async fn answer_what_was_forgotten(&mut self) {
+        if self.state == Answer::NotBegun {
+            let error = Error::internal("a request was not answered");
+            self.lose_connection();
+            self.respond(&Reply::error(&error)).await;
+        }
     }
 
     /// The connection for the next request, if there may be one.
     pub(crate) async fn end(mut self) -> Option<Connection> {
+        self.answer_what_was_forgotten().await;
+        let Transport::H1(h1) = self.transport else { return None };
         match self.state {
-            Answer::NotBegun => {
-                let error = Error::internal("a request was not answered");
-                self.respond(&Reply::error(&error)).await;
-                None
-            }
-            Answer::Complete if self.keep_alive => Some(self.connection),
+            Answer::Complete if h1.keep_alive => Some(h1.connection),
             Answer::Complete => {
-                self.connection.linger().await;
+                h1.connection.linger().await;
                 None
             }
-            Answer::Streaming { .. } | Answer::Broken => None,
+            Answer::NotBegun | Answer::Streaming { .. } | Answer::Broken => None,
         }
     }
+
+    pub(crate) async fn end_h2(mut self) {
+        self.answer_what_was_forgotten().await;
+        let Transport::H2(h2) = &mut self.transport else { return };
+        match self.state {
+            Answer::Streaming { .. } => h2.cut(),
+            // A client that is still sending may not look at the answer before it is done.
+            Answer::Complete => h2.linger().await,
+            Answer::NotBegun | Answer::Broken => {}
+        }
+    }
+}
+
+impl H1 {
+    /// Says that the body may come, to whoever waits for that.
+    async fn invite_body(&mut self, head: &RequestHead) -> Result<(), BodyError> {
+        if head.expects_continue() && !self.body.is_done() && !self.has_continued {
+            self.has_continued = true;
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n").await.map_err(BodyError::CutShort)?;
+        }
+        Ok(())
+    }
+
+    /// Appends the next piece of the body; `false` is its end.
+    async fn read(&mut self, output: &mut Vec<u8>) -> Result<bool, BodyError> {
+        self.body.decode(&mut self.connection.buffer, output)?;
+        if self.body.is_done() {
+            return Ok(false);
+        }
+        self.connection.buffer.reserve(READ_SIZE);
+        match self.connection.stream.read_buf(&mut self.connection.buffer).await {
+            Ok(0) => Err(BodyError::CutShort(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(true),
+            Err(error) => Err(BodyError::CutShort(error)),
+        }
+    }
+
+    async fn gone(&mut self) {
+        const KEPT_MAX: usize = 64 * 1024;
+        while self.connection.buffer.len() < KEPT_MAX {
+            self.connection.buffer.reserve(READ_SIZE);
+            match self.connection.stream.read_buf(&mut self.connection.buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        // So much was sent ahead that the peer is certainly there.
+        std::future::pending::<()>().await;
+    }
+
+    fn begin(&self, status: u16, fields: &[(&'static str, String)], request: &RequestHead) -> String {
+        let mut head = String::with_capacity(512);
+        let _ = write!(head, "HTTP/1.1 {status} {}\r\n", reason(status));
+        for (name, value) in fields {
+            head.extend([*name, ": ", value, "\r\n"]);
+        }
+        if !self.keep_alive {
+            head.push_str("connection: close\r\n");
+        } else if request.is_http_10 {
+            head.push_str("connection: keep-alive\r\n");
+        }
+        head
+    }
+}
+
+/// The head of an answer over HTTP/2.
+fn response(status: u16, fields: Vec<(&'static str, String)>, length: Option<&str>) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    let length = length.map(|length| ("content-length", length.to_owned()));
+    for (name, value) in fields.into_iter().chain(length) {
+        if let Ok(value) = http::HeaderValue::from_bytes(value.as_bytes()) {
+            response.headers_mut().append(http::HeaderName::from_static(name), value);
+        }
+    }
+    response
 }
 
 /// The status line and the date of an answer.

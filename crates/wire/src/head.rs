@@ -24,6 +24,11 @@ impl Headers {
             .map(|(_, value)| &self.bytes[value.clone()])
     }
 
+    /// All fields in their order, names as they came.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+    }
+
     /// The first value of a field, if it is a text.
     pub fn get(&self, name: &'static str) -> Option<&str> {
         self.all(name).next().and_then(|value| std::str::from_utf8(value).ok())

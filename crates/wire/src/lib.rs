@@ -10,6 +10,9 @@ mod dial;
 mod exchange;
 #[doc(hidden)]
 pub mod fuzz;
+mod h2_client;
+mod h2_server;
+mod h2_stream;
 mod head;
 mod models;
 mod server;

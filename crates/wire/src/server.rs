@@ -16,6 +16,7 @@ use tollgate_core::error::Kind;
 use tollgate_core::{Clock, Error};
 
 use crate::exchange::{Exchange, begin_head};
+use crate::h2_server::{self, Place, Rewound};
 use crate::head::{RequestHead, TOO_MANY_FIELDS, find_end, take_request};
 use crate::stream::Stream;
 use crate::tls::ServerTls;
@@ -48,7 +49,7 @@ impl Default for Limits {
 }
 
 /// How long and how much is read after a refusal, so that the peer gets to see the answer before a reset.
-const LINGER: (Duration, usize) = (Duration::from_secs(5), 32 * 1024 * 1024);
+pub(crate) const LINGER: (Duration, usize) = (Duration::from_secs(5), 32 * 1024 * 1024);
 pub(crate) const READ_SIZE: usize = 8 * 1024;
 
 /// What answers requests.
@@ -94,7 +95,11 @@ impl Server {
             tokio::spawn(async move {
                 if let Some(stream) = secure(tcp, acceptor, &limits).await {
                     let connection = Connection { stream, buffer: BytesMut::new(), peer, limits, clock };
-                    connection.serve(&*service, shutdown).await;
+                    if connection.stream.speaks_h2() {
+                        connection.serve_h2(service, shutdown).await;
+                    } else {
+                        connection.serve(service, shutdown).await;
+                    }
                 }
                 drop(permit);
             });
@@ -128,19 +133,35 @@ pub(crate) struct Connection {
 enum NoHead {
     /// It ended between requests, or timed out there.
     Over,
+    /// It is the beginning of an HTTP/2 connection.
+    OfH2,
     Refused(Error),
 }
 
 impl Connection {
-    async fn serve<S: Service>(mut self, service: &S, mut shutdown: watch::Receiver<bool>) {
+    /// The same over HTTP/2.
+    async fn serve_h2<S: Service>(self, service: Arc<S>, shutdown: watch::Receiver<bool>) {
+        let place =
+            Place { peer: self.peer, is_tls: self.stream.is_tls(), limits: self.limits, clock: self.clock };
+        h2_server::serve(Rewound { read: self.buffer, stream: self.stream }, place, service, shutdown).await;
+    }
+
+    async fn serve<S: Service>(mut self, service: Arc<S>, mut shutdown: watch::Receiver<bool>) {
+        let mut is_first = true;
         loop {
             let head = match self.next_head(&mut shutdown).await {
                 Ok(head) => head,
                 Err(NoHead::Over) => return,
+                Err(NoHead::OfH2) if is_first => return self.serve_h2(service, shutdown).await,
+                Err(NoHead::OfH2) => {
+                    let error = Error::bad_request("The head of the request is malformed.");
+                    return self.refuse(&error, service.refused(error.status())).await;
+                }
                 Err(NoHead::Refused(error)) => {
                     return self.refuse(&error, service.refused(error.status())).await;
                 }
             };
+            is_first = false;
             let keep_alive = head.wants_keep_alive() && !*shutdown.borrow();
             let mut exchange = Exchange::new(self, head, keep_alive);
             service.call(&mut exchange).await;
@@ -157,6 +178,9 @@ impl Connection {
         loop {
             let found =
                 find_end(&self.buffer, seen).map_err(|why| NoHead::Refused(Error::bad_request(why)))?;
+            if self.buffer.starts_with(h2_server::PREFACE) {
+                return Err(NoHead::OfH2);
+            }
             if let Some(end) = found.filter(|end| *end <= self.limits.head_bytes_max) {
                 return take_request(&mut self.buffer, end).map_err(|why| NoHead::Refused(refusal(why)));
             }

@@ -15,6 +15,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Whether HTTP/2 was agreed on.
+    pub(crate) fn speaks_h2(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }

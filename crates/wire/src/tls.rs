@@ -41,7 +41,7 @@ fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| unusable(certificate, &error))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -67,6 +67,13 @@ pub fn client_config_trusting(pem: &str) -> std::result::Result<Arc<ClientConfig
         return Err("there is no certificate in it".to_owned());
     }
     Ok(config_of(roots))
+}
+
+/// The same for a client that speaks HTTP/2 and nothing else.
+pub(crate) fn speaking_h2(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
 }
 
 fn config_of(roots: RootCertStore) -> Arc<ClientConfig> {

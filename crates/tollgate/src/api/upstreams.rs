@@ -65,6 +65,9 @@ pub struct UpstreamSettings {
     /// What becomes of an answer whose client has gone [default: what suits the server, as its list of models tells]
     #[arg(long, value_parser = ["cancel", "drain"], value_name = "WHAT")]
     on_client_gone: Option<String>,
+    /// The version of HTTP that it is spoken to in [default: 1.1]
+    #[arg(long, value_parser = ["1.1", "2"], value_name = "VERSION")]
+    http_version: Option<String>,
     /// A parameter of its own that is let through under a hard limit: it leaves the cost of a request as it is. `none` for
     /// none
     #[arg(long = "allow-parameter", value_name = "NAME")]
@@ -256,6 +259,7 @@ fn upstream_body(
         ("authentication", settings.authentication),
         ("output_limit_field", settings.output_limit_field),
         ("on_client_gone", settings.on_client_gone),
+        ("http_version", settings.http_version),
     ];
     for (field, text) in texts {
         body.extend(text.map(|text| (field.to_owned(), json!(text))));

@@ -11,7 +11,9 @@ use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField, Protocol, Settings};
+use tollgate_core::upstream::{
+    Authentication, HttpVersion, OnClientGone, OutputLimitField, Protocol, Settings,
+};
 use tollgate_core::{Address, Error, Permission, Result, Timestamp, UpstreamId, input, seal};
 use tollgate_store::{Entity, FromRow, Row, params};
 
@@ -61,6 +63,7 @@ struct Connection {
     authentication: Authentication,
     output_limit_field: OutputLimitField,
     on_client_gone: OnClientGone,
+    http_version: HttpVersion,
     allowed_parameters: Vec<String>,
     priority: u32,
     weight: u32,
@@ -120,6 +123,7 @@ impl Stored {
                 .output_limit_field
                 .unwrap_or_else(|| OutputLimitField::usual(&address)),
             on_client_gone: settings.on_client_gone.unwrap_or(OnClientGone::Drain),
+            http_version: settings.http_version.unwrap_or(HttpVersion::Http11),
             allowed_parameters: settings.allowed_parameters,
             priority: settings.priority,
             weight: settings.weight,
@@ -174,6 +178,8 @@ pub(crate) struct Given {
     authentication: Patch<String>,
     #[serde(default)]
     output_limit_field: Patch<String>,
+    #[serde(default)]
+    http_version: Patch<String>,
     #[serde(default)]
     on_client_gone: Patch<String>,
     #[serde(default)]

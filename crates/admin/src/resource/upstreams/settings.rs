@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tollgate_core::patch::Patch;
 use tollgate_core::secret::Secret;
-use tollgate_core::upstream::{Authentication, OnClientGone, OutputLimitField, Settings, is_own_field};
+use tollgate_core::upstream::{
+    Authentication, HttpVersion, OnClientGone, OutputLimitField, Settings, is_own_field,
+};
 use tollgate_core::{Error, Result};
 
 use crate::arguments;
@@ -22,6 +24,7 @@ pub(crate) fn apply(settings: &mut Settings, given: &Given) -> Result<()> {
     let usual = Settings::default();
     word("authentication", &given.authentication, &mut settings.authentication, read_authentication)?;
     word("output_limit_field", &given.output_limit_field, &mut settings.output_limit_field, read_field)?;
+    word("http_version", &given.http_version, &mut settings.http_version, read_version)?;
     word("on_client_gone", &given.on_client_gone, &mut settings.on_client_gone, read_gone)?;
     set(&given.allowed_parameters, &mut settings.allowed_parameters, Vec::new(), |names| {
         read_parameters(names)
@@ -71,6 +74,10 @@ pub(crate) fn read_authentication(name: &'static str, word: &str) -> Result<Auth
 
 fn read_field(name: &'static str, word: &str) -> Result<OutputLimitField> {
     OutputLimitField::parse(word).ok_or_else(|| no_such_word(name, OutputLimitField::WORDS, word))
+}
+
+fn read_version(name: &'static str, word: &str) -> Result<HttpVersion> {
+    HttpVersion::parse(word).ok_or_else(|| no_such_word(name, HttpVersion::WORDS, word))
 }
 
 fn read_gone(name: &'static str, word: &str) -> Result<OnClientGone> {
