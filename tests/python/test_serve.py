@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from harness import BINARY, Process, Server, clean_environment, request, run, until
+from harness import BINARY, Fake, Process, Server, clean_environment, request, run, until
 
 
 def test_the_first_start_writes_the_file_and_later_ones_leave_it_alone(server):
@@ -345,3 +345,106 @@ def test_secrets_that_others_can_read_are_refused_but_for_a_credential_of_system
 def test_an_unknown_durability_is_refused(tmp_path):
     refused = run("serve", "--data", tmp_path / "data", "--durability", "fast")
     assert refused.returncode == 1 and "strict" in refused.stderr and "overlap" in refused.stderr
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def asking(url, key, stop, failures, answers):
+    """Asks on a new connection each time, without a pause."""
+    while not stop.is_set():
+        try:
+            answers.append(request(url, "GET", "/v1/models", key=key).status)
+        except OSError as error:
+            failures.append(error)
+
+
+def test_a_process_that_takes_over_fails_no_connection_and_cuts_no_stream(tmp_path):
+    listen = f"127.0.0.1:{free_port()}"
+    flags = ["--data", tmp_path / "data", "--listen", listen, "--bootstrap-file", tmp_path / "bootstrap.json"]
+    first = Process(tmp_path / "first.log", "serve", *flags, env={"TOLLGATE_BALLAST_MEBIBYTES": "1"})
+    admin = json.loads((tmp_path / "bootstrap.json").read_text())
+    call = lambda method, path, body=None: request(first.url, method, path, key=admin["admin_api_key"], body=body).json
+    proceed = threading.Event()
+
+    def answer(body, handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n')
+        handler.wfile.flush()
+        proceed.wait(60)
+        handler.wfile.write(b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}\n\ndata: [DONE]\n\n')
+
+    fake = Fake(answer)
+    call("POST", "/tollgate/v1/upstreams", {"name": "fake", "base_url": fake.base_url})
+    key = call("POST", f"/v1/organization/projects/{admin['project_id']}/api_keys", {"name": "x"})["value"]
+    stop, failures, answers, streamed = threading.Event(), [], [], []
+    body = {"model": "fake", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    stream = threading.Thread(target=lambda: streamed.append(request(first.url, "POST", "/v1/chat/completions", key=key, body=body)))
+    stream.start()
+    until(lambda: fake.bodies)
+    askers = [threading.Thread(target=asking, args=(first.url, key, stop, failures, answers)) for _ in range(4)]
+    [asker.start() for asker in askers]
+    until(lambda: len(answers) > 20)
+    started = []
+    second = threading.Thread(target=lambda: started.append(Process(tmp_path / "second.log", "serve", *flags, "--take-over", env={"TOLLGATE_BALLAST_MEBIBYTES": "1"})))
+    second.start()
+    until(lambda: not (tmp_path / "data/handover.sock").exists() or "taken the listening socket" in (tmp_path / "first.log").read_text() or first.process.poll() is not None or socket_is_idle(answers))
+    proceed.set()
+    second.join()
+    assert first.process.wait(60) == 0, "it ended what it was at, and went"
+    before = len(answers)
+    until(lambda: len(answers) > before + 20)
+    stop.set()
+    [asker.join() for asker in askers]
+    stream.join()
+    assert failures == [] and set(answers) == {200}, (failures[:3], set(answers))
+    assert streamed[0].status == 200 and streamed[0].body.endswith(b"data: [DONE]\n\n")
+    [row] = request(started[0].url, "GET", "/tollgate/v1/requests", key=admin["admin_api_key"]).json["data"]
+    assert (row["state"], row["usage_source"]) == ("settled", "upstream")
+    assert (tmp_path / "data/handover.sock").exists(), "and it can be taken over in turn"
+    assert started[0].stop() == 0
+    assert not (tmp_path / "data/handover.sock").exists()
+    run("fsck", "--data", tmp_path / "data", check=0)
+    fake.stop()
+
+
+def socket_is_idle(answers):
+    """Whether nobody is answered any more, because the old process accepts no more and the new one does not yet."""
+    before = len(answers)
+    threading.Event().wait(0.3)
+    return len(answers) == before
+
+
+def test_taking_over_from_nobody_is_a_start_like_any_other(tmp_path):
+    server = Server(tmp_path, "--take-over")
+    assert server.get("/tollgate/v1/me").status == 200 and server.process.stop() == 0
+
+
+def test_a_socket_of_systemd_is_taken(tmp_path):
+    """As systemd hands it: descriptor 3, and two variables of the environment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        script = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); os.execv(sys.argv[2], sys.argv[2:])"
+        command = ["python3", "-c", script, str(listener.fileno()), BINARY, "serve", "--data", tmp_path / "data", "--bootstrap-file", tmp_path / "b.json"]
+        start = lambda *more: subprocess.Popen([*map(str, command), *more], env=clean_environment(TOLLGATE_BALLAST_MEBIBYTES="1"), pass_fds=[listener.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = start("--listen", "127.0.0.1:0")
+        assert process.stdout.readline().strip() == f"http://127.0.0.1:{port}"
+        assert request(f"http://127.0.0.1:{port}", "GET", "/readyz").status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        # Whoever connects now waits for the next process.
+        waiting, answers = threading.Thread(target=lambda: answers.append(request(f"http://127.0.0.1:{port}", "GET", "/readyz").status)), []
+        waiting.start()
+        process = start("--listen", f"127.0.0.1:{port}")
+        waiting.join()
+        assert answers == [200]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        other = start("--listen", "127.0.0.1:1")
+        assert other.wait(60) == 1 and "is handed over" in other.stderr.read()

@@ -44,6 +44,12 @@ impl DataDir {
         make_directory(&self.0)
     }
 
+    /// Whether another process has the lock of the directory.
+    pub fn is_locked(&self) -> bool {
+        let file = File::open(self.0.join("lock"));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Takes the lock of the directory, or says who has it.
     pub fn lock(&self) -> Result<Lock> {
         let path = self.0.join("lock");

@@ -16,7 +16,6 @@ const DRAIN_SECONDS_USUAL: u64 = 30;
 const FREE_MEBIBYTES_USUAL: u64 = 64;
 const BALLAST_MEBIBYTES_USUAL: u64 = 64;
 const UPSTREAM_TIMEOUT_SECONDS_USUAL: u64 = 600;
-const CONNECTIONS_MAX_USUAL: usize = 20_000;
 const IN_FLIGHT_MAX_USUAL: usize = 10_000;
 const OWNER_EMAIL_USUAL: &str = "owner@localhost";
 
@@ -87,12 +86,18 @@ pub struct ServeOptions {
     /// File for a line of JSON about every request, without secrets or content; - is stderr
     #[arg(long, env = "TOLLGATE_ACCESS_LOG", value_name = "FILE")]
     pub access_log: Option<PathBuf>,
-    /// Connections open at a time; more wait to be accepted [default: 20000]
+    /// Connections open at a time; more wait to be accepted [default: 20000, or as many as the
+    /// limit of open files has room for, two for each]
     #[arg(long, env = "TOLLGATE_CONNECTIONS_MAX", value_name = "COUNT")]
     pub connections_max: Option<usize>,
     /// Model requests under way at a time; more are refused with 503 [default: 10000]
     #[arg(long, env = "TOLLGATE_IN_FLIGHT_MAX", value_name = "COUNT")]
     pub in_flight_max: Option<usize>,
+    /// Take the place of the process that serves the data directory: get its listening socket, have it end what it is at,
+    /// and go on from there. Without such a process it is a start like any other
+    #[arg(long, env = "TOLLGATE_TAKE_OVER", value_parser = clap::builder::BoolishValueParser::new())]
+    #[serde(skip)]
+    pub take_over: bool,
     /// File with these settings [default: DIR/tollgate.toml if it exists]
     #[arg(long, env = "TOLLGATE_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -119,8 +124,10 @@ pub struct Config {
     pub upstream_timeout: Duration,
     pub metrics_listen: Option<SocketAddr>,
     pub access_log: Option<PathBuf>,
-    pub connections_max: usize,
+    /// `None` for as many as there is room for.
+    pub connections_max: Option<usize>,
     pub in_flight_max: usize,
+    pub take_over: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -173,7 +180,8 @@ impl ServeOptions {
             ),
             metrics_listen: options.metrics_listen,
             access_log: options.access_log,
-            connections_max: options.connections_max.unwrap_or(CONNECTIONS_MAX_USUAL).max(1),
+            take_over: options.take_over,
+            connections_max: options.connections_max.map(|count| count.max(1)),
             in_flight_max: options.in_flight_max.unwrap_or(IN_FLIGHT_MAX_USUAL).max(1),
         })
     }
@@ -207,6 +215,7 @@ impl ServeOptions {
             access_log: self.access_log.or(file.access_log),
             connections_max: self.connections_max.or(file.connections_max),
             in_flight_max: self.in_flight_max.or(file.in_flight_max),
+            take_over: self.take_over,
             config: None,
         })
     }

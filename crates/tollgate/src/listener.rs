@@ -18,6 +18,47 @@ fn raise_file_limit() {
     }
 }
 
+/// How many connections may be open: as many as were asked for, or else as the limit of open files has room for. Each that
+/// is served has a file of its own, and one to its upstream.
+pub(crate) fn connections_max(wanted: Option<usize>) -> usize {
+    const USUAL: usize = 20_000;
+    const OTHERS: usize = 200;
+    use rustix::process::{Resource, getrlimit};
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    let room = files.map_or(usize::MAX, |files| files.saturating_sub(OTHERS) / 2).max(16);
+    match wanted {
+        Some(wanted) => {
+            if wanted > room {
+                tracing::warn!(wanted, room, "the limit of open files has no room for --connections-max");
+            }
+            wanted
+        }
+        None => USUAL.min(room),
+    }
+}
+
+/// The socket that systemd holds for the service and hands to each of its processes, if there is one.
+pub(crate) fn inherited() -> Result<Option<TcpListener>> {
+    let taken = listenfd::ListenFd::from_env().take_tcp_listener(0);
+    taken.map_err(|error| {
+        Error::bad_request(format!("The socket that was inherited cannot be used: {error}."))
+    })
+}
+
+/// Makes a socket that came from elsewhere ours, if it is the one that is wanted.
+pub(crate) fn adopt(listener: TcpListener, wanted: SocketAddr) -> Result<TcpListener> {
+    raise_file_limit();
+    let unusable = |error: std::io::Error| Error::internal("a listening socket cannot be used").source(error);
+    let address = listener.local_addr().map_err(unusable)?;
+    if wanted.port() != 0 && address != wanted {
+        return Err(Error::bad_request(format!(
+            "The listening socket that is handed over is {address}, and --listen says {wanted}."
+        )));
+    }
+    listener.set_nonblocking(true).map_err(unusable)?;
+    Ok(listener)
+}
+
 /// Binds an address. That another process has it is an error, and not a socket shared by accident.
 pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener> {
     raise_file_limit();

@@ -22,6 +22,7 @@ use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
 use crate::access_log::AccessLog;
 use crate::config::{Config, TlsFiles};
+use crate::handover::{self, Offer};
 use crate::metrics::{Metrics, Requests};
 use crate::service::{OpenMetrics, Worker};
 use crate::{listener, secrets_file};
@@ -56,6 +57,8 @@ pub struct Node {
     workers: Vec<JoinHandle<()>>,
     background: Vec<AbortHandle>,
     drain: Duration,
+    /// Dropped before the lock, which whoever takes over waits for.
+    offer: Option<Offer>,
     _lock: Lock,
 }
 
@@ -64,12 +67,11 @@ impl Node {
     pub async fn start(config: &Config, clock: Clock) -> Result<Self> {
         let directory = DataDir::new(&config.data);
         directory.create()?;
-        let lock = directory.lock()?;
+        let (lock, listener) = places(&directory, config).await?;
         let tls = match &config.tls {
             Some(files) => Some(Arc::new(ServerTls::load(&files.certificate, &files.key)?)),
             None => None,
         };
-        let listener = listener::bind(config.listen)?;
         let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
         let url = listener::url(address, tls.is_some());
         let db = open(&directory, &clock).await?;
@@ -101,6 +103,7 @@ impl Node {
             workers: Vec::new(),
             background: Vec::new(),
             drain: config.drain,
+            offer: Offer::make(&config.data, &listener),
             _lock: lock,
         };
         node.start_background(config.tls.as_ref().zip(tls.clone()));
@@ -164,8 +167,10 @@ impl Node {
         });
         let access_log = config.access_log.as_deref().map(AccessLog::open).transpose()?.map(Arc::new);
         self.serve_metrics(config, &metrics)?;
-        let limits =
-            Limits { connections_max: config.connections_max.div_ceil(config.workers), ..Limits::default() };
+        let limits = Limits {
+            connections_max: listener::connections_max(config.connections_max).div_ceil(config.workers),
+            ..Limits::default()
+        };
         for number in 0..config.workers {
             let worker = Arc::new(Worker {
                 admin: Arc::clone(&admin),
@@ -187,6 +192,14 @@ impl Node {
             self.workers.push(thread);
         }
         Ok(())
+    }
+
+    /// Returns when another process has taken the listening socket, to go on in this one's place.
+    pub async fn taken_over(&self) {
+        match &self.offer {
+            Some(offer) => offer.taken().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Serves the figures on an address of their own, if there is one.
@@ -268,6 +281,33 @@ fn run_worker(
         }
     });
     // Tasks still running are dropped with the runtime, and with them the holds they carry.
+}
+
+/// The lock of the directory and the socket to listen on: from the process whose place this one takes, from systemd, or new.
+async fn places(directory: &DataDir, config: &Config) -> Result<(Lock, std::net::TcpListener)> {
+    let taken = if config.take_over { handover::take(&config.data)? } else { None };
+    let lock = match &taken {
+        None => directory.lock()?,
+        // It ends what it is at first.
+        Some(_) => lock_when_free(directory).await?,
+    };
+    let listener = match taken.map_or_else(listener::inherited, |taken| Ok(Some(taken)))? {
+        Some(listener) => listener::adopt(listener, config.listen)?,
+        None => listener::bind(config.listen)?,
+    };
+    Ok((lock, listener))
+}
+
+async fn lock_when_free(directory: &DataDir) -> Result<Lock> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    loop {
+        match directory.lock() {
+            Ok(lock) => return Ok(lock),
+            Err(_) if directory.is_locked() => tokio::time::sleep(PAUSE).await,
+            // It was given up just now, or cannot be had for another reason.
+            Err(_) => return directory.lock(),
+        }
+    }
 }
 
 /// Opens the database, new or old, and brings its schema up to date.

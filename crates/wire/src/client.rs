@@ -132,6 +132,9 @@ async fn read_head(stream: &mut Stream, buffer: &mut BytesMut) -> Result<Respons
         if seen > HEAD_MAX {
             return Err(ResponseError::Malformed("the head of the answer is too long"));
         }
+        if buffer.is_empty() {
+            stream.ready().await.map_err(ResponseError::NoAnswer)?;
+        }
         buffer.reserve(READ_SIZE);
         if stream.read_buf(buffer).await.map_err(ResponseError::NoAnswer)? == 0 {
             return Err(ResponseError::NoAnswer(io::ErrorKind::UnexpectedEof.into()));
@@ -167,6 +170,11 @@ impl Exchange {
             }
             if body.is_done() {
                 return Ok(false);
+            }
+            // Between the events of a slow stream its memory is given back.
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+                stream.ready().await.map_err(cut)?;
             }
             buffer.reserve(READ_SIZE);
             if stream.read_buf(buffer).await.map_err(cut)? == 0 {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr_iter;
 
 /// Fields a head may have; more is an attack or a mistake.
@@ -131,9 +131,16 @@ pub(crate) fn find_end(buffer: &[u8], seen: usize) -> Result<Option<usize>, &'st
     Ok(None)
 }
 
+/// A copy, which does not keep the buffer alive for as long as the message takes.
+fn take_head(buffer: &mut BytesMut, end: usize) -> Bytes {
+    let bytes = Bytes::copy_from_slice(&buffer[..end]);
+    buffer.advance(end);
+    bytes
+}
+
 /// Takes the head of `end` bytes from `buffer`.
 pub(crate) fn take_request(buffer: &mut BytesMut, end: usize) -> Result<RequestHead, &'static str> {
-    let bytes = buffer.split_to(end).freeze();
+    let bytes = take_head(buffer, end);
     let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut slots);
     match parsed.parse(&bytes) {
@@ -246,7 +253,7 @@ pub struct ResponseHead {
 }
 
 pub(crate) fn take_response(buffer: &mut BytesMut, end: usize) -> Result<ResponseHead, &'static str> {
-    let bytes = buffer.split_to(end).freeze();
+    let bytes = take_head(buffer, end);
     let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut slots);
     match parsed.parse(&bytes) {

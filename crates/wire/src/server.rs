@@ -50,6 +50,8 @@ impl Default for Limits {
 
 /// How long and how much is read after a refusal, so that the peer gets to see the answer before a reset.
 pub(crate) const LINGER: (Duration, usize) = (Duration::from_secs(5), 32 * 1024 * 1024);
+/// How long a server that stops waits for the first request of a connection that it has accepted.
+const FIRST_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) const READ_SIZE: usize = 8 * 1024;
 
 /// What answers requests.
@@ -149,7 +151,7 @@ impl Connection {
     async fn serve<S: Service>(mut self, service: Arc<S>, mut shutdown: watch::Receiver<bool>) {
         let mut is_first = true;
         loop {
-            let head = match self.next_head(&mut shutdown).await {
+            let head = match self.next_head(&mut shutdown, is_first).await {
                 Ok(head) => head,
                 Err(NoHead::Over) => return,
                 Err(NoHead::OfH2) if is_first => return self.serve_h2(service, shutdown).await,
@@ -172,8 +174,12 @@ impl Connection {
         }
     }
 
-    async fn next_head(&mut self, shutdown: &mut watch::Receiver<bool>) -> Result<RequestHead, NoHead> {
-        let mut seen = 0;
+    async fn next_head(
+        &mut self,
+        shutdown: &mut watch::Receiver<bool>,
+        is_first: bool,
+    ) -> Result<RequestHead, NoHead> {
+        let (mut seen, mut is_leaving) = (0, false);
         let mut deadline = Instant::now() + self.limits.idle_time_max;
         loop {
             let found =
@@ -182,7 +188,12 @@ impl Connection {
                 return Err(NoHead::OfH2);
             }
             if let Some(end) = found.filter(|end| *end <= self.limits.head_bytes_max) {
-                return take_request(&mut self.buffer, end).map_err(|why| NoHead::Refused(refusal(why)));
+                let head = take_request(&mut self.buffer, end);
+                if self.buffer.is_empty() {
+                    // Whatever the request takes, this memory is not for it.
+                    self.buffer = BytesMut::new();
+                }
+                return head.map_err(|why| NoHead::Refused(refusal(why)));
             }
             if self.buffer.len() > self.limits.head_bytes_max {
                 return Err(NoHead::Refused(refusal("The head of the request is too long.")));
@@ -191,10 +202,25 @@ impl Connection {
                 deadline = Instant::now() + self.limits.head_time_max;
             }
             seen = self.buffer.len();
-            self.buffer.reserve(READ_SIZE);
+            let reading = async {
+                if self.buffer.is_empty() {
+                    self.stream.ready().await?;
+                }
+                self.buffer.reserve(READ_SIZE);
+                self.stream.read_buf(&mut self.buffer).await
+            };
             let read = tokio::select! {
-                read = timeout_at(deadline, self.stream.read_buf(&mut self.buffer)) => read,
-                _ = shutdown.wait_for(|stop| *stop), if seen == 0 => return Err(NoHead::Over),
+                biased;
+                read = timeout_at(deadline, reading) => read,
+                _ = shutdown.wait_for(|stop| *stop), if seen == 0 && !is_leaving => {
+                    if !is_first {
+                        return Err(NoHead::Over);
+                    }
+                    // Whoever has just connected is about to ask, and would see a reset.
+                    is_leaving = true;
+                    deadline = deadline.min(Instant::now() + FIRST_TIME_MAX);
+                    continue;
+                }
             };
             match read {
                 Ok(Ok(count)) if count > 0 => {}

@@ -15,6 +15,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Returns when there may be something to read, so that nobody holds memory for what does not come. TLS cannot tell.
+    pub(crate) async fn ready(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.readable().await,
+            Self::Tls(_) => Ok(()),
+        }
+    }
+
     /// Whether HTTP/2 was agreed on.
     pub(crate) fn speaks_h2(&self) -> bool {
         match self {

@@ -17,7 +17,10 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let _ = writeln!(out, "{}", node.url).and_then(|()| out.flush());
     drop(out);
     tracing::info!(url = node.url, data = %config.data.display(), "serving");
-    stop.wait().await;
+    tokio::select! {
+        () = stop.wait() => {}
+        () = node.taken_over() => tracing::info!("another process has taken the listening socket"),
+    }
     tracing::info!("stopping");
     node.stop().await;
     Ok(())
