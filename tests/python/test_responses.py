@@ -64,7 +64,7 @@ def test_what_is_kept_is_the_client_s_choice_and_what_is_not_served_is_refused(s
     for more, param in [({"background": True, "store": False}, "background"), ({"background": 1}, "background"), ({"previous_response_id": "resp_1"}, "previous_response_id"),
                         ({"previous_response_id": 5}, "previous_response_id"),
                         ({"conversation": "c"}, "conversation"), ({"prompt": {"id": "p"}}, "prompt"), ({"input": 5}, "input"), ({"input": None}, "input"),
-                        ({"input": [{"content": [{"type": "input_audio"}]}]}, "input[0].content"), ({"store": 1}, "store"), ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+                        ({"input": [{"content": [{"type": "input_audio"}]}]}, "input[0].content"), ({"store": 1}, "store"), ({"tools": [{"type": "file_search"}]}, "tools[0].type"),
                         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"), ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0]"),
                         ({"input": [{"type": "function_call_output", "output": [{"type": "input_image", "file_id": "f"}]}]}, "input[0]"),
                         ({"max_output_tokens": -1}, "max_output_tokens"), ({"max_output_tokens": "5"}, "max_output_tokens"), ({"service_tier": "flex"}, "service_tier"),

@@ -19,6 +19,8 @@ pub enum Kind {
     MethodNotAllowed,
     RequestTimeout,
     PayloadTooLarge,
+    /// Another protocol was asked for.
+    UpgradeRequired,
     /// A hard limit is spent: trying again before it is raised or its period ends cannot help.
     QuotaExhausted,
     /// The money is there, but reserved for requests in flight.
@@ -42,6 +44,7 @@ impl Kind {
             Self::MethodNotAllowed => (405, "invalid_request_error"),
             Self::RequestTimeout => (408, "invalid_request_error"),
             Self::PayloadTooLarge => (413, "invalid_request_error"),
+            Self::UpgradeRequired => (426, "invalid_request_error"),
             Self::QuotaExhausted => (429, "insufficient_quota"),
             Self::BudgetHeld => (429, "budget_held"),
             Self::UpstreamLimited => (429, "rate_limit_error"),

@@ -7,9 +7,10 @@ use serde_json::value::RawValue;
 use tollgate_core::{Error, Result, input};
 
 use crate::fields::{Raw, Text, fields};
-use crate::messages::{Messages, Tools};
+use crate::messages::Messages;
 use crate::parameters;
 use crate::route::Endpoint;
+use crate::tools::Tools;
 
 fields! {
     /// The fields that are looked at, of all endpoints.
@@ -24,7 +25,8 @@ fields! {
         max_completion_tokens: Raw<'a>,
         n: Option<i64>,
         best_of: Option<i64>,
-        tools: Option<Tools>,
+        tools: Raw<'a>,
+        tool_choice: Raw<'a>,
         functions: Option<Vec<IgnoredAny>>,
         response_format: Option<ResponseFormat<'a>>,
         prediction: Option<IgnoredAny>,
@@ -100,6 +102,16 @@ impl ResponseFormat<'_> {
     }
 }
 
+impl<'a> Body<'a> {
+    /// The tools it offers.
+    pub(crate) fn tools(&self) -> Result<Tools<'a>> {
+        match self.tools.0.map(RawValue::get).filter(|text| *text != "null") {
+            Some(text) => input::from_part("tools", text),
+            None => Ok(Tools::default()),
+        }
+    }
+}
+
 impl Body<'_> {
     /// What only one endpoint knows is as unknown at another as what none knows.
     pub(crate) fn foreign_to(&self, endpoint: Endpoint) -> Vec<String> {
@@ -163,18 +175,22 @@ impl Body<'_> {
         }
     }
 
-    pub(crate) fn has_tools(&self) -> bool {
-        self.tools.as_ref().is_some_and(|tools| tools.count > 0)
-            || self.functions.as_ref().is_some_and(|functions| !functions.is_empty())
+    /// Whether the model is free to call a tool or not.
+    pub(crate) fn is_choice_free(&self) -> bool {
+        matches!(self.tool_choice.0.map_or("null", RawValue::get), "null" | r#""auto""# | r#""none""#)
+    }
+
+    pub(crate) fn has_functions(&self) -> bool {
+        self.functions.as_ref().is_some_and(|functions| !functions.is_empty())
     }
 
     /// Whether the answer has to have a form, so that cutting it short would break it.
     pub(crate) fn is_structured(&self) -> bool {
-        self.has_tools() || self.response_format.as_ref().is_some_and(ResponseFormat::is_form)
+        self.response_format.as_ref().is_some_and(ResponseFormat::is_form)
     }
 
     /// What would be metered or priced wrongly is refused, until it is served.
-    pub(crate) fn refuse_what_is_missing(&self, endpoint: Endpoint) -> Result<()> {
+    pub(crate) fn refuse_what_is_missing(&self, endpoint: Endpoint, tools: &Tools<'_>) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
@@ -202,7 +218,11 @@ impl Body<'_> {
         if let Some((name, _, what)) = extras.iter().find(|(_, is_given, _)| *is_given) {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
         }
-        if let Some((at, kind)) = self.tools.as_ref().and_then(|tools| tools.hosted.as_ref()) {
+        // A search that the model need not call is taken out.
+        let search =
+            tools.search.as_ref().filter(|_| endpoint != Endpoint::Responses || !self.is_choice_free());
+        let search = search.map(|(at, kind)| (*at, Some(kind.clone())));
+        if let Some((at, kind)) = &tools.hosted.clone().or(search) {
             let message = match kind {
                 Some(kind) => format!("Tools that the provider runs, such as '{kind}', are not served yet."),
                 None => "Say the type of the tool: 'function', or 'custom'.".to_owned(),

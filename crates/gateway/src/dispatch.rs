@@ -105,7 +105,7 @@ async fn ask(
             _ => (sender.gateway.clock.next_id(), Some(request.id)),
         };
         let hold = sender.take_hold(asked, id, attempt_of).await.map_err(Unsent::Failed)?;
-        let told = Told::before_dispatch(&hold, sender.attempts, request.has_read);
+        let told = Told::before_dispatch(&hold, request, sender.attempts);
         match upstream::send(sender.gateway, sender.pool, hold, asked, id, sender.exchange, turn).await {
             Ok(sent) => return Ok((sent, told)),
             Err(Unsent::Died(error)) if !has_died => {

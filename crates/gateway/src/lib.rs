@@ -33,6 +33,7 @@ mod serve;
 mod sse;
 mod stored;
 mod tokenizer;
+mod tools;
 mod upstream;
 mod usage;
 

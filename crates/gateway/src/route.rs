@@ -175,6 +175,9 @@ impl Route {
 
     pub(crate) fn of(head: &RequestHead) -> Result<Self> {
         let (method, path) = (head.method(), head.path());
+        if head.headers.get("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket")) {
+            return Err(no_websocket());
+        }
         let nothing = || not_served::unknown_url(method, path);
         let Place { below, deployment } = Place::of(path).ok_or_else(nothing)?;
         let (route, allowed) =
@@ -233,6 +236,12 @@ pub fn is_of_gateway(path: &str) -> bool {
         || is_below("/responses")
         || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path);
     is_below("/v1") || is_below("/openai") || is_below("/anthropic") || is_short
+}
+
+/// Clients that would rather have one go on without it.
+fn no_websocket() -> Error {
+    let message = "WebSockets are not served. Send the request by POST.";
+    Error::new(tollgate_core::Kind::UpgradeRequired, message).code("websocket_not_served")
 }
 
 fn wrong_method(method: &str, path: &str, allowed: &'static str) -> Error {

@@ -258,27 +258,24 @@ impl Exchange {
         self.discard_body().await;
         self.status = Some(reply.status);
         let has_body = self.head.method() != "HEAD";
-        let head = self.fields(&reply.headers);
-        let written = match &mut self.transport {
-            Transport::H1(h1) => {
-                let mut wire = h1.begin(reply.status, &head, &self.head);
-                let _ = write!(wire, "content-length: {}\r\n\r\n", reply.body.len());
-                let mut wire = wire.into_bytes();
+        let head = self.answer_head(reply.status, &reply.headers, Some(reply.body.len()));
+        let written = match (&mut self.transport, head) {
+            (Transport::H1(h1), Head::Text(mut wire)) => {
                 if has_body {
                     wire.extend_from_slice(&reply.body);
                 }
                 self.bytes_sent += wire.len() as u64;
                 h1.connection.write(&wire).await
             }
-            Transport::H2(h2) => {
-                let length = reply.body.len().to_string();
+            (Transport::H2(h2), Head::Fields(head)) => {
                 let is_end = reply.body.is_empty() || !has_body;
                 self.bytes_sent += reply.body.len() as u64;
-                match h2.begin(response(reply.status, head, Some(&length)), is_end) {
+                match h2.begin(head, is_end) {
                     Ok(()) if !is_end => h2.send(Bytes::copy_from_slice(&reply.body), true).await,
                     begun => begun,
                 }
             }
+            _ => Err(io::ErrorKind::Other.into()),
         };
         self.state = if written.is_ok() { Answer::Complete } else { Answer::Broken };
     }
@@ -287,18 +284,19 @@ impl Exchange {
     pub async fn start(&mut self, status: u16, headers: &[(&'static str, String)]) -> io::Result<()> {
         self.discard_body().await;
         self.status = Some(status);
-        let head = self.fields(headers);
         let is_chunked = !self.head.is_http_10;
+        if !is_chunked {
+            self.lose_connection();
+        }
+        let head = self.answer_head(status, headers, None);
         self.state = Answer::Streaming { is_chunked };
-        let written = match &mut self.transport {
-            Transport::H1(h1) => {
-                h1.keep_alive &= is_chunked;
-                let mut wire = h1.begin(status, &head, &self.head);
-                wire.push_str(if is_chunked { "transfer-encoding: chunked\r\n\r\n" } else { "\r\n" });
+        let written = match (&mut self.transport, head) {
+            (Transport::H1(h1), Head::Text(wire)) => {
                 self.bytes_sent += wire.len() as u64;
-                h1.connection.write(wire.as_bytes()).await
+                h1.connection.write(&wire).await
             }
-            Transport::H2(h2) => h2.begin(response(status, head, None), false),
+            (Transport::H2(h2), Head::Fields(head)) => h2.begin(head, false),
+            _ => Err(io::ErrorKind::Other.into()),
         };
         self.noted(written)
     }
@@ -341,18 +339,52 @@ impl Exchange {
         written
     }
 
-    /// All fields of an answer but those of its framing, their values cleaned of what cannot be in a header.
-    fn fields(&self, headers: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
-        let clean = |value: &str| -> String {
-            value.chars().map(|letter| if letter.is_ascii_control() { ' ' } else { letter }).collect()
+    /// The head of an answer whose body is of `length`, or goes on until it ends.
+    fn answer_head(&self, status: u16, headers: &[(&'static str, String)], length: Option<usize>) -> Head {
+        let Transport::H1(h1) = &self.transport else {
+            let mut response = http::Response::new(());
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+            let mut append = |name: &'static str, value: &str| {
+                if let Ok(value) = http::HeaderValue::from_str(value) {
+                    response.headers_mut().append(http::HeaderName::from_static(name), value);
+                }
+            };
+            self.each_field(headers, &mut append);
+            if let Some(length) = length {
+                append("content-length", &length.to_string());
+            }
+            return Head::Fields(response);
         };
-        let mut fields = Vec::with_capacity(self.headers.len() + headers.len() + 2);
-        fields.push(("date", date(self.clock())));
-        fields.extend(self.headers.iter().chain(headers).map(|(name, value)| (*name, clean(value))));
-        if let Some(name) = self.timing_header {
-            fields.push((name, self.elapsed().as_millis().to_string()));
+        let mut text = String::with_capacity(512);
+        let _ = write!(text, "HTTP/1.1 {status} {}\r\n", reason(status));
+        self.each_field(headers, |name, value| text.extend([name, ": ", value, "\r\n"]));
+        if !h1.keep_alive {
+            text.push_str("connection: close\r\n");
+        } else if self.head.is_http_10 {
+            text.push_str("connection: keep-alive\r\n");
         }
-        fields
+        match length {
+            Some(length) => _ = write!(text, "content-length: {length}\r\n\r\n"),
+            None if self.head.is_http_10 => text.push_str("\r\n"),
+            None => text.push_str("transfer-encoding: chunked\r\n\r\n"),
+        }
+        Head::Text(text.into_bytes())
+    }
+
+    /// All fields of an answer but those of its framing, their values cleaned of what cannot be in a header.
+    fn each_field(&self, headers: &[(&'static str, String)], mut each: impl FnMut(&'static str, &str)) {
+        with_date(self.clock(), |date| each("date", date));
+        for (name, value) in self.headers.iter().chain(headers) {
+            if value.contains(|letter: char| letter.is_ascii_control()) {
+                let clean = |letter: char| if letter.is_ascii_control() { ' ' } else { letter };
+                each(name, &value.chars().map(clean).collect::<String>());
+            } else {
+                each(name, value);
+            }
+        }
+        if let Some(name) = self.timing_header {
+            each(name, &self.elapsed().as_millis().to_string());
+        }
     }
 
     /// Reads what is left of a small body, so that the connection can be used again.
@@ -449,41 +481,21 @@ impl H1 {
         // So much was sent ahead that the peer is certainly there.
         std::future::pending::<()>().await;
     }
-
-    fn begin(&self, status: u16, fields: &[(&'static str, String)], request: &RequestHead) -> String {
-        let mut head = String::with_capacity(512);
-        let _ = write!(head, "HTTP/1.1 {status} {}\r\n", reason(status));
-        for (name, value) in fields {
-            head.extend([*name, ": ", value, "\r\n"]);
-        }
-        if !self.keep_alive {
-            head.push_str("connection: close\r\n");
-        } else if request.is_http_10 {
-            head.push_str("connection: keep-alive\r\n");
-        }
-        head
-    }
 }
 
-/// The head of an answer over HTTP/2.
-fn response(status: u16, fields: Vec<(&'static str, String)>, length: Option<&str>) -> http::Response<()> {
-    let mut response = http::Response::new(());
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-    let length = length.map(|length| ("content-length", length.to_owned()));
-    for (name, value) in fields.into_iter().chain(length) {
-        if let Ok(value) = http::HeaderValue::from_bytes(value.as_bytes()) {
-            response.headers_mut().append(http::HeaderName::from_static(name), value);
-        }
-    }
-    response
+/// The head of an answer, in the form of its version.
+enum Head {
+    Text(Vec<u8>),
+    Fields(http::Response<()>),
 }
 
 /// The status line and the date of an answer.
 pub(crate) fn begin_head(head: &mut String, status: u16, clock: &Clock) {
-    let _ = write!(head, "HTTP/1.1 {status} {}\r\ndate: {}\r\n", reason(status), date(clock));
+    with_date(clock, |date| _ = write!(head, "HTTP/1.1 {status} {}\r\ndate: {date}\r\n", reason(status)));
 }
 
-fn date(clock: &Clock) -> String {
+/// The date as heads have it, which is written anew once a second.
+fn with_date(clock: &Clock, use_it: impl FnOnce(&str)) {
     use std::cell::RefCell;
     thread_local! {
         static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
@@ -495,8 +507,8 @@ fn date(clock: &Clock) -> String {
             let time = jiff::Timestamp::from_second(now).unwrap_or_default();
             *text = time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         }
-        text.clone()
-    })
+        use_it(text);
+    });
 }
 
 const fn reason(status: u16) -> &'static str {
@@ -510,6 +522,7 @@ const fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         413 => "Content Too Large",
         422 => "Unprocessable Content",
+        426 => "Upgrade Required",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
         502 => "Bad Gateway",

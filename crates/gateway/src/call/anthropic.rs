@@ -6,7 +6,7 @@ use memchr::memmem;
 use serde_json::value::RawValue;
 use tollgate_core::{Error, Result, input};
 
-use super::{Call, missing};
+use super::{Call, DESCRIPTION_TOKENS, missing};
 use crate::blocks::{Blocks, NativeTools, Turns};
 use crate::edit::Edit;
 use crate::fields::{Raw, Text, fields};
@@ -68,9 +68,6 @@ fn is_harmless(name: &str) -> bool {
 const fn no_other(_: &str) -> bool {
     false
 }
-
-/// What the provider says of a tool that it describes itself, at most.
-const DESCRIPTION_TOKENS: u64 = 1_024;
 
 impl Call {
     pub(super) fn read_native(endpoint: Endpoint, bytes: &[u8], deployment: Option<&str>) -> Result<Self> {

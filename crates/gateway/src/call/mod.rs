@@ -40,6 +40,8 @@ pub(crate) struct Call {
     /// Whether its answer has to have a form, so that it must not be cut shorter than it asked for.
     pub(crate) is_structured: bool,
     has_tools: bool,
+    /// A tool that was taken out of those that are offered, for the provider would run it.
+    pub(crate) removed_tool: Option<String>,
     /// The most tokens in which the provider describes tools of its own, which the client runs.
     described_tokens: u64,
     body_bytes: u64,
@@ -69,6 +71,8 @@ pub(crate) struct Call {
 const FRAMING_TOKENS: u64 = 64;
 /// And so many to tell a model how to call tools, if it is not known how it is told. 530 is the most that is published.
 const TOOLS_FRAMING_TOKENS: u64 = 1_024;
+/// What a provider says of a tool that it describes itself, at most.
+const DESCRIPTION_TOKENS: u64 = 1_024;
 const BYTES_PER_TOKEN: u64 = 4;
 const CHOICES_MAX: i64 = 128;
 
@@ -88,12 +92,19 @@ impl Call {
         let model = model.ok_or_else(|| missing("model"))?;
         let mut call = Self::new(endpoint, model, bytes);
         call.is_named_elsewhere = named.is_some();
-        call.is_structured = body.is_structured();
-        call.has_tools = body.has_tools();
+        let tools = body.tools()?;
+        call.has_tools = tools.count > 0 || body.has_functions();
+        call.is_structured = call.has_tools || body.is_structured();
+        call.described_tokens = tools.described * DESCRIPTION_TOKENS;
         call.has_prediction = body.prediction.is_some();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
-        body.refuse_what_is_missing(endpoint)?;
+        body.refuse_what_is_missing(endpoint, &tools)?;
+        if let (Some((_, kind)), Some(raw)) = (&tools.search, body.tools.0) {
+            let range = Edit::range_of(bytes, raw.get());
+            call.changes.push(Edit { range, text: tools.without_searches() });
+            call.removed_tool = Some(kind.clone());
+        }
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
             return Ok(call);
@@ -133,6 +144,7 @@ impl Call {
             output_limit: OutputLimit::default(),
             is_structured: false,
             has_tools: false,
+            removed_tool: None,
             described_tokens: 0,
             body_bytes: bytes.len() as u64,
             messages: 0,

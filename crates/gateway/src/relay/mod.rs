@@ -21,6 +21,7 @@ use tollgate_wire::{ClientExchange, Exchange, Reply};
 use crate::Gateway;
 use crate::admit::{self, Asked};
 use crate::call::Call;
+use crate::dispatch::Request;
 use crate::observe;
 use crate::pool::Pool;
 use crate::stored::{self, Made};
@@ -39,18 +40,20 @@ pub(crate) struct Told {
     clamped_to: Option<u64>,
     is_priced: bool,
     attempts: u32,
+    removed_tool: Option<String>,
     has_read: Stopwatch,
 }
 
 impl Told {
-    pub(crate) fn before_dispatch(hold: &Hold, attempts: u32, has_read: Stopwatch) -> Self {
+    pub(crate) fn before_dispatch(hold: &Hold, request: &Request<'_>, attempts: u32) -> Self {
         let granted = hold.granted();
         Self {
             remaining: granted.remaining,
             clamped_to: granted.request.size.output_each.filter(|_| granted.is_clamped),
             is_priced: granted.request.is_priced(),
             attempts,
-            has_read,
+            removed_tool: request.call.removed_tool.clone(),
+            has_read: request.has_read,
         }
     }
 
@@ -70,6 +73,9 @@ impl Told {
         }
         if !self.is_priced {
             headers.push(("x-tollgate-unpriced", "true".to_owned()));
+        }
+        if let Some(tool) = &self.removed_tool {
+            headers.push(("x-tollgate-tools-removed", tool.clone()));
         }
         if self.attempts > 1 {
             headers.push(("x-tollgate-attempts", self.attempts.to_string()));
