@@ -24,6 +24,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) call: &'a Call,
     pub(crate) body: &'a [u8],
     pub(crate) model: &'a Model,
+    pub(crate) trace: Option<&'a str>,
     pub(crate) upstream: &'a Arc<Upstream>,
 }
 

@@ -42,14 +42,16 @@ pub(crate) struct Request<'a> {
     pub(crate) kept_at: Option<UpstreamId>,
     /// Its own id, which is that of its first attempt.
     pub(crate) id: AttemptId,
+    /// Its place in a trace, for the upstream.
+    pub(crate) trace: Option<&'a str>,
     /// Since its body was there.
     pub(crate) has_read: Stopwatch,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn at(&self, upstream: &'a Arc<Upstream>) -> Asked<'a> {
-        let Request { caller, call, body, model, .. } = *self;
-        Asked { caller, call, body, model, upstream }
+        let Request { caller, call, body, model, trace, .. } = *self;
+        Asked { caller, call, body, model, trace, upstream }
     }
 }
 

@@ -1,8 +1,10 @@
 //! The path of a request, top to bottom.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::SemaphorePermit;
+use tollgate_core::price::TokenUsage;
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{AttemptId, Error, Permission, Result};
 use tollgate_replica::{Key, Upstream};
@@ -27,16 +29,27 @@ pub struct Served {
     pub key: Option<Arc<Key>>,
     pub model: Option<Arc<str>>,
     pub upstream: Option<Arc<Upstream>>,
+    /// As the upstream reported it.
+    pub usage: Option<TokenUsage>,
+    /// Since the upstream was asked.
+    pub upstream_time: Duration,
 }
 
-/// Serves one request of the data plane. `id` is the request's, shown to the client and sent to the upstream.
-pub async fn serve(gateway: &Arc<Gateway>, pool: &Pool, exchange: &mut Exchange, id: AttemptId) -> Served {
+/// Serves one request of the data plane. `id` is the request's, shown to the client and sent to the upstream; `trace` is what
+/// the upstream is told in place of the client's `traceparent`.
+pub async fn serve(
+    gateway: &Arc<Gateway>,
+    pool: &Pool,
+    exchange: &mut Exchange,
+    id: AttemptId,
+    trace: Option<&str>,
+) -> Served {
     let is_native = route::is_native(exchange.head.path());
     if is_native {
         exchange.set_header("request-id", id.to_string());
     }
     let mut served = Served::default();
-    let Err(error) = path(gateway, pool, exchange, id, &mut served).await else { return served };
+    let Err(error) = path(gateway, pool, exchange, (id, trace), &mut served).await else { return served };
     gateway.figures.note_refusal(&error);
     if is_native {
         let body = refusal::native_envelope(&error, id).to_string();
@@ -51,7 +64,7 @@ async fn path(
     gateway: &Arc<Gateway>,
     pool: &Pool,
     exchange: &mut Exchange,
-    id: AttemptId,
+    (id, trace): (AttemptId, Option<&str>),
     served: &mut Served,
 ) -> Result<()> {
     let route = Route::of(&exchange.head)?;
@@ -98,12 +111,15 @@ async fn path(
         None => None,
     };
     let (caller, call) = (&caller, &call);
-    let request = Request { caller, call, body: &body, model: &model, kept_at, id, has_read };
+    let request = Request { caller, call, body: &body, model: &model, kept_at, id, trace, has_read };
     // The turn lasts as long as the answer: it is a place at the upstream.
     let (sent, told, _turn) = dispatch(gateway, pool, exchange, &request).await?;
-    let upstream = Arc::clone(&sent.upstream);
+    let (upstream, since) = (Arc::clone(&sent.upstream), sent.asked);
     served.upstream = Some(Arc::clone(&upstream));
-    relay::relay(gateway, pool, exchange, sent, &request.at(&upstream), told).await
+    let relayed = relay::relay(gateway, pool, exchange, sent, &request.at(&upstream), told).await;
+    served.upstream_time = since.elapsed();
+    served.usage = relayed?;
+    Ok(())
 }
 
 /// Takes room for a body before any of it is read. One that does not say how long it is may be as long as any.

@@ -15,7 +15,6 @@ use tollgate_wire::{ClientConnection, ClientExchange, DialError, Exchange, Heade
 
 use crate::Gateway;
 use crate::admit::Asked;
-use crate::call::Call;
 use crate::figures::NO_STATUS;
 use crate::health::{Outcome, Turn};
 use crate::pool::Pool;
@@ -83,7 +82,7 @@ pub(crate) async fn send(
     let edits = call.edits(asked.body, upstream, limit, usual_tier);
     let edits = edits.map_err(Unsent::Failed)?;
     let body = edit::apply(asked.body, &edits);
-    let head = head(upstream, call, id, body.len(), &exchange.head.headers);
+    let head = head(asked, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
     let cancels = relay::cancels(upstream, call);
     match answered(gateway, upstream, connection, (&head, &body), exchange, cancels).await {
@@ -217,9 +216,10 @@ fn usual_tier(address: &Address) -> Option<&'static str> {
 }
 
 /// The head that is sent: built anew, from a short list of what may pass.
-fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: &Headers) -> String {
+fn head(asked: &Asked<'_>, id: AttemptId, length: usize, client: &Headers) -> String {
     const PASSED: [&str; 4] = ["openai-beta", "x-client-request-id", "traceparent", "tracestate"];
     const NATIVE_PASSED: [&str; 4] = ["anthropic-version", "anthropic-beta", "traceparent", "tracestate"];
+    let Asked { upstream, call, trace, .. } = *asked;
     let mut head = String::with_capacity(512);
     let is_native = call.endpoint.is_native();
     let path = call.endpoint.path();
@@ -239,7 +239,8 @@ fn head(upstream: &Upstream, call: &Call, id: AttemptId, length: usize, client: 
             continue;
         }
         let is_plain = |value: &&str| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-        match client.get(name).filter(is_plain) {
+        let given = trace.filter(|_| name == "traceparent").or_else(|| client.get(name));
+        match given.filter(is_plain) {
             Some(value) => _ = write!(head, "{name}: {value}\r\n"),
             None if name == "anthropic-version" => _ = write!(head, "{name}: {ANTHROPIC_VERSION}\r\n"),
             None => {}

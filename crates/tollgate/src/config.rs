@@ -11,6 +11,8 @@ use tollgate_admin::TrustedProxies;
 use tollgate_core::{Address, Error, Result};
 use tollgate_ledger::Durability;
 
+use crate::otel::OtlpOptions;
+
 const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const DRAIN_SECONDS_USUAL: u64 = 30;
 const FREE_MEBIBYTES_USUAL: u64 = 64;
@@ -86,6 +88,13 @@ pub struct ServeOptions {
     /// File for a line of JSON about every request, without secrets or content; - is stderr
     #[arg(long, env = "TOLLGATE_ACCESS_LOG", value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+    /// Collector of OpenTelemetry that gets traces, as OTLP over HTTP, such as http://127.0.0.1:4318. Headers for it are read
+    /// from TOLLGATE_OTLP_HEADERS (name=value, with commas between them)
+    #[arg(long, env = "TOLLGATE_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// Headers of what goes there; may be secret, and so no flag
+    #[arg(skip)]
+    pub otlp_headers: Option<String>,
     /// Connections open at a time; more wait to be accepted [default: 20000, or as many as the
     /// limit of open files has room for, two for each]
     #[arg(long, env = "TOLLGATE_CONNECTIONS_MAX", value_name = "COUNT")]
@@ -124,6 +133,7 @@ pub struct Config {
     pub upstream_timeout: Duration,
     pub metrics_listen: Option<SocketAddr>,
     pub access_log: Option<PathBuf>,
+    pub otlp: Option<OtlpOptions>,
     /// `None` for as many as there is room for.
     pub connections_max: Option<usize>,
     pub in_flight_max: usize,
@@ -180,6 +190,10 @@ impl ServeOptions {
             ),
             metrics_listen: options.metrics_listen,
             access_log: options.access_log,
+            otlp: options
+                .otlp_endpoint
+                .map(|endpoint| OtlpOptions::read(&endpoint, options.otlp_headers.as_deref()))
+                .transpose()?,
             take_over: options.take_over,
             connections_max: options.connections_max.map(|count| count.max(1)),
             in_flight_max: options.in_flight_max.unwrap_or(IN_FLIGHT_MAX_USUAL).max(1),
@@ -189,7 +203,9 @@ impl ServeOptions {
     /// What neither a flag nor the environment says is taken from the file.
     fn with_file(self) -> Result<Self> {
         let usual = self.data.as_deref().map(|data| data.join("tollgate.toml")).filter(|path| path.exists());
-        let Some(path) = self.config.clone().or(usual) else { return Ok(self) };
+        let Some(path) = self.config.clone().or(usual) else {
+            return Ok(Self { otlp_headers: self.otlp_headers.or_else(otlp_headers), ..self });
+        };
         let file = read_file(&path)?;
         let is_proxies_given = !self.trusted_proxies.is_empty();
         Ok(Self {
@@ -213,6 +229,8 @@ impl ServeOptions {
             valkey: self.valkey.or(file.valkey),
             metrics_listen: self.metrics_listen.or(file.metrics_listen),
             access_log: self.access_log.or(file.access_log),
+            otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
+            otlp_headers: self.otlp_headers.or(file.otlp_headers).or_else(otlp_headers),
             connections_max: self.connections_max.or(file.connections_max),
             in_flight_max: self.in_flight_max.or(file.in_flight_max),
             take_over: self.take_over,
@@ -239,6 +257,12 @@ fn read_file(path: &Path) -> Result<ServeOptions> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::bad_request(format!("Cannot read {}: {error}.", path.display())))?;
     toml::from_str(&text).map_err(|error| Error::bad_request(format!("{}: {error}", path.display())))
+}
+
+/// They may be a secret, and clap shows what it reads of the environment.
+#[expect(clippy::disallowed_methods, reason = "a secret has no flag that clap could read it for")]
+fn otlp_headers() -> Option<String> {
+    std::env::var("TOLLGATE_OTLP_HEADERS").ok()
 }
 
 fn read_public_url(url: &str) -> Result<Address> {

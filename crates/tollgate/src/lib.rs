@@ -13,5 +13,6 @@ mod handover;
 mod listener;
 mod metrics;
 pub mod node;
+mod otel;
 mod secrets_file;
 mod service;

@@ -24,6 +24,7 @@ use crate::access_log::AccessLog;
 use crate::config::{Config, TlsFiles};
 use crate::handover::{self, Offer};
 use crate::metrics::{Metrics, Requests};
+use crate::otel::Exporter;
 use crate::service::{OpenMetrics, Worker};
 use crate::{listener, secrets_file};
 
@@ -56,6 +57,7 @@ pub struct Node {
     cut: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
     background: Vec<AbortHandle>,
+    exporter: Option<Arc<Exporter>>,
     drain: Duration,
     /// Dropped before the lock, which whoever takes over waits for.
     offer: Option<Offer>,
@@ -102,6 +104,7 @@ impl Node {
             cut: watch::Sender::new(false),
             workers: Vec::new(),
             background: Vec::new(),
+            exporter: None,
             drain: config.drain,
             offer: Offer::make(&config.data, &listener),
             _lock: lock,
@@ -141,6 +144,7 @@ impl Node {
         tls: Option<&Arc<ServerTls>>,
     ) -> Result<()> {
         let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
+        self.start_exporter(config, &dialer);
         let admin = Arc::new(Admin::new(Parts {
             db: self.db.clone(),
             replica: Arc::clone(&self.replica),
@@ -179,6 +183,7 @@ impl Node {
                 clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
                 access_log: access_log.clone(),
+                exporter: self.exporter.clone(),
                 is_ready: Arc::clone(&self.is_ready),
             });
             let failed =
@@ -192,6 +197,14 @@ impl Node {
             self.workers.push(thread);
         }
         Ok(())
+    }
+
+    /// Sends traces to a collector, if there is one.
+    fn start_exporter(&mut self, config: &Config, dialer: &Dialer) {
+        let Some(options) = &config.otlp else { return };
+        let exporter = Arc::new(Exporter::new(options.clone(), dialer.clone()));
+        self.exporter = Some(Arc::clone(&exporter));
+        self.background.push(tokio::spawn(async move { exporter.run().await }).abort_handle());
     }
 
     /// Returns when another process has taken the listening socket, to go on in this one's place.
@@ -241,6 +254,9 @@ impl Node {
         }
         for task in &self.background {
             task.abort();
+        }
+        if let Some(exporter) = &self.exporter {
+            exporter.send_all(&mut None).await;
         }
         self.db.close();
     }

@@ -10,6 +10,7 @@ use tollgate_wire::{Exchange, Reply, Service};
 
 use crate::access_log::{AccessLog, Line};
 use crate::metrics::Metrics;
+use crate::otel::{Exporter, Seen, Trace};
 
 pub(crate) struct Worker {
     pub(crate) admin: Arc<Admin>,
@@ -18,12 +19,15 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) exporter: Option<Arc<Exporter>>,
     /// Off before the node is complete and while it drains.
     pub(crate) is_ready: Arc<AtomicBool>,
 }
 
 /// What OpenAI calls the version of its API.
 const API_VERSION: &str = "2020-10-01";
+/// The status of a request whose client went away before its answer began.
+const CLIENT_GONE: u16 = 499;
 /// What a path is called that is none of ours.
 const NO_ROUTE: &str = "other";
 
@@ -48,14 +52,29 @@ impl Service for Worker {
         let is_admin = ["/v1/organization/", "/v1/projects/", "/tollgate/v1/"]
             .iter()
             .any(|plane| path.starts_with(plane));
+        let tracer = self.exporter.as_ref().filter(|_| !is_admin && tollgate_gateway::is_of_gateway(path));
+        let trace = tracer.map(|_| Trace::of(exchange.head.headers.get("traceparent")));
         let served = if is_admin {
             Served { route: self.admin.serve(exchange).await, ..Served::default() }
         } else if tollgate_gateway::is_of_gateway(path) {
-            tollgate_gateway::serve(&self.gateway, &self.pool, exchange, id).await
+            let told = trace.as_ref().map(Trace::to_upstream);
+            tollgate_gateway::serve(&self.gateway, &self.pool, exchange, id, told.as_deref()).await
         } else {
             Served { route: self.neither(exchange).await, ..Served::default() }
         };
         self.note(exchange, &request_id, &served);
+        if let (Some(exporter), Some(trace)) = (tracer, trace) {
+            let seen = Seen {
+                request_id: &request_id,
+                method: exchange.head.method(),
+                route: served.route.unwrap_or(NO_ROUTE),
+                status: exchange.status().unwrap_or(CLIENT_GONE),
+                ended_at: self.clock.now_millis(),
+                time: exchange.elapsed(),
+                served: &served,
+            };
+            exporter.note(&trace, &seen);
+        }
     }
 }
 
@@ -64,8 +83,7 @@ impl Worker {
     fn note(&self, exchange: &Exchange, request_id: &str, served: &Served) {
         let route = served.route.unwrap_or(NO_ROUTE);
         let (method, time) = (exchange.head.method(), exchange.elapsed());
-        // A client that went away before its answer began was told nothing.
-        let status = exchange.status().unwrap_or(499);
+        let status = exchange.status().unwrap_or(CLIENT_GONE);
         self.metrics.requests.note(route, method, status, time);
         let Some(log) = &self.access_log else { return };
         let key = served.key.as_ref();

@@ -97,7 +97,7 @@ pub(crate) async fn relay(
     sent: Sent,
     asked: &Asked<'_>,
     told: Told,
-) -> Result<()> {
+) -> Result<Option<TokenUsage>> {
     if let Some(coding) = foreign_coding(&sent.answer) {
         let message = "The upstream compressed its answer, though it was asked not to.";
         return Err(Error::new(Kind::UpstreamFailed, message).code("upstream_failed").source(coding));
@@ -166,7 +166,7 @@ async fn whole(
     mut sent: Sent,
     asked: &Asked<'_>,
     told: Told,
-) -> Result<()> {
+) -> Result<Option<TokenUsage>> {
     let status = sent.answer.head.status;
     let stall_time_max = stall_time_max(gateway, &sent.upstream);
     let read = if cancels(&sent.upstream, asked.call) {
@@ -205,26 +205,33 @@ async fn whole(
     if let Some(made) = &made {
         record(gateway, asked, made).await;
     }
-    match made {
-        Some(made) if made.is_underway() => background::follow(gateway, &upstream, made.id, hold),
+    let usage = match made {
+        Some(made) if made.is_underway() => {
+            background::follow(gateway, &upstream, made.id, hold);
+            None
+        }
         _ => settle_whole(hold, asked.call, status, &body),
-    }
+    };
     if let Some(error) = refusal::told(&upstream, status, retry_after, &body) {
         return Err(error);
     }
     exchange.respond(&Reply { status, headers, body }).await;
-    Ok(())
+    Ok(usage)
 }
 
-/// A refusal without usage was not billed, and so says 529, of a server that is overloaded; whatever else gives no usage
+/// Ends a hold by an answer in one piece; says what the upstream reported. A refusal without usage was not billed, and so says 529, of a server that is overloaded; whatever else gives no usage
 /// may have been.
-fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) {
+fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) -> Option<TokenUsage> {
     let reported = usage::read(call.endpoint, body).reported;
     if reported.usage.is_none() && matches!(status, 400..500 | 529) {
-        return hold.void();
+        hold.void();
+        return None;
     }
     let has_text = || call.makes_output() && observe::text_bytes(call.endpoint, body).is_some();
-    hold.settle(usage::unless_seen(reported, has_text));
+    let reported = usage::unless_seen(reported, has_text);
+    let usage = reported.usage;
+    hold.settle(reported);
+    usage
 }
 
 pub(crate) fn stall_time_max(gateway: &Gateway, upstream: &Upstream) -> Duration {

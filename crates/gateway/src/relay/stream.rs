@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tollgate_core::Result;
+use tollgate_core::price::TokenUsage;
 use tollgate_ledger::Dispatched;
 use tollgate_wire::{ChunkFrame, ClientExchange, Exchange};
 
@@ -25,7 +26,7 @@ pub(super) async fn stream(
     sent: Sent,
     asked: &Asked<'_>,
     told: Told,
-) -> Result<()> {
+) -> Result<Option<TokenUsage>> {
     let (call, of_upstream, status) = (asked.call, sent.asked.elapsed(), sent.answer.head.status);
     let headers = told.headers(&sent.answer);
     let Sent { mut answer, mut hold, upstream, asked: since } = sent;
@@ -43,7 +44,7 @@ pub(super) async fn stream(
                 drop(answer); // which stops the upstream
                 count_input(gateway, asked, &mut hold).await;
                 hold.cancel(call.is_shown());
-                return Ok(());
+                return Ok(None);
             }
             break drain(gateway, &mut answer, &mut hold, &mut observer).await;
         }
@@ -76,16 +77,17 @@ pub(super) async fn stream(
     let reported = observer.report(is_whole);
     if let Some(made) = made.filter(|_| call.is_background && reported.usage.is_none()) {
         background::follow(gateway, &upstream, made, hold);
-        return Ok(());
+        return Ok(None);
     }
     if reported.usage.is_none() {
         count_input(gateway, asked, &mut hold).await;
     }
+    let usage = reported.usage;
     hold.settle(reported);
     if is_whole && client.is_there {
         exchange.finish().await;
     }
-    Ok(())
+    Ok(usage)
 }
 
 /// What came next of an answer.
