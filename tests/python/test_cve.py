@@ -182,5 +182,15 @@ def test_cve_2025_45809_litellm_ids_in_bodies_are_no_sql(server, key):
 def test_deep_and_doubled_json_is_refused(server, key):
     """GHSA of many: a parser's stack, or two readers of one name."""
     deep = b'{"model":"fake","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    block = b'{"type":"tool_result","tool_use_id":"x","content":['
+    nested = b'{"model":"fake","max_tokens":5,"messages":[{"role":"user","content":[' + block * 20_000 + b"]}" * 20_000 + b"]}]}"
+    assert request(server.url, "POST", "/v1/messages", key=key, body=nested).status == 400
+    document = b'{"type":"document","source":{"type":"content","content":['
+    nested = b'{"model":"fake","max_tokens":5,"messages":[{"role":"user","content":[' + document * 20_000 + b"]}}" * 20_000 + b"]}]}"
+    assert request(server.url, "POST", "/v1/messages", key=key, body=nested).status == 400
+    space = b'{"type":"namespace","tools":['
+    nested = b'{"model":"fake","input":"x","tools":[' + space * 50_000 + b"]}" * 50_000 + b"]}"
+    assert request(server.url, "POST", "/v1/responses", key=key, body=nested).status == 400
+    assert request(server.url, "GET", "/healthz").status == 200
     for body in [deep, b'{"model":"fake","model":"other","messages":[]}', b'{"a":' * 50_000, json.dumps({"model": "fake", "messages": [{"role": "user", "content": [[[[]]]]}]}).encode()]:
         assert request(server.url, "POST", "/v1/chat/completions", key=key, body=body).status == 400

@@ -205,6 +205,9 @@ def test_images_and_documents_are_bounded(gateway, key):
         assert answer.status == 200, answer
         bounds.append(float(gateway.requests()[0]["bound"]))
     assert 1600 * 2.5e-6 < bounds[0] < 2500 * 2.5e-6 and bounds[1] < 2500 * 2.5e-6, "as an image, not as its bytes"
+    cited = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a. b. c."}, "citations": {"enabled": True}}
+    post(gateway, key, {"model": MODEL, "max_tokens": 1, "messages": [{"role": "user", "content": [cited]}]})
+    assert float(gateway.requests()[0]["bound"]) > 200_000 * 2.5e-6, "what is cited from is numbered at a price of its own"
     assert bounds[2] > 200_000 * 2.5e-6, "a document shows nothing of its size: as much as the model takes"
 
 

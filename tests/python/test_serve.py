@@ -414,6 +414,18 @@ def test_a_process_that_takes_over_fails_no_connection_and_cuts_no_stream(tmp_pa
     fake.stop()
 
 
+def test_a_process_that_cannot_take_over_leaves_the_other_where_it_is(tmp_path):
+    server = Server(tmp_path)
+    flags = ["--data", server.data, "--bootstrap-file", server.bootstrap_file, "--take-over"]
+    assert "is handed over" in refused(*flags, "--listen", f"127.0.0.1:{free_port()}")
+    missing = tmp_path / "missing.pem"
+    assert "TLS" in refused(*flags, "--listen", server.url.removeprefix("http://"), "--tls-cert", missing, "--tls-key", missing)
+    with socket.socket(socket.AF_UNIX) as curious:
+        curious.connect(str(server.data / "handover.sock"))
+    assert server.get("/tollgate/v1/me").status == 200 and server.process.process.poll() is None
+    assert server.process.stop() == 0
+
+
 def socket_is_idle(answers):
     """Whether nobody is answered any more, because the old process accepts no more and the new one does not yet."""
     before = len(answers)

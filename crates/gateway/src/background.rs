@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use tollgate_core::UpstreamId;
 use tollgate_ledger::{Dispatched, Reported};
 use tollgate_replica::Upstream;
 
@@ -16,6 +17,8 @@ use crate::{Gateway, relay, upstream, usage};
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// No provider works longer on one response.
 const TIME_MAX: Duration = Duration::from_hours(24);
+/// Refusals of the credential in a row until nothing more is expected.
+const REFUSALS_MAX: u32 = 20;
 const STALL_TIME_MAX: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize)]
@@ -26,9 +29,11 @@ struct Progress {
 /// Settles `hold` once the response has ended. If the process ends before, the hold is settled as one of whose usage
 /// nothing is known.
 pub(crate) fn follow(gateway: &Arc<Gateway>, upstream: &Arc<Upstream>, response: String, hold: Dispatched) {
-    let (gateway, upstream) = (Arc::clone(gateway), Arc::clone(upstream));
+    let (gateway, upstream) = (Arc::clone(gateway), upstream.id);
     tokio::spawn(async move {
-        let asking = ask_until_it_ended(&gateway, &upstream, &response);
+        // With so many under way nobody asks for this one; it is settled as one of whose usage nothing is known.
+        let Ok(_permit) = gateway.followed.try_acquire() else { return };
+        let asking = ask_until_it_ended(&gateway, upstream, &response);
         let reported = tokio::time::timeout(TIME_MAX, asking).await.ok().flatten();
         match reported {
             Some(reported) => hold.settle(reported),
@@ -38,12 +43,15 @@ pub(crate) fn follow(gateway: &Arc<Gateway>, upstream: &Arc<Upstream>, response:
 }
 
 /// What it used; `None` if that cannot be known any more.
-async fn ask_until_it_ended(gateway: &Gateway, upstream: &Arc<Upstream>, response: &str) -> Option<Reported> {
+async fn ask_until_it_ended(gateway: &Gateway, upstream: UpstreamId, response: &str) -> Option<Reported> {
     let pool = Pool::default();
     let (mut pause, pause_max) = PAUSE;
+    let mut refusals = 0;
     loop {
         tokio::time::sleep(pause).await;
         pause = (pause * 3 / 2).min(pause_max);
+        // As it is now: its credential may be another.
+        let upstream = &gateway.replica.snapshot().upstream(upstream).cloned()?;
         let target = format!("/responses/{response}");
         let id = gateway.clock.next_id();
         let Ok(mut answer) = upstream::fetch(gateway, &pool, upstream, "GET", &target, id).await else {
@@ -55,9 +63,13 @@ async fn ask_until_it_ended(gateway: &Gateway, upstream: &Arc<Upstream>, respons
             pool.put(upstream, connection);
         }
         match status {
-            200 => {}
-            // It was deleted.
-            404 | 410 => return None,
+            200 => refusals = 0,
+            401 | 403 if refusals < REFUSALS_MAX => {
+                refusals += 1;
+                continue;
+            }
+            // It was deleted, or cannot be had any more.
+            401 | 403 | 404 | 410 => return None,
             _ => continue,
         }
         let Ok(progress) = serde_json::from_slice::<Progress>(&body) else { continue };

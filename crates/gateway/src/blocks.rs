@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::fields::{Raw, Text, fields};
+use crate::fields::{Raw, Text, fields, nested};
 
 /// The sum over the blocks of a text, of a message, or of all of them.
 #[derive(Default)]
@@ -30,6 +30,12 @@ impl<'a> Blocks<'a> {
     fn of(block: &Block<'a>) -> serde_json::Result<Self> {
         let kind = block.r#type.as_ref().map(|Text(kind)| kind.as_ref());
         Ok(match kind {
+            // What is cited from is cut into pieces, each of which is numbered at a price of its own.
+            Some("document" | "search_result") if block.is_cited() => {
+                let is_object = block.source.0.is_some_and(|raw| raw.get().starts_with('{'));
+                let source: Source<'_> = if is_object { read(block.source)? } else { Source::default() };
+                Self { has_files: true, has_stored: source.is_stored(), ..Self::default() }
+            }
             Some("text" | "thinking" | "redacted_thinking" | "tool_use" | "search_result") => Self::default(),
             Some("tool_result") => within(block.content)?,
             Some("image") => {
@@ -56,7 +62,14 @@ fields! {
         r#type: Option<Text<'a>>,
         source: Raw<'a>,
         content: Raw<'a>,
+        citations: Raw<'a>,
         file_id: Option<IgnoredAny>,
+    }
+}
+
+impl Block<'_> {
+    fn is_cited(&self) -> bool {
+        self.citations.0.is_some_and(|raw| raw.get() != "null")
     }
 }
 
@@ -77,14 +90,14 @@ impl Source<'_> {
 }
 
 fn read<'a, T: Default + Deserialize<'a>>(raw: Raw<'a>) -> serde_json::Result<T> {
-    raw.0.map_or_else(|| Ok(T::default()), |raw| serde_json::from_str(raw.get()))
+    raw.0.map_or_else(|| Ok(T::default()), |raw| nested(raw.get()))
 }
 
 /// Blocks inside of a block; null is as none.
 fn within(raw: Raw<'_>) -> serde_json::Result<Blocks<'_>> {
     match raw.0.map(RawValue::get) {
         None | Some("null") => Ok(Blocks::default()),
-        Some(text) => serde_json::from_str(text),
+        Some(text) => nested(text),
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn choose(
                 return None;
             }
             let health = gateway.watch.of(upstream);
-            let is_resting = match health.condition() {
+            let is_resting = match health.condition(&model.id) {
                 Condition::Well => false,
                 Condition::Resting => true,
                 Condition::Down(rest) => {

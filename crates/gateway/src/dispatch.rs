@@ -76,13 +76,12 @@ pub(crate) async fn dispatch(
         let is_last = request.kept_at.is_some()
             || tried.len() >= UPSTREAMS_MAX
             || tried.len() >= request.model.upstreams.len();
-        let mut turn = sender.turn(health, &upstream).await?;
         let asked = request.at(&upstream);
-        let error = match ask(&mut sender, request, &asked, &mut turn).await {
-            Ok((sent, _)) if !is_last && sent.is_refusal() => {
+        let error = match ask(&mut sender, request, &asked, &health).await {
+            Ok((sent, ..)) if !is_last && sent.is_refusal() => {
                 relay::pass_over(gateway, pool, sent, &asked).await
             }
-            Ok((sent, told)) => return Ok((sent, told, turn)),
+            Ok(sent) => return Ok(sent),
             Err(Unsent::Unreached(error)) if !is_last => error,
             Err(Unsent::Unreached(error) | Unsent::Died(error) | Unsent::Failed(error)) => return Err(error),
         };
@@ -97,8 +96,8 @@ async fn ask(
     sender: &mut Sender<'_>,
     request: &Request<'_>,
     asked: &Asked<'_>,
-    turn: &mut Turn,
-) -> Result<(Sent, Told), Unsent> {
+    health: &Arc<Health>,
+) -> Result<(Sent, Told, Turn), Unsent> {
     let mut has_died = false;
     loop {
         sender.attempts += 1;
@@ -107,9 +106,12 @@ async fn ask(
             _ => (sender.gateway.clock.next_id(), Some(request.id)),
         };
         let hold = sender.take_hold(asked, id, attempt_of).await.map_err(Unsent::Failed)?;
+        // Not before: whoever waits for money of their own must not take a place from others meanwhile.
+        let mut turn = sender.turn(Arc::clone(health), asked.upstream).await.map_err(Unsent::Failed)?;
+        sender.prove()?;
         let told = Told::before_dispatch(&hold, request, sender.attempts);
-        match upstream::send(sender.gateway, sender.pool, hold, asked, id, sender.exchange, turn).await {
-            Ok(sent) => return Ok((sent, told)),
+        match upstream::send(sender.gateway, sender.pool, hold, asked, id, sender.exchange, &mut turn).await {
+            Ok(sent) => return Ok((sent, told, turn)),
             Err(Unsent::Died(error)) if !has_died => {
                 tracing::info!(request_id = %id, %error, "sending it once more");
                 has_died = true;
@@ -146,7 +148,7 @@ impl Sender<'_> {
         })
     }
 
-    /// Takes a hold, unless the client goes away while it waits, or its key has ended meanwhile.
+    /// Takes a hold, unless the client goes away while it waits.
     async fn take_hold(
         &mut self,
         asked: &Asked<'_>,
@@ -162,11 +164,17 @@ impl Sender<'_> {
                 return Err(upstream::client_gone());
             }
         };
+        Ok(hold)
+    }
+
+    /// Proves the caller again if it is long since.
+    fn prove(&mut self) -> Result<(), Unsent> {
         if self.proved.elapsed().as_millis() >= RECHECK_AFTER_MILLIS {
-            caller::authenticate(self.gateway, self.exchange, Permission::ModelRequest)?;
+            caller::authenticate(self.gateway, self.exchange, Permission::ModelRequest)
+                .map_err(Unsent::Failed)?;
             self.proved = Stopwatch::start();
         }
-        Ok(hold)
+        Ok(())
     }
 }
 

@@ -65,6 +65,29 @@ macro_rules! fields {
 
 pub(crate) use fields;
 
+/// Content inside of content, and tools inside of tools, are read with a reader of their own each, whose own limit begins
+/// anew: so deep, and no deeper.
+const NESTED_MAX: u32 = 16;
+
+/// Reads a value that stands inside of one that is being read.
+pub(crate) fn nested<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    thread_local! {
+        static DEPTH: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    struct Deeper;
+    impl Drop for Deeper {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    if DEPTH.get() >= NESTED_MAX {
+        return Err(serde::de::Error::custom("it is nested too deeply"));
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _deeper = Deeper;
+    serde_json::from_str(text)
+}
+
 /// A field's name without the mark that keeps it from being a word of the language.
 pub(crate) const fn plain(name: &'static str) -> &'static str {
     match name.as_bytes() {

@@ -1,6 +1,6 @@
 //! What this node has seen of its upstreams: which can be asked, which should rest, and how many requests are under way.
 //!
-//! An upstream rests after a refusal that concerns everybody (its limit, its credential, its quota) and after failures in
+//! An upstream rests after a refusal that concerns everybody (its credential, its quota, its load; for a model, a limit) and after failures in
 //! a row. While it rests, others of the model are asked; when its rest is over one request tries it. One that cannot even
 //! be reached is not asked at all while it rests, for whoever asks would wait for nothing. One that answers with errors
 //! is, if the model has no other: somebody's bad request must not take it from everybody else.
@@ -51,6 +51,8 @@ struct State {
     unreached: u32,
     failed: u32,
     rest: Option<Rest>,
+    /// Models that it takes no more requests for until then.
+    limited: HashMap<Arc<str>, Instant>,
     /// How long the last rest was, until something succeeds.
     last: Duration,
 }
@@ -104,10 +106,12 @@ pub(crate) struct Turn {
 }
 
 impl Health {
-    pub(crate) fn condition(&self) -> Condition {
+    pub(crate) fn condition(&self, model: &str) -> Condition {
         let state = lock(&self.state);
         let now = Instant::now();
+        let is_limited = state.limited.get(model).is_some_and(|until| now < *until);
         match &state.rest {
+            _ if is_limited && state.rest.as_ref().is_none_or(|rest| !rest.is_down) => Condition::Resting,
             None => Condition::Well,
             Some(rest) if now >= rest.until && !rest.is_tried => Condition::Well,
             Some(rest) if rest.is_down => Condition::Down(rest.until.saturating_duration_since(now)),
@@ -168,19 +172,40 @@ impl Health {
         Ok(dialer)
     }
 
-    fn note(&self, outcome: Outcome) {
+    /// It can be reached, whatever comes of it.
+    fn note_reached(&self) {
+        let mut state = lock(&self.state);
+        state.unreached = 0;
+        if state.rest.as_ref().is_some_and(|rest| rest.is_down) {
+            state.rest = None;
+        }
+    }
+
+    fn note(&self, outcome: Outcome, model: &Arc<str>) {
         let mut state = lock(&self.state);
         let (rest, is_down) = match outcome {
             Outcome::Unreached => {
                 state.unreached += 1;
                 ((state.unreached >= UNREACHED_MAX).then(|| state.longer()), true)
             }
-            Outcome::Answered { status: 429 | 529, retry_after } => {
+            // A limit is mostly one of a model's, and so is a permission.
+            Outcome::Answered { status: 429, retry_after } => {
+                state.unreached = 0;
+                let asked = retry_after.map_or(REST_MIN, Duration::from_secs);
+                let until = Instant::now() + asked.clamp(REST_MIN, RETRY_AFTER_MAX);
+                state.limited.insert(Arc::clone(model), until);
+                (None, false)
+            }
+            Outcome::Answered { status: 403, .. } => {
+                state.unreached = 0;
+                (None, false)
+            }
+            Outcome::Answered { status: 529, retry_after } => {
                 state.unreached = 0;
                 let asked = retry_after.map_or(REST_MIN, Duration::from_secs);
                 (Some(asked.clamp(REST_MIN, RETRY_AFTER_MAX)), false)
             }
-            Outcome::Answered { status: 401..=403, .. } => {
+            Outcome::Answered { status: 401 | 402, .. } => {
                 state.unreached = 0;
                 (Some(REFUSED_REST), false)
             }
@@ -189,7 +214,9 @@ impl Health {
                 ((state.failed >= FAILED_MAX).then(|| state.longer()), false)
             }
             Outcome::Answered { .. } => {
-                *state = State::default();
+                let mut limited = std::mem::take(&mut state.limited);
+                limited.remove(model);
+                *state = State { limited, ..State::default() };
                 return;
             }
         };
@@ -207,9 +234,14 @@ impl State {
 }
 
 impl Turn {
-    pub(crate) fn note(&mut self, outcome: Outcome) {
+    /// What came of a request for a model.
+    pub(crate) fn note(&mut self, outcome: Outcome, model: &Arc<str>) {
         self.is_trial = false;
-        self.health.note(outcome);
+        self.health.note(outcome, model);
+    }
+
+    pub(crate) fn note_reached(&self) {
+        self.health.note_reached();
     }
 
     pub(crate) fn dialer(&self, usual: &Dialer, upstream: &Arc<Upstream>) -> Result<Dialer, String> {
@@ -248,8 +280,8 @@ mod tests {
     const BROKEN: Outcome = Outcome::Answered { status: 500, retry_after: None };
 
     fn note(health: &Health, outcome: Outcome, times: u32) -> Condition {
-        (0..times).for_each(|_| health.note(outcome));
-        health.condition()
+        (0..times).for_each(|_| health.note(outcome, &"m".into()));
+        health.condition("m")
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,15 +290,17 @@ mod tests {
         assert_eq!(note(&health, Outcome::Unreached, 2), Condition::Well);
         assert_eq!(note(&health, Outcome::Unreached, 1), Condition::Down(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(health.condition(), Condition::Well);
+        assert_eq!(health.condition("m"), Condition::Well);
         let trial = Arc::clone(&health).turn(&upstream, Duration::ZERO).await.unwrap();
-        assert_eq!(health.condition(), Condition::Down(Duration::ZERO), "one tries, others wait");
+        assert_eq!(health.condition("m"), Condition::Down(Duration::ZERO), "one tries, others wait");
         drop(trial);
-        assert_eq!(health.condition(), Condition::Well, "nothing came of it: the next may try");
+        assert_eq!(health.condition("m"), Condition::Well, "nothing came of it: the next may try");
         let mut trial = Arc::clone(&health).turn(&upstream, Duration::ZERO).await.unwrap();
-        trial.note(Outcome::Unreached);
-        assert_eq!(health.condition(), Condition::Down(Duration::from_secs(2)), "twice as long");
+        trial.note(Outcome::Unreached, &"m".into());
+        assert_eq!(health.condition("m"), Condition::Down(Duration::from_secs(2)), "twice as long");
         assert_eq!(note(&health, Outcome::Unreached, 9), Condition::Down(Duration::from_secs(30)));
+        health.note_reached();
+        assert_eq!(health.condition("m"), Condition::Well, "whatever comes of the trial");
         assert_eq!(note(&health, FINE, 1), Condition::Well);
         assert_eq!(note(&health, Outcome::Unreached, 2), Condition::Well, "all is forgotten");
     }
@@ -288,10 +322,11 @@ mod tests {
                 note(&health, Outcome::Answered { status: 429, retry_after: seconds }, 1),
                 Condition::Resting
             );
+            assert_eq!(health.condition("another"), Condition::Well, "a limit is a model's");
             tokio::time::advance(Duration::from_millis(rest * 1_000 - 1)).await;
-            assert_eq!(health.condition(), Condition::Resting);
+            assert_eq!(health.condition("m"), Condition::Resting);
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!(health.condition(), Condition::Well);
+            assert_eq!(health.condition("m"), Condition::Well);
         }
     }
 

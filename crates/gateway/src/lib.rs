@@ -82,6 +82,8 @@ impl Default for Options {
 
 /// Answers whose client has gone and which are read on for their usage.
 const DRAINS_MAX: usize = 256;
+/// Responses in the background whose end is waited for, at a time.
+const FOLLOWED_MAX: usize = 4_000;
 /// Bodies take up room by so many bytes.
 const BODY_PIECE: usize = 4 * 1024;
 /// Requests whose tokens are counted at a time.
@@ -101,6 +103,8 @@ pub struct Gateway {
     /// Room for bodies, in pieces of [`BODY_PIECE`].
     bodies: Semaphore,
     drains: Semaphore,
+    /// Responses in the background whose end is waited for.
+    followed: Semaphore,
     counting: Semaphore,
 }
 
@@ -126,6 +130,7 @@ impl Gateway {
             watch: Watch::default(),
             bodies,
             drains,
+            followed: Semaphore::new(FOLLOWED_MAX),
             counting,
         }
     }

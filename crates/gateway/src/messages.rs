@@ -167,6 +167,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     }
 }
 
+fn is_given(raw: Raw<'_>) -> bool {
+    raw.0.is_some_and(|raw| raw.get() != "null")
+}
+
 /// The input of a response: a text, or items, of which messages are only one kind.
 #[derive(Default)]
 pub(crate) struct Items<'a>(pub(crate) Messages<'a>);
@@ -174,6 +178,9 @@ pub(crate) struct Items<'a>(pub(crate) Messages<'a>);
 fields! {
     struct Item {
         r#type: Option<Text<'a>>,
+        id: Raw<'a>,
+        role: Raw<'a>,
+        encrypted_content: Raw<'a>,
         content: Option<Content<'a>>,
         output: Option<Content<'a>>,
         summary: Option<Content<'a>>,
@@ -181,8 +188,13 @@ fields! {
 }
 
 impl Item<'_> {
+    /// Whether it only names what the provider keeps. The type of such an item may be left out.
     fn is_reference(&self) -> bool {
-        self.r#type.as_ref().is_some_and(|kind| kind.0 == "item_reference")
+        match self.r#type.as_ref().map(|Text(kind)| kind.as_ref()) {
+            Some("item_reference") => true,
+            None | Some("message") => is_given(self.id) && (self.content.is_none() || !is_given(self.role)),
+            Some(_) => false,
+        }
     }
 
     /// Whether all there is of it stands in the body.
@@ -195,7 +207,11 @@ impl Item<'_> {
             "custom_tool_call_output",
             "reasoning",
         ];
-        self.r#type.as_ref().is_none_or(|kind| WHOLE.contains(&kind.0.as_ref()))
+        let kind = self.r#type.as_ref().map(|Text(kind)| kind.as_ref());
+        // Reasoning that is named and not there is looked up.
+        let is_looked_up =
+            kind == Some("reasoning") && is_given(self.id) && !is_given(self.encrypted_content);
+        !is_looked_up && kind.is_none_or(|kind| WHOLE.contains(&kind))
     }
 }
 

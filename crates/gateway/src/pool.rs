@@ -53,19 +53,34 @@ impl Pool {
 
     /// The connection used last, for it is the least likely to have been closed.
     pub(crate) fn take(&self, upstream: &Arc<Upstream>) -> Option<ClientConnection> {
+        if upstream.settings.http_version == Some(HttpVersion::Http2) {
+            return self.take_shared(upstream);
+        }
         let mut all = self.idle();
         let of_upstream = all.get_mut(&upstream.id)?;
         loop {
             let mut idle = of_upstream.pop()?;
-            if !idle.suits(upstream) {
-                continue;
+            if idle.suits(upstream) {
+                return Some(idle.connection);
             }
-            if let Some(shared) = idle.connection.share() {
-                idle.since = Instant::now();
-                of_upstream.push(idle);
-                return Some(shared);
-            }
-            return Some(idle.connection);
+        }
+    }
+
+    /// One that carries many requests at once, and has room for another.
+    fn take_shared(&self, upstream: &Arc<Upstream>) -> Option<ClientConnection> {
+        let mut all = self.idle();
+        let of_upstream = all.get_mut(&upstream.id)?;
+        of_upstream.retain_mut(|idle| idle.suits(upstream));
+        let idle = of_upstream.iter_mut().find(|idle| idle.connection.has_room())?;
+        idle.since = Instant::now();
+        idle.connection.share()
+    }
+
+    /// Lets others use a new connection as well, if it carries many requests at once.
+    pub(crate) fn offer(&self, upstream: &Arc<Upstream>, connection: &ClientConnection) {
+        if let Some(connection) = connection.share() {
+            let idle = Idle { connection, made_for: Arc::clone(upstream), since: Instant::now() };
+            self.idle().entry(upstream.id).or_default().push(idle);
         }
     }
 
@@ -75,12 +90,12 @@ impl Pool {
     }
 
     pub(crate) fn put(&self, upstream: &Arc<Upstream>, connection: ClientConnection) {
-        let mut all = self.idle();
-        let of_upstream = all.entry(upstream.id).or_default();
-        // One that carries many requests at once is here already, if it is any good.
-        if connection.share().is_some() && !of_upstream.is_empty() {
+        // One that carries many requests at once is here already.
+        if connection.share().is_some() {
             return;
         }
+        let mut all = self.idle();
+        let of_upstream = all.entry(upstream.id).or_default();
         if of_upstream.len() >= IDLE_MAX {
             of_upstream.remove(0);
         }

@@ -85,6 +85,7 @@ async fn path(
             return Ok(());
         }
         Route::Stored(action, response) => {
+            let _under_way = gateway.figures.begin(gateway.options.under_way_max).ok_or_else(overloaded)?;
             return stored::serve(gateway, pool, exchange, &caller, action, &response, id).await;
         }
         Route::Call(endpoint, deployment) => (endpoint, deployment),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::fields::{Text, fields};
+use crate::fields::{Text, fields, nested};
 
 #[derive(Debug, Default)]
 pub(crate) struct Tools<'a> {
@@ -51,13 +51,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Tools<'a> {
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Tools<'de>, S::Error> {
                 let mut tools = Tools::default();
                 while let Some(raw) = seq.next_element::<&'de RawValue>()? {
-                    let tool: Tool<'de> = serde_json::from_str(raw.get()).map_err(S::Error::custom)?;
+                    let tool: Tool<'de> = nested(raw.get()).map_err(S::Error::custom)?;
                     let kind = tool.r#type.map(|Text(kind)| kind.into_owned());
                     let mut is_search = false;
                     match kind.as_deref() {
                         Some("function" | "custom") => {}
                         Some("local_shell" | "apply_patch") => tools.described += 1,
-                        Some("namespace") if tool.tools.as_ref().is_some_and(Tools::is_of_client) => {}
+                        Some("namespace") if tool.tools.as_ref().is_some_and(Tools::is_of_client) => {
+                            tools.described += tool.tools.map_or(0, |inner| inner.described);
+                        }
                         Some(kind) if kind.starts_with("web_search") => {
                             is_search = true;
                             tools.search.get_or_insert_with(|| (tools.count, kind.to_owned()));

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tollgate_core::error::Kind;
@@ -68,10 +69,8 @@ pub(crate) async fn send(
     let connection = if let Some(connection) = reused {
         connection
     } else {
-        let made = dial(gateway, upstream, turn).await.inspect_err(|_| no_answer())?;
-        if let Some(shared) = made.share() {
-            pool.put(upstream, shared);
-        }
+        let made = dial(gateway, asked, turn).await.inspect_err(|_| no_answer())?;
+        pool.offer(upstream, &made);
         made
     };
     // Under a limit the upstream is told of the output that is paid for, and so is a limit of the operator's.
@@ -84,25 +83,28 @@ pub(crate) async fn send(
     let body = edit::apply(asked.body, &edits);
     let head = head(asked, id, body.len(), &exchange.head.headers);
     let hold = hold.dispatch();
+    let sending = Stopwatch::start();
     let cancels = relay::cancels(upstream, call);
     match answered(gateway, upstream, connection, (&head, &body), exchange, cancels).await {
         Answered::Head(answer) => {
             let retry_after =
                 answer.head.headers.get("retry-after").and_then(|text| text.trim().parse().ok());
-            turn.note(Outcome::Answered { status: answer.head.status, retry_after });
+            turn.note(Outcome::Answered { status: answer.head.status, retry_after }, &model.id);
             Ok(Sent { answer, hold, upstream: Arc::clone(upstream), asked: since })
         }
         // It may have arrived and may be billed: the hold is settled as it is dropped.
-        Answered::Failed(error @ ResponseError::NoAnswer(_)) if is_reused => {
+        Answered::Failed(error) if is_reused && is_of_death(&error, sending) => {
             Err(Unsent::Died(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
         }
         Answered::Failed(error) => {
-            turn.note(Outcome::Failed);
+            turn.note(Outcome::Failed, &model.id);
+            pool.forget(upstream);
             no_answer();
             Err(Unsent::Failed(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error)))
         }
         Answered::TooLate => {
-            turn.note(Outcome::Failed);
+            turn.note(Outcome::Failed, &model.id);
+            pool.forget(upstream);
             no_answer();
             Err(Unsent::Failed(failed(Kind::UpstreamTimeout, "upstream_timeout", upstream)))
         }
@@ -113,17 +115,31 @@ pub(crate) async fn send(
     }
 }
 
-async fn dial(
-    gateway: &Gateway,
-    upstream: &Arc<Upstream>,
-    turn: &mut Turn,
-) -> Result<ClientConnection, Unsent> {
+/// Whether a kept connection was dead as it was written to, so that nothing came of what was sent; or a server has said
+/// so itself. One that breaks later may have been working on it.
+fn is_of_death(error: &ResponseError, sending: Stopwatch) -> bool {
+    const AT_ONCE: Duration = Duration::from_secs(1);
+    match error {
+        ResponseError::NotTaken(_) => true,
+        ResponseError::NoAnswer(_) => sending.elapsed() < AT_ONCE,
+        _ => false,
+    }
+}
+
+async fn dial(gateway: &Gateway, asked: &Asked<'_>, turn: &mut Turn) -> Result<ClientConnection, Unsent> {
+    let Asked { upstream, model, .. } = *asked;
     let dialer = turn.dialer(&gateway.dialer, upstream);
     let dialer = dialer.map_err(|why| Unsent::Failed(unusable(why)))?;
-    dialer.dial(&upstream.address).await.map_err(|error| {
-        turn.note(Outcome::Unreached);
-        Unsent::Unreached(dial_failed(upstream, error))
-    })
+    match dialer.dial(&upstream.address).await {
+        Ok(connection) => {
+            turn.note_reached();
+            Ok(connection)
+        }
+        Err(error) => {
+            turn.note(Outcome::Unreached, &model.id);
+            Err(Unsent::Unreached(dial_failed(upstream, error)))
+        }
+    }
 }
 
 enum Answered {
@@ -190,7 +206,9 @@ pub(crate) async fn fetch(
         };
         match timeout(time_max, connection.send(head.as_bytes(), b"")).await {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(ResponseError::NoAnswer(_))) if is_reused => pool.forget(upstream),
+            Ok(Err(ResponseError::NoAnswer(_) | ResponseError::NotTaken(_))) if is_reused => {
+                pool.forget(upstream);
+            }
             Ok(Err(error)) => {
                 return Err(failed(Kind::UpstreamFailed, "upstream_failed", upstream).source(error));
             }

@@ -5,7 +5,7 @@
 //! listening socket; then this process ends what it is at and goes. The other waits for the lock of the directory
 //! meanwhile, and accepts what has queued once it has it.
 
-use std::io::{IoSlice, IoSliceMut, Read};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,21 +16,39 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tollgate_core::{Error, Result};
 
 const GREETING: &[u8] = b"tollgate listening socket 1\n";
+const CONFIRMED: &[u8] = b"taken\n";
 const ASK_TIME_MAX: Duration = Duration::from_secs(5);
 
 fn path(data: &Path) -> PathBuf {
     data.join("handover.sock")
 }
 
-/// Asks the process that serves the directory for its listening socket, upon which it begins to stop; `None` if there is no
-/// such process.
-pub(crate) fn take(data: &Path) -> Result<Option<TcpListener>> {
+/// A socket that another process still listens on, too.
+pub(crate) struct Taken {
+    pub(crate) listener: TcpListener,
+    stream: UnixStream,
+}
+
+impl Taken {
+    /// Has the other process stop: the socket is good.
+    pub(crate) fn confirm(mut self) -> Result<TcpListener> {
+        let failed =
+            |error| Error::internal("the process that served could not be told to stop").source(error);
+        self.stream.write_all(CONFIRMED).map_err(|error: std::io::Error| failed(error))?;
+        Ok(self.listener)
+    }
+}
+
+/// Asks the process that serves the directory for its listening socket; `None` if there is no such process. It goes on until
+/// that is confirmed.
+pub(crate) fn take(data: &Path) -> Result<Option<Taken>> {
     let Ok(mut stream) = UnixStream::connect(path(data)) else { return Ok(None) };
     let failed = |error: std::io::Error| {
         Error::bad_request(format!("The process that serves {} gave no socket: {error}.", data.display()))
@@ -51,7 +69,8 @@ pub(crate) fn take(data: &Path) -> Result<Option<TcpListener>> {
         _ => None,
     });
     let fd: Option<OwnedFd> = fds.flatten().next();
-    fd.map(|fd| Some(TcpListener::from(fd))).ok_or_else(|| failed(std::io::Error::other("there was none")))
+    fd.map(|fd| Some(Taken { listener: TcpListener::from(fd), stream }))
+        .ok_or_else(|| failed(std::io::Error::other("there was none")))
 }
 
 /// An offer to hand the socket over, as long as it is kept.
@@ -77,19 +96,10 @@ impl Offer {
         let (told, taken) = watch::channel(false);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = offering.accept().await {
-                let is_ours =
-                    stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw());
-                match stream.into_std().and_then(|stream| {
-                    stream.set_nonblocking(false)?;
-                    if is_ours {
-                        give(&stream, &listener)
-                    } else {
-                        Err(std::io::ErrorKind::PermissionDenied.into())
-                    }
-                }) {
+                match offer_to(stream, &listener).await {
                     Ok(()) => _ = told.send_replace(true),
                     Err(error) => {
-                        tracing::warn!(%error, "somebody asked for the listening socket and did not get it");
+                        tracing::warn!(%error, "somebody asked for the listening socket and did not take it");
                     }
                 }
             }
@@ -111,6 +121,21 @@ impl Drop for Offer {
         self.task.abort();
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Gives the socket to whoever asks, and waits for the word that it is good.
+async fn offer_to(stream: tokio::net::UnixStream, listener: &TcpListener) -> std::io::Result<()> {
+    if stream.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(std::io::ErrorKind::PermissionDenied.into());
+    }
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    give(&stream, listener)?;
+    stream.set_nonblocking(true)?;
+    let mut stream = tokio::net::UnixStream::from_std(stream)?;
+    let mut word = [0; CONFIRMED.len()];
+    tokio::time::timeout(ASK_TIME_MAX, stream.read_exact(&mut word)).await??;
+    if word == *CONFIRMED { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
 }
 
 fn give(stream: &UnixStream, listener: &TcpListener) -> std::io::Result<()> {

@@ -48,6 +48,14 @@ pub(crate) fn inherited() -> Result<Option<TcpListener>> {
 /// Makes a socket that came from elsewhere ours, if it is the one that is wanted.
 pub(crate) fn adopt(listener: TcpListener, wanted: SocketAddr) -> Result<TcpListener> {
     raise_file_limit();
+    check(&listener, wanted)?;
+    let unusable = |error: std::io::Error| Error::internal("a listening socket cannot be used").source(error);
+    listener.set_nonblocking(true).map_err(unusable)?;
+    Ok(listener)
+}
+
+/// Whether a socket is on the address that is wanted.
+pub(crate) fn check(listener: &TcpListener, wanted: SocketAddr) -> Result<()> {
     let unusable = |error: std::io::Error| Error::internal("a listening socket cannot be used").source(error);
     let address = listener.local_addr().map_err(unusable)?;
     if wanted.port() != 0 && address != wanted {
@@ -55,8 +63,7 @@ pub(crate) fn adopt(listener: TcpListener, wanted: SocketAddr) -> Result<TcpList
             "The listening socket that is handed over is {address}, and --listen says {wanted}."
         )));
     }
-    listener.set_nonblocking(true).map_err(unusable)?;
-    Ok(listener)
+    Ok(())
 }
 
 /// Binds an address. That another process has it is an error, and not a socket shared by accident.

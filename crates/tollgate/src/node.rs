@@ -69,11 +69,11 @@ impl Node {
     pub async fn start(config: &Config, clock: Clock) -> Result<Self> {
         let directory = DataDir::new(&config.data);
         directory.create()?;
-        let (lock, listener) = places(&directory, config).await?;
         let tls = match &config.tls {
             Some(files) => Some(Arc::new(ServerTls::load(&files.certificate, &files.key)?)),
             None => None,
         };
+        let (lock, listener) = places(&directory, config).await?;
         let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
         let url = listener::url(address, tls.is_some());
         let db = open(&directory, &clock).await?;
@@ -302,15 +302,18 @@ fn run_worker(
 /// The lock of the directory and the socket to listen on: from the process whose place this one takes, from systemd, or new.
 async fn places(directory: &DataDir, config: &Config) -> Result<(Lock, std::net::TcpListener)> {
     let taken = if config.take_over { handover::take(&config.data)? } else { None };
-    let lock = match &taken {
-        None => directory.lock()?,
-        // It ends what it is at first.
-        Some(_) => lock_when_free(directory).await?,
+    let Some(taken) = taken else {
+        let lock = directory.lock()?;
+        let listener = match listener::inherited()? {
+            Some(listener) => listener::adopt(listener, config.listen)?,
+            None => listener::bind(config.listen)?,
+        };
+        return Ok((lock, listener));
     };
-    let listener = match taken.map_or_else(listener::inherited, |taken| Ok(Some(taken)))? {
-        Some(listener) => listener::adopt(listener, config.listen)?,
-        None => listener::bind(config.listen)?,
-    };
+    listener::check(&taken.listener, config.listen)?;
+    let listener = listener::adopt(taken.confirm()?, config.listen)?;
+    // The other ends what it is at first.
+    let lock = lock_when_free(directory).await?;
     Ok((lock, listener))
 }
 

@@ -10,7 +10,7 @@ use h2::RecvStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use crate::body::{BodyError, Decoder};
-use crate::h2_client::H2Client;
+use crate::h2_client::{H2Client, UnderWay};
 use crate::h2_stream;
 use crate::head::{Framing, ResponseHead, find_end, take_response};
 use crate::stream::Stream;
@@ -24,6 +24,8 @@ const READ_SIZE: usize = 32 * 1024;
 pub enum ResponseError {
     /// The connection failed before the head of an answer.
     NoAnswer(io::Error),
+    /// The server has said that it did not look at the request.
+    NotTaken(io::Error),
     Malformed(&'static str),
     /// The answer began and did not end.
     CutShort(BodyError),
@@ -32,6 +34,7 @@ pub enum ResponseError {
 impl fmt::Display for ResponseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotTaken(error) => write!(f, "the request was not taken: {error}"),
             Self::NoAnswer(error) => write!(f, "the connection ended without an answer: {error}"),
             Self::Malformed(what) => f.write_str(what),
             Self::CutShort(error) => error.fmt(f),
@@ -61,7 +64,7 @@ pub struct Exchange {
 #[derive(Debug)]
 enum From {
     H1 { stream: Stream, buffer: BytesMut, body: Decoder },
-    H2 { connection: H2Client, body: RecvStream },
+    H2 { connection: H2Client, body: RecvStream, _under_way: UnderWay },
 }
 
 impl ClientConnection {
@@ -78,6 +81,14 @@ impl ClientConnection {
         match &self.0 {
             Over::H1 { .. } => None,
             Over::H2(connection) => Some(Self(Over::H2(connection.clone()))),
+        }
+    }
+
+    /// Whether a request more would not have to wait for others.
+    pub fn has_room(&self) -> bool {
+        match &self.0 {
+            Over::H1 { .. } => true,
+            Over::H2(connection) => connection.has_room(),
         }
     }
 
@@ -99,8 +110,8 @@ impl ClientConnection {
         let (mut stream, mut buffer) = match self.0 {
             Over::H1 { stream, buffer } => (stream, buffer),
             Over::H2(connection) => {
-                let (connection, head, body) = connection.send(head, body).await?;
-                return Ok(Exchange { head, from: From::H2 { connection, body } });
+                let (connection, head, body, under_way) = connection.send(head, body).await?;
+                return Ok(Exchange { head, from: From::H2 { connection, body, _under_way: under_way } });
             }
         };
         let mut request = Vec::with_capacity(head.len() + body.len());

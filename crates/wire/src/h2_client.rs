@@ -2,20 +2,29 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::RecvStream;
 use h2::client::SendRequest;
+use h2::{PingPong, RecvStream};
+use tokio::time::timeout;
 
 use crate::client::ResponseError;
 use crate::h2_stream;
 use crate::head::{ResponseHead, find_end, take_request};
 use crate::stream::Stream;
 
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What one answer may have sent ahead of its reader, and all of them: some slow readers leave room for the others.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+/// A connection that says nothing for so long is asked whether it is there, and has so long to say so.
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PONG_TIME_MAX: Duration = Duration::from_secs(10);
+/// Requests at once where a server sets no limit.
+const STREAMS_MAX: usize = 100;
 const HEAD_MAX: u32 = 64 * 1024;
 /// For a server that makes no room for a request's body.
 const WRITE_TIME_MAX: Duration = Duration::from_mins(1);
@@ -25,6 +34,17 @@ const WRITE_TIME_MAX: Duration = Duration::from_mins(1);
 pub(crate) struct H2Client {
     sender: SendRequest<Bytes>,
     scheme: &'static str,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// Counts a request on its connection until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for H2Client {
@@ -37,7 +57,7 @@ impl H2Client {
     /// Begins HTTP/2 on a connection that was made for it. A task of its own carries it.
     pub(crate) async fn begin(stream: Stream) -> io::Result<Self> {
         let scheme = if stream.is_tls() { "https" } else { "http" };
-        let (sender, connection) = h2::client::Builder::new()
+        let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEAD_MAX)
@@ -45,12 +65,24 @@ impl H2Client {
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(h2_stream::broken)?;
+        let pings = connection.ping_pong();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
+                    }
+                }
+                // Dropped, it ends all that is on it.
+                () = until_silent(pings) => tracing::info!("an HTTP/2 connection to an upstream is silent"),
             }
         });
-        Ok(Self { sender, scheme })
+        Ok(Self { sender, scheme, under_way: Arc::default() })
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        let most = self.sender.current_max_send_streams().min(STREAMS_MAX);
+        self.under_way.load(Ordering::Relaxed) < most
     }
 
     pub(crate) fn is_closed(&mut self) -> bool {
@@ -62,8 +94,9 @@ impl H2Client {
         mut self,
         head: &[u8],
         body: &[u8],
-    ) -> Result<(Self, ResponseHead, RecvStream), ResponseError> {
-        let no_answer = |error| ResponseError::NoAnswer(h2_stream::broken(error));
+    ) -> Result<(Self, ResponseHead, RecvStream, UnderWay), ResponseError> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        let under_way = UnderWay(Arc::clone(&self.under_way));
         let request = self.request(head).ok_or(ResponseError::Malformed("the request has no head"))?;
         poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(no_answer)?;
         let (answer, mut stream) = self.sender.send_request(request, body.is_empty()).map_err(no_answer)?;
@@ -85,7 +118,7 @@ impl H2Client {
         };
         let (parts, body) = response.map_err(no_answer)?.into_parts();
         let head = h2_stream::response_head(&parts).map_err(ResponseError::Malformed)?;
-        Ok((self, head, body))
+        Ok((self, head, body, under_way))
     }
 
     /// A request by its head as of HTTP/1.1.
@@ -103,4 +136,25 @@ impl H2Client {
         }
         Some(request)
     }
+}
+
+/// Returns when the other side does not answer any more.
+async fn until_silent(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        let answered = timeout(PONG_TIME_MAX, pings.ping(h2::Ping::opaque())).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+/// A server that ends a connection, or has too much to do, says which requests it did not look at.
+fn no_answer(error: h2::Error) -> ResponseError {
+    let is_refused = error.is_remote()
+        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR));
+    let error = h2_stream::broken(error);
+    if is_refused { ResponseError::NotTaken(error) } else { ResponseError::NoAnswer(error) }
 }

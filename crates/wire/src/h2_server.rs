@@ -33,6 +33,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What waits to be sent on a stream; whoever has more waits.
 const SEND_BUFFER: usize = 256 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const ENDING_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A connection of which something was read already.
 pub(crate) struct Rewound {
@@ -79,12 +80,27 @@ pub(crate) struct Place {
     pub(crate) clock: Clock,
 }
 
-/// Serves a connection until its client ends it, it was idle for too long, or the server stops.
+/// Serves a connection until its client ends it, it was idle for too long, or the server stops; and until what was under
+/// way on it has come to its end, though its client may have gone.
 pub(crate) async fn serve<S: Service>(
     stream: Rewound,
     place: Place,
     service: Arc<S>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let under_way = Arc::new(AtomicUsize::new(0));
+    accept(stream, place, service, shutdown, &under_way).await;
+    while under_way.load(Ordering::Relaxed) > 0 {
+        tokio::time::sleep(ENDING_LOOK_EVERY).await;
+    }
+}
+
+async fn accept<S: Service>(
+    stream: Rewound,
+    place: Place,
+    service: Arc<S>,
     mut shutdown: watch::Receiver<bool>,
+    under_way: &Arc<AtomicUsize>,
 ) {
     let mut builder = h2::server::Builder::new();
     builder
@@ -95,7 +111,6 @@ pub(crate) async fn serve<S: Service>(
         .max_header_list_size(u32::try_from(place.limits.head_bytes_max).unwrap_or(u32::MAX));
     let handshake = timeout(place.limits.head_time_max, builder.handshake::<_, Bytes>(stream)).await;
     let Ok(Ok(mut connection)) = handshake else { return };
-    let under_way = Arc::new(AtomicUsize::new(0));
     let mut last = Instant::now();
     let mut is_ending = false;
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -104,7 +119,7 @@ pub(crate) async fn serve<S: Service>(
             accepted = connection.accept() => {
                 let Some(Ok((request, respond))) = accepted else { return };
                 last = Instant::now();
-                let counted = Counted::new(&under_way);
+                let counted = Counted::new(under_way);
                 let (place, service) = (place.clone(), Arc::clone(&service));
                 tokio::spawn(async move {
                     answer(request, respond, place, &*service).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::head::{RequestHead, ResponseHead, find_end, take_request, take_response};
 
@@ -64,7 +64,8 @@ fn extend(bytes: &mut BytesMut, name: &http::HeaderName, value: &http::HeaderVal
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// Hands bytes on as the peer makes room for them; gives up on a peer that makes none for `time_max`.
+/// Hands bytes on as the peer makes room for them; gives up on a peer that makes
+/// none for all of it within `time_max`.
 pub(crate) async fn send(
     stream: &mut SendStream<Bytes>,
     mut data: Bytes,
@@ -74,9 +75,10 @@ pub(crate) async fn send(
     if data.is_empty() {
         return if is_end { stream.send_data(data, true).map_err(broken) } else { Ok(()) };
     }
+    let deadline = Instant::now() + time_max;
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
-        let room = timeout(time_max, poll_fn(|cx| stream.poll_capacity(cx))).await;
+        let room = timeout_at(deadline, poll_fn(|cx| stream.poll_capacity(cx))).await;
         let room = room.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
         let room = room.ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
         let piece = data.split_to(room.min(data.len()));
