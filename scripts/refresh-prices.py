@@ -51,7 +51,9 @@ FREE = ["omni-moderation-2024-09-26", "omni-moderation-latest", "text-moderation
 
 RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok"]
 
-OTHER_KINDS = re.compile("tts|transcribe|image|audio|realtime|live|search|computer-use|deep-research")
+AUDIO_RATES = ["input_audio_mtok", "output_audio_mtok"]
+
+OTHER_KINDS = re.compile("tts|transcribe|image|realtime|live|search|computer-use|deep-research")
 
 
 def names(match):
@@ -98,6 +100,7 @@ def row(model, today):
         return None
     fields = {k: v for k, v in vars(prices).items() if v is not None and not k.startswith("_")}
     # A model with another kind of input, output or fee would be charged wrongly by its text price alone.
+    audio = [fields.pop(rate, None) for rate in AUDIO_RATES]
     other_units = [k for k in fields if k not in RATES and not k.endswith("_kcount")]
     if "input_mtok" not in fields or other_units or OTHER_KINDS.search(model.id):
         return None
@@ -110,7 +113,10 @@ def row(model, today):
     base = [part[0] for part in parts]
     long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 5
     text = lambda value: "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
-    return [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(CONTEXT.get(model.id, model.context_window))]
+    # A model that hears or speaks at a price that is not known would be charged as if it read and wrote.
+    if "audio" in model.id and None in audio:
+        return None
+    return [*map(text, audio)], [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(CONTEXT.get(model.id, model.context_window))]
 
 
 def main():
@@ -120,21 +126,23 @@ def main():
         if provider.id not in PROVIDERS:
             continue
         for model in provider.models:
-            cells = row(model, today)
-            if cells is None:
+            found = row(model, today)
+            if found is None:
                 continue
+            audio, cells = found
             for name in filter(lambda name: not OTHER_KINDS.search(name), names(model.match)):
                 limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
                 image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE).removesuffix("-" + SHORT_DATE), IMAGE_TOKENS.get(model.id, ""))
-                lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image)]))
+                lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image), *audio]))
     for name in FREE:
-        lines[name] = "\t".join([name, "0"] + [""] * 13)
+        lines[name] = "\t".join([name, "0"] + [""] * 15)
     header = [
         f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
         "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD or YYYYMMDD stands for any date.",
         "# " + "\t".join([
             "model", "input", "cached_input", "cache_write", "cache_write_1h", "output", "long_context_above", "long_input",
-            "long_cached_input", "long_cache_write", "long_cache_write_1h", "long_output", "context_tokens", "max_output_tokens", "image_tokens"]),
+            "long_cached_input", "long_cache_write", "long_cache_write_1h", "long_output", "context_tokens", "max_output_tokens", "image_tokens",
+            "audio_input", "audio_output"]),
     ]
     TARGET.write_text("\n".join(header + [lines[name] for name in sorted(lines)]) + "\n")
     print(f"{len(lines)} models written to {TARGET}")

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tollgate_core::budget::{Mode, Payer, Scope};
-use tollgate_core::price::{Overrun, Price, Rates, Request, Size, TokenUsage};
+use tollgate_core::price::{Kinds, Overrun, Price, Rates, Request, Size, TokenUsage};
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{
     Clock, Interval, Money, OrganizationId, ProjectId, Result, UnitPrice, UpstreamId, UserId, Zone,
@@ -32,13 +32,15 @@ const REQUEST: Request = Request {
             cache_write: None,
             cache_write_1h: None,
             output: Some(UnitPrice(600_000)),
+            audio_input: None,
+            audio_output: None,
         },
         long_context: None,
     }),
     size: Size {
         input: Some(1_000),
         input_max: None,
-        may_keep_1h: false,
+        kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
         output_each: Some(1_000),
         output_each_max: None,
         choices: 1,

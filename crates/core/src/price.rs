@@ -10,7 +10,11 @@ pub struct TokenUsage {
     pub cache_write: u64,
     /// Of the cache-write tokens, those that are kept for an hour.
     pub cache_write_1h: u64,
+    /// Of the input that was neither, what was heard.
+    pub audio_input: u64,
     pub output: u64,
+    /// Of the output, what was spoken.
+    pub audio_output: u64,
     /// Of the output, what was made after the client had gone.
     pub drained_output: u64,
 }
@@ -34,6 +38,14 @@ impl TokenUsage {
         self.cache_write_1h.min(self.cache_write())
     }
 
+    pub fn audio_input(self) -> u64 {
+        self.audio_input.min(self.uncached_input())
+    }
+
+    pub fn audio_output(self) -> u64 {
+        self.audio_output.min(self.output)
+    }
+
     pub fn drained_output(self) -> u64 {
         self.drained_output.min(self.output)
     }
@@ -49,18 +61,49 @@ pub struct Rates {
     pub cache_write_1h: Option<UnitPrice>,
     /// `None` for a model known only by its input, as embeddings are: it prices no request that makes output.
     pub output: Option<UnitPrice>,
+    /// `None` for a model whose audio has no price: it prices no request that has any.
+    pub audio_input: Option<UnitPrice>,
+    pub audio_output: Option<UnitPrice>,
+}
+
+/// What of a request's tokens may have a price of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds {
+    /// Input that is kept in the cache for an hour.
+    pub kept_1h: bool,
+    pub audio_input: bool,
+    pub audio_output: bool,
+}
+
+impl Kinds {
+    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true };
 }
 
 impl Rates {
     /// All input at one price, and no output.
     pub const fn of_input(input: UnitPrice) -> Self {
-        Self { input, cached_input: None, cache_write: None, cache_write_1h: None, output: None }
+        Self {
+            input,
+            cached_input: None,
+            cache_write: None,
+            cache_write_1h: None,
+            output: None,
+            audio_input: None,
+            audio_output: None,
+        }
     }
 
-    fn dearest_input(self, may_keep_1h: bool) -> UnitPrice {
-        let kept_1h = self.cache_write_1h.filter(|_| may_keep_1h);
-        let others = [self.cached_input, self.cache_write, kept_1h];
+    fn dearest_input(self, kinds: Kinds) -> UnitPrice {
+        let kept_1h = self.cache_write_1h.filter(|_| kinds.kept_1h);
+        let heard = self.audio_input.filter(|_| kinds.audio_input);
+        let others = [self.cached_input, self.cache_write, kept_1h, heard];
         others.into_iter().flatten().fold(self.input, UnitPrice::max)
+    }
+
+    /// `None` if it has no price.
+    fn dearest_output(self, kinds: Kinds) -> Option<UnitPrice> {
+        let spoken = self.audio_output.filter(|_| kinds.audio_output);
+        self.output.map(|output| spoken.map_or(output, |spoken| output.max(spoken)))
     }
 
     fn cache_write(self) -> UnitPrice {
@@ -107,40 +150,59 @@ impl Price {
         }
     }
 
+    /// Whether audio that there may be has a price. What costs nothing costs nothing in any form.
+    pub fn prices(&self, kinds: Kinds) -> bool {
+        let has = |may_be: bool, price: Option<UnitPrice>| !may_be || price.is_some();
+        let rates = self.rates;
+        self.is_free()
+            || has(kinds.audio_input, rates.audio_input) && has(kinds.audio_output, rates.audio_output)
+    }
+
     /// Whether all of it is zero, or has no price of its own.
     pub fn is_free(&self) -> bool {
         let is_free = |rates: Rates| {
-            rates.dearest_input(true) == UnitPrice(0) && rates.output.unwrap_or_default() == UnitPrice(0)
+            rates.dearest_input(Kinds::ALL) == UnitPrice(0)
+                && rates.dearest_output(Kinds::ALL).unwrap_or_default() == UnitPrice(0)
         };
         is_free(self.rates) && self.long_context.is_none_or(|(_, rates)| is_free(rates))
     }
 
     pub fn cost(&self, usage: TokenUsage) -> Cost {
         let rates = self.rates_for(usage.input);
+        let output = rates.output.unwrap_or_default();
+        let (heard, spoken) =
+            (rates.audio_input.unwrap_or(rates.input), rates.audio_output.unwrap_or(output));
+        let read = usage.output - usage.drained_output();
+        let spoken_and_read = usage.audio_output().min(read);
+        let spoken_after = usage.audio_output() - spoken_and_read;
         Cost {
-            input: rates.input.times(usage.uncached_input()),
+            input: rates.input.times(usage.uncached_input() - usage.audio_input())
+                + heard.times(usage.audio_input()),
             cached_input: rates.cached_input.unwrap_or(rates.input).times(usage.cached_input()),
             cache_write: rates.cache_write().times(usage.cache_write() - usage.cache_write_1h())
                 + rates.cache_write_1h.unwrap_or_else(|| rates.cache_write()).times(usage.cache_write_1h()),
-            output: rates.output.unwrap_or_default().times(usage.output - usage.drained_output()),
-            drained_output: rates.output.unwrap_or_default().times(usage.drained_output()),
+            output: output.times(read - spoken_and_read) + spoken.times(spoken_and_read),
+            drained_output: output.times(usage.drained_output() - spoken_after) + spoken.times(spoken_after),
         }
     }
 
     /// The most that so many input and output tokens can cost, whatever part of the input is cached; `None` if there
-    /// may be output and it has no price. `may_keep_1h`: whether input may be kept in the cache for an hour.
-    pub fn bound(&self, input_max: u64, output_max: u64, may_keep_1h: bool) -> Option<Bound> {
+    /// may be output and it has no price. `kinds`: what of it may have a price of its own.
+    pub fn bound(&self, input_max: u64, output_max: u64, kinds: Kinds) -> Option<Bound> {
         let at = |rates: Rates| {
-            let output = if output_max == 0 { UnitPrice(0) } else { rates.output? };
-            let input = rates.dearest_input(may_keep_1h);
-            // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three or
-            // four, and splitting the output one for two. What costs nothing is nothing in as many parts as there are.
+            let output = if output_max == 0 { UnitPrice(0) } else { rates.dearest_output(kinds)? };
+            let input = rates.dearest_input(kinds);
+            // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three, and
+            // splitting the output one for two; each kind of its own can add another. What costs nothing is nothing in as
+            // many parts as there are.
             let rounding = |price: UnitPrice, tokens: u64, most: i64| {
                 Money(if tokens > 0 && price > UnitPrice(0) { most } else { 0 })
             };
             Some(Bound {
-                input: input.times(input_max) + rounding(input, input_max, 2 + i64::from(may_keep_1h)),
-                output: output.times(output_max) + rounding(output, output_max, 1),
+                input: input.times(input_max)
+                    + rounding(input, input_max, 2 + i64::from(kinds.kept_1h) + i64::from(kinds.audio_input)),
+                output: output.times(output_max)
+                    + rounding(output, output_max, 1 + 2 * i64::from(kinds.audio_output)),
             })
         };
         let usual = at(self.rates)?;
@@ -154,18 +216,21 @@ impl Price {
     }
 
     /// The most output that, with so much input, costs no more than `money`; `None` if not even the input fits.
-    fn output_within(&self, input_max: u64, money: Money, may_keep_1h: bool) -> Option<u64> {
-        let one = self.bound(input_max, 1, may_keep_1h)?;
+    fn output_within(&self, input_max: u64, money: Money, kinds: Kinds) -> Option<u64> {
+        let one = self.bound(input_max, 1, kinds)?;
         let left = money.checked_sub(one.input)?;
         let dearest = match self.long_context {
-            Some((threshold, rates)) if input_max > threshold => self.rates.output?.max(rates.output?),
-            _ => self.rates.output?,
+            Some((threshold, rates)) if input_max > threshold => {
+                self.rates.dearest_output(kinds)?.max(rates.dearest_output(kinds)?)
+            }
+            _ => self.rates.dearest_output(kinds)?,
         };
         if dearest == UnitPrice(0) {
             return Some(u64::MAX);
         }
-        // One nano-dollar is kept for rounding, as in the bound.
-        let pico = i128::from(left.checked_sub(Money(1))?.nanos()) * 1_000;
+        // As many nano-dollars are kept for rounding as in the bound.
+        let rounding = Money(1 + 2 * i64::from(kinds.audio_output));
+        let pico = i128::from(left.checked_sub(rounding)?.nanos()) * 1_000;
         u64::try_from(pico / i128::from(dearest.0)).ok()
     }
 }
@@ -233,8 +298,7 @@ pub struct Size {
     /// As counted from the request, and no more than the model takes whatever was counted.
     pub input: Option<u64>,
     pub input_max: Option<u64>,
-    /// Whether input may be kept in the cache for an hour, at a price of its own.
-    pub may_keep_1h: bool,
+    pub kinds: Kinds,
     /// Of one choice as the upstream is told, and no more than the model makes whatever it is told.
     pub output_each: Option<u64>,
     pub output_each_max: Option<u64>,
@@ -252,7 +316,7 @@ impl Size {
         Self {
             input,
             input_max: None,
-            may_keep_1h: false,
+            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
             output_each: Some(0),
             output_each_max: Some(0),
             choices: 1,
@@ -310,7 +374,7 @@ impl Request {
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
         let computed = match (self.size.input_bound(), self.size.output_bound()) {
-            (Some(input), Some(output)) => price.bound(input, output, self.size.may_keep_1h),
+            (Some(input), Some(output)) => price.bound(input, output, self.size.kinds),
             _ => None,
         };
         match (computed, self.ceiling) {
@@ -329,7 +393,7 @@ impl Request {
     pub fn is_priced(&self) -> bool {
         // An output without a price is found out by asking what one token of it would cost.
         self.price.is_some_and(|price| {
-            price.bound(1, self.size.output_bound().unwrap_or(1).min(1), false).is_some()
+            price.bound(1, self.size.output_bound().unwrap_or(1).min(1), Kinds::default()).is_some()
         })
     }
 
@@ -343,7 +407,7 @@ impl Request {
     /// The same with less output, so that it costs at most `money`; `None` if less than `output_each_min` would be left.
     #[must_use]
     pub fn clamped(&self, money: Money, output_each_min: u64) -> Option<Self> {
-        let output = self.price?.output_within(self.size.input_bound()?, money, self.size.may_keep_1h)?;
+        let output = self.price?.output_within(self.size.input_bound()?, money, self.size.kinds)?;
         let each = self.size.each_within(output).min(self.size.output_each.unwrap_or(u64::MAX));
         if each < output_each_min.max(1) {
             return None;
@@ -383,6 +447,8 @@ mod tests {
             cache_write: Some(UnitPrice(input * 5 / 4)),
             cache_write_1h: Some(UnitPrice(input * 2)),
             output: Some(UnitPrice(output)),
+            audio_input: Some(UnitPrice(input * 12)),
+            audio_output: Some(UnitPrice(output * 5)),
         };
         Price {
             rates: rates(2_500_000, 250_000, 15_000_000),
@@ -397,14 +463,16 @@ mod tests {
             cached_input: 400,
             cache_write: 100,
             cache_write_1h: 20,
+            audio_input: 100,
             output: 10,
+            audio_output: 7,
             drained_output: 4,
         };
         let cost = price().cost(usage);
-        assert_eq!(cost.input, Money(1_250_000));
+        assert_eq!(cost.input, Money(1_000_000 + 3_000_000));
         assert_eq!(cost.cached_input, Money(100_000));
         assert_eq!(cost.cache_write, Money(250_000 + 100_000));
-        assert_eq!((cost.output, cost.drained_output), (Money(90_000), Money(60_000)));
+        assert_eq!((cost.output, cost.drained_output), (Money(450_000), Money(45_000 + 75_000)));
     }
 
     #[test]
@@ -418,8 +486,8 @@ mod tests {
     fn output_without_a_price_cannot_be_bounded() {
         let mut price = price();
         price.rates.output = None;
-        assert_eq!(price.bound(10, 1, false), None);
-        assert_eq!(price.bound(10, 0, false).unwrap().output, Money::ZERO);
+        assert_eq!(price.bound(10, 1, Kinds::default()), None);
+        assert_eq!(price.bound(10, 0, Kinds::default()).unwrap().output, Money::ZERO);
     }
 
     #[test]
@@ -495,10 +563,13 @@ mod tests {
             cached_input: 50,
             cache_write: 50,
             cache_write_1h: 50,
+            audio_input: 50,
             output: 0,
+            audio_output: 50,
             drained_output: 5,
         };
         assert_eq!((usage.drained_output(), usage.cache_write_1h()), (0, 0));
+        assert_eq!((usage.audio_input(), usage.audio_output()), (0, 0));
         assert_eq!((usage.uncached_input(), usage.cached_input(), usage.cache_write()), (0, 10, 0));
     }
 
@@ -518,11 +589,16 @@ mod tests {
             let cache_write = (input - cached_input) * written / 100;
             let output = output_max * output / 100;
             let drained_output = output * drained / 100;
-            let usage = TokenUsage { input, cached_input, cache_write, cache_write_1h: 0, output, drained_output };
-            let bound = |may_keep_1h| price.bound(input_max, output_max, may_keep_1h).unwrap().total();
-            prop_assert!(price.cost(usage).total() <= bound(false));
-            let usage = TokenUsage { cache_write_1h: cache_write * kept / 100, ..usage };
-            prop_assert!(price.cost(usage).total() <= bound(true));
+            let usage = TokenUsage { input, cached_input, cache_write, output, drained_output, ..TokenUsage::default() };
+            let bound = |kinds| price.bound(input_max, output_max, kinds).unwrap().total();
+            prop_assert!(price.cost(usage).total() <= bound(Kinds::default()));
+            let usage = TokenUsage {
+                cache_write_1h: cache_write * kept / 100,
+                audio_input: input * kept / 200,
+                audio_output: output * kept / 150,
+                ..usage
+            };
+            prop_assert!(price.cost(usage).total() <= bound(Kinds::ALL));
         }
 
         #[test]

@@ -31,6 +31,8 @@ pub struct ModelOverride {
     pub cache_write_price: Option<UnitPrice>,
     pub cache_write_1h_price: Option<UnitPrice>,
     pub output_price: Option<UnitPrice>,
+    pub audio_input_price: Option<UnitPrice>,
+    pub audio_output_price: Option<UnitPrice>,
     pub context_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
     pub image_tokens: Option<u64>,
@@ -86,8 +88,14 @@ impl ModelOverride {
     pub fn facts(&self, embedded: ModelFacts) -> ModelFacts {
         let known = embedded.price.map(|price| price.rates);
         let own = self.input_price.is_some() || self.output_price.is_some();
-        let discounts = [self.cached_input_price, self.cache_write_price, self.cache_write_1h_price];
-        let touched = own || discounts.iter().any(Option::is_some);
+        let others = [
+            self.cached_input_price,
+            self.cache_write_price,
+            self.cache_write_1h_price,
+            self.audio_input_price,
+            self.audio_output_price,
+        ];
+        let touched = own || others.iter().any(Option::is_some);
         let price = if touched {
             self.rates(known, own).map(|rates| Price {
                 rates,
@@ -114,17 +122,22 @@ impl ModelOverride {
             cache_write: self.cache_write_price.or_else(|| inherited(|rates| rates.cache_write)),
             cache_write_1h: self.cache_write_1h_price.or_else(|| inherited(|rates| rates.cache_write_1h)),
             output: self.output_price.or(known.and_then(|rates| rates.output)),
+            audio_input: self.audio_input_price.or_else(|| inherited(|rates| rates.audio_input)),
+            audio_output: self.audio_output_price.or_else(|| inherited(|rates| rates.audio_output)),
         })
     }
 }
 
 fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
     let cells: Vec<&str> = line.split('\t').collect();
-    let [name, usual @ .., context, max_output, image] = cells.as_slice() else { return None };
+    let [name, usual @ .., context, max_output, image, heard, spoken] = cells.as_slice() else { return None };
     let [input, cached, write, write_1h, output, threshold, long @ ..] = usual else { return None };
     let [long_input, long_cached, long_write, long_write_1h, long_output] = long else { return None };
     let number = |cell: &str| if cell.is_empty() { Some(None) } else { cell.parse::<u64>().ok().map(Some) };
-    let usual = read_rates([input, cached, write, write_1h, output])?;
+    let audio =
+        |cell: &str| if cell.is_empty() { Some(None) } else { UnitPrice::parse_per_million(cell).map(Some) };
+    let (audio_input, audio_output) = (audio(heard)?, audio(spoken)?);
+    let usual = Rates { audio_input, audio_output, ..read_rates([input, cached, write, write_1h, output])? };
     let long_context = match number(threshold)? {
         Some(threshold) => {
             let long = [long_input, long_cached, long_write, long_write_1h, long_output];
@@ -152,12 +165,15 @@ fn read_rates([input, cached, write, write_1h, output]: [&str; 5]) -> Option<Rat
         cache_write: optional(write)?,
         cache_write_1h: optional(write_1h)?,
         output: optional(output)?,
+        audio_input: None,
+        audio_output: None,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::price::Kinds;
 
     #[test]
     fn every_embedded_line_is_read() {
@@ -195,7 +211,7 @@ mod tests {
         );
         assert_eq!(facts.context_tokens, Some(128_000));
         let alone = own.facts(ModelFacts::default()).price.unwrap();
-        assert_eq!(alone.bound(1, 1, false), None, "half a price bounds no output");
+        assert_eq!(alone.bound(1, 1, Kinds::default()), None, "half a price bounds no output");
     }
 
     #[test]

@@ -92,6 +92,8 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
     let is_known = call.unknown_parameter(&upstream.settings.allowed_parameters).is_none();
     // What costs nothing may be as large as it likes.
     let price = if call.endpoint.is_free() { Some(Price::FREE) } else { facts.price };
+    // What has no price of its own is not charged as if it were text.
+    let price = price.filter(|price| price.prices(call.kinds));
     let is_free = price.is_some_and(|price| price.is_free());
     let input = call.input_max(facts, reshape).or_else(|| is_free.then(|| call.input_estimate()));
     Attempt {
@@ -112,7 +114,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
             size: Size {
                 input: input.filter(|_| is_known),
                 input_max: call.context(facts),
-                may_keep_1h: call.may_keep_1h,
+                kinds: call.kinds,
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
                 choices: call.choices(),

@@ -175,6 +175,11 @@ impl Body<'_> {
         }
     }
 
+    /// Whether the answer may be spoken.
+    pub(crate) fn speaks(&self) -> bool {
+        self.modalities.iter().flatten().any(|modality| modality == "audio")
+    }
+
     /// Whether the model is free to call a tool or not.
     pub(crate) fn is_choice_free(&self) -> bool {
         matches!(self.tool_choice.0.map_or("null", RawValue::get), "null" | r#""auto""# | r#""none""#)
@@ -229,10 +234,15 @@ impl Body<'_> {
             };
             return Err(Error::unsupported(format!("tools[{at}].type"), message));
         }
-        let speaks = self.modalities.iter().flatten().any(|modality| modality != "text");
-        if speaks || self.audio.is_some() {
-            let param = if speaks { "modalities" } else { "audio" };
-            return Err(Error::unsupported(param, "Audio output is not served yet."));
+        let other =
+            self.modalities.iter().flatten().find(|modality| !matches!(modality.as_str(), "text" | "audio"));
+        if let Some(other) = other {
+            let other: String = other.chars().take(40).collect();
+            return Err(Error::unsupported("modalities", format!("Output of '{other}' is not served yet.")));
+        }
+        if (self.speaks() || self.audio.is_some()) && endpoint != Endpoint::ChatCompletions {
+            let param = if self.speaks() { "modalities" } else { "audio" };
+            return Err(Error::unsupported(param, "Audio output is served by chat completions only."));
         }
         Ok(())
     }

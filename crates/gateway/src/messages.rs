@@ -22,6 +22,7 @@ pub(crate) struct Messages<'a> {
 }
 
 const FILES: &str = "Files that the provider keeps";
+const AUDIO: &str = "References to audio that the provider keeps";
 const ITEMS: &str = "References to items that the provider keeps";
 
 impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
@@ -39,9 +40,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
                 let mut position = 0;
                 while let Some(message) = seq.next_element::<Message<'de>>()? {
                     let content = message.content.unwrap_or_default();
-                    // An answer of the assistant may refer to audio it gave before.
-                    if content.has_audio || message.audio.is_some() {
+                    if content.has_audio {
                         messages.audio_at.get_or_insert(position);
+                    }
+                    // An answer of the assistant may refer to audio it gave before.
+                    if is_given(message.audio) {
+                        messages.stored_at.get_or_insert((position, AUDIO));
                     }
                     if content.has_stored {
                         messages.stored_at.get_or_insert((position, FILES));
@@ -62,7 +66,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
 fields! {
     struct Message {
         content: Option<Content<'a>>,
-        audio: Option<IgnoredAny>,
+        audio: Raw<'a>,
     }
 }
 

@@ -144,6 +144,8 @@ impl Observer {
             cached_input: reported.cached_input,
             cache_write: reported.cache_write,
             cache_write_1h: reported.cache_write_1h,
+            audio_input: reported.audio_input,
+            audio_output: reported.audio_output,
             drained_output: 0,
         }))
     }
@@ -239,8 +241,9 @@ fn text_of_event(endpoint: Endpoint, event: &[u8]) -> Option<u64> {
 
 /// The same of an answer in one piece.
 pub(crate) fn text_bytes(endpoint: Endpoint, answer: &[u8]) -> Option<u64> {
-    static CHAT: LazyLock<[Finder<'static>; 5]> =
-        LazyLock::new(|| ["content", "arguments", "reasoning_content", "reasoning", "refusal"].map(named));
+    static CHAT: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+        ["content", "arguments", "reasoning_content", "reasoning", "refusal", "transcript"].map(named)
+    });
     static TEXT: LazyLock<[Finder<'static>; 3]> =
         LazyLock::new(|| ["text", "arguments", "refusal"].map(named));
     static BLOCKS: LazyLock<[Finder<'static>; 3]> =

@@ -249,6 +249,8 @@ pub fn read_override(row: &Row) -> Result<ModelOverride> {
         cache_write_price: row.get("cache_write_price")?,
         cache_write_1h_price: row.get("cache_write_1h_price")?,
         output_price: row.get("output_price")?,
+        audio_input_price: row.get("audio_input_price")?,
+        audio_output_price: row.get("audio_output_price")?,
         context_tokens: row.get("context_tokens")?,
         max_output_tokens: row.get("max_output_tokens")?,
         image_tokens: row.get("image_tokens")?,

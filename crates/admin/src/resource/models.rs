@@ -38,6 +38,8 @@ pub(crate) struct Model {
     /// To keep input in the cache for an hour.
     cache_write_1h_price: Option<String>,
     output_price: Option<String>,
+    audio_input_price: Option<String>,
+    audio_output_price: Option<String>,
     /// Above so many input tokens the provider charges higher rates, which are applied.
     long_context_above: Option<u64>,
     context_tokens: Option<u64>,
@@ -148,6 +150,8 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         cache_write_price: text(rates.and_then(|rates| rates.cache_write)),
         cache_write_1h_price: text(rates.and_then(|rates| rates.cache_write_1h)),
         output_price: text(rates.and_then(|rates| rates.output)),
+        audio_input_price: text(rates.and_then(|rates| rates.audio_input)),
+        audio_output_price: text(rates.and_then(|rates| rates.audio_output)),
         long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
         context_tokens: facts.context_tokens,
         max_output_tokens: facts.max_output_tokens,
@@ -172,6 +176,10 @@ pub(crate) struct UpdateModel {
     cache_write_1h_price: Patch<String>,
     #[serde(default)]
     output_price: Patch<String>,
+    #[serde(default)]
+    audio_input_price: Patch<String>,
+    #[serde(default)]
+    audio_output_price: Patch<String>,
     #[serde(default)]
     context_tokens: Patch<i64>,
     #[serde(default)]
@@ -199,6 +207,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
             before.cache_write_1h_price,
         )?,
         output_price: price("output_price", input.output_price, before.output_price)?,
+        audio_input_price: price("audio_input_price", input.audio_input_price, before.audio_input_price)?,
+        audio_output_price: price("audio_output_price", input.audio_output_price, before.audio_output_price)?,
         context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
         max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
         image_tokens: tokens("image_tokens", &input.image_tokens, before.image_tokens)?,
@@ -219,9 +229,9 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
         cx.tx
             .execute(
                 "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price,
-                    cache_write_1h_price, output_price, context_tokens, max_output_tokens, image_tokens,
-                    request_cost_max, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                    cache_write_1h_price, output_price, audio_input_price, audio_output_price, context_tokens,
+                    max_output_tokens, image_tokens, request_cost_max, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 &params![
                     model,
                     over.input_price,
@@ -229,6 +239,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
                     over.cache_write_price,
                     over.cache_write_1h_price,
                     over.output_price,
+                    over.audio_input_price,
+                    over.audio_output_price,
                     over.context_tokens,
                     over.max_output_tokens,
                     over.image_tokens,

@@ -263,6 +263,8 @@ mod tests {
             cache_write: None,
             cache_write_1h: None,
             output: Some(UnitPrice(1_000)),
+            audio_input: None,
+            audio_output: None,
         };
         let size = Size { output_each: Some(output), output_each_max: None, ..Size::without_output(Some(0)) };
         Request { price: Some(Price { rates, long_context: None }), size, ceiling: None }

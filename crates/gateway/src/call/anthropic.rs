@@ -84,7 +84,7 @@ impl Call {
         call.has_tools = tools.count > 0;
         call.is_structured = call.has_tools || is_form(body.output_format) || is_form(config.format);
         call.described_tokens = tools.described * DESCRIPTION_TOKENS;
-        call.may_keep_1h = mentions_1h(bytes);
+        call.kinds.kept_1h = mentions_1h(bytes);
         call.unknown = body.others;
         if !is_only_clearing(body.context_management) {
             call.unknown.push("context_management".to_owned());

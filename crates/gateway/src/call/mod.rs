@@ -9,6 +9,7 @@ mod tests;
 use std::ops::Range;
 
 use serde_json::value::RawValue;
+use tollgate_core::price::Kinds;
 use tollgate_core::price_book::ModelFacts;
 use tollgate_core::upstream::OutputLimitField;
 use tollgate_core::{Error, Result, input};
@@ -51,8 +52,8 @@ pub(crate) struct Call {
     addresses: Vec<Range<usize>>,
     /// Whether there is content whose size the body does not show.
     has_files: bool,
-    /// Whether input may be kept in the provider's cache for an hour.
-    pub(crate) may_keep_1h: bool,
+    /// What of its tokens may have a price of its own.
+    pub(crate) kinds: Kinds,
     /// Texts that are gone on from, each in a context of its own.
     prompts: u64,
     choices: u64,
@@ -97,6 +98,7 @@ impl Call {
         call.is_structured = call.has_tools || body.is_structured();
         call.described_tokens = tools.described * DESCRIPTION_TOKENS;
         call.has_prediction = body.prediction.is_some();
+        call.kinds.audio_output = body.speaks();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
         body.refuse_what_is_missing(endpoint, &tools)?;
@@ -151,7 +153,7 @@ impl Call {
             images: 0,
             addresses: Vec::new(),
             has_files: false,
-            may_keep_1h: false,
+            kinds: Kinds::default(),
             prompts: 1,
             choices: 1,
             has_prediction: false,
@@ -199,10 +201,13 @@ impl Call {
 
     fn hold_messages(&mut self, name: &str, body: &[u8], messages: &Messages<'_>) -> Result<()> {
         if let Some(at) = messages.audio_at {
-            return Err(Error::unsupported(
-                format!("{name}[{at}].content"),
-                "Audio input is not served yet.",
-            ));
+            if self.endpoint != Endpoint::ChatCompletions {
+                return Err(Error::unsupported(
+                    format!("{name}[{at}].content"),
+                    "Audio input is served by chat completions only.",
+                ));
+            }
+            self.kinds.audio_input = true;
         }
         if let Some((at, what)) = messages.stored_at {
             let message = format!("{what} are not served yet. Send the content itself.");
@@ -210,7 +215,8 @@ impl Call {
         }
         (self.messages, self.images) = (messages.count, messages.images);
         self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();
-        self.has_files = messages.has_files;
+        // How long audio is does not show.
+        self.has_files = messages.has_files || self.kinds.audio_input;
         Ok(())
     }
 

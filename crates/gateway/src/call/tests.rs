@@ -148,8 +148,7 @@ fn what_is_not_served_yet_is_refused_by_name() {
         (r#","service_tier":"priority""#, "service_tier"),
         (r#","store":true"#, "store"),
         (r#","web_search_options":{}"#, "web_search_options"),
-        (r#","modalities":["text","audio"]"#, "modalities"),
-        (r#","audio":{"voice":"x"}"#, "audio"),
+        (r#","modalities":["text","video"]"#, "modalities"),
         (r#","n":0"#, "n"),
         (r#","n":129"#, "n"),
         (r#","best_of":0"#, "best_of"),
@@ -166,10 +165,12 @@ fn what_is_not_served_yet_is_refused_by_name() {
     ] {
         assert_eq!(chat(fields).unwrap_err().param.as_deref(), Some(param), "{fields}");
     }
+    let kinds = |fields| chat(fields).unwrap().kinds;
+    assert!(kinds(r#","modalities":["text","audio"],"audio":{"voice":"x"}"#).audio_output);
+    assert_eq!(kinds(r#","modalities":["text"]"#), Kinds::default());
     let audio =
         r#"{"model":"m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{}}]}]}"#;
-    let error = Call::read(Endpoint::ChatCompletions, audio.as_bytes(), None).unwrap_err();
-    assert_eq!(error.param.as_deref(), Some("messages[0].content"));
+    assert!(Call::read(Endpoint::ChatCompletions, audio.as_bytes(), None).unwrap().kinds.audio_input);
     assert!(chat(r#","service_tier":null,"store":false,"modalities":["text"]"#).is_ok());
 }
 

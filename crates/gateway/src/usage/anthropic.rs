@@ -155,7 +155,7 @@ impl Counts {
             cache_write,
             cache_write_1h: count(kept[1]),
             output: output.unsigned_abs(),
-            drained_output: 0,
+            ..TokenUsage::default()
         };
         (Some(usage), flags)
     }
@@ -182,7 +182,7 @@ mod tests {
             cache_write: 50,
             cache_write_1h: 30,
             output: 7,
-            drained_output: 0,
+            ..TokenUsage::default()
         };
         assert_eq!(report.reported, Reported { usage: Some(usage), ..Reported::default() });
     }

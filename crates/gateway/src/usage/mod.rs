@@ -50,14 +50,17 @@ struct Usage {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct InputDetails {
     cached_tokens: Option<i64>,
     cache_write_tokens: Option<i64>,
+    audio_tokens: Option<i64>,
 }
 
 #[derive(Deserialize)]
 struct OutputDetails {
     reasoning_tokens: Option<i64>,
+    audio_tokens: Option<i64>,
 }
 
 /// What an answer, or one event of a stream, says of usage.
@@ -121,7 +124,10 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
     let completion_tokens = of_both(usage.completion_tokens, usage.output_tokens);
     let cached = inputs.and_then(|details| details.cached_tokens);
     let written = inputs.and_then(|details| details.cache_write_tokens);
-    let all = [prompt_tokens, completion_tokens, usage.total_tokens, reasoning, cached, written];
+    let heard = inputs.and_then(|details| details.audio_tokens);
+    let spoken = outputs.and_then(|details| details.audio_tokens);
+    let all =
+        [prompt_tokens, completion_tokens, usage.total_tokens, reasoning, cached, written, heard, spoken];
     if all.iter().flatten().any(|tokens| !(0..=TOKENS_MAX).contains(tokens)) {
         flags.absurd = true;
         return (None, flags);
@@ -146,13 +152,17 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
     }
     let (cached, written) = (cached.unwrap_or(0), written.unwrap_or(0));
     flags.contradictory |= cached + written > input || reasoning.is_some_and(|reasoning| reasoning > output);
-    output = output.max(reasoning.unwrap_or(0));
+    let (heard, spoken) = (heard.unwrap_or(0), spoken.unwrap_or(0));
+    flags.contradictory |= heard > input || spoken > output;
+    output = output.max(reasoning.unwrap_or(0)).max(spoken);
     let count = |tokens: i64| tokens.unsigned_abs();
     let usage = TokenUsage {
         input: count(input),
         cached_input: count(cached),
         cache_write: count(written),
         cache_write_1h: 0,
+        audio_input: count(heard),
+        audio_output: count(spoken),
         output: count(output),
         drained_output: 0,
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tollgate_core::budget::{Granted, Limit, Mode, Payer, Place, Scope};
-use tollgate_core::price::{Overrun, Price, Rates, Request, Size, TokenUsage};
+use tollgate_core::price::{Kinds, Overrun, Price, Rates, Request, Size, TokenUsage};
 use tollgate_core::{
     AttemptId, Interval, KeyId, Money, OrganizationId, ProjectId, SpendLimitId, Timestamp, UnitPrice, UserId,
     Zone,
@@ -68,6 +68,8 @@ const PRICE: Price = Price {
         cache_write: None,
         cache_write_1h: None,
         output: Some(UnitPrice(3_000)),
+        audio_input: None,
+        audio_output: None,
     },
     long_context: None,
 };
@@ -130,7 +132,7 @@ impl World {
         let size = Size {
             input: Some(self.random.below(50)),
             input_max: None,
-            may_keep_1h: false,
+            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
             output_each: (!is_endless).then(|| 1 + self.random.below(100)),
             output_each_max: None,
             choices: 1 + self.random.below(2),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_core::budget::{Budget, Mode, Payer, Scope};
-use tollgate_core::price::{Overrun, Price, Rates, Request, Size, TokenUsage};
+use tollgate_core::price::{Kinds, Overrun, Price, Rates, Request, Size, TokenUsage};
 use tollgate_core::{
     Clock, Error, Interval, Money, OrganizationId, ProjectId, Result, Timestamp, UnitPrice, UserId, Zone,
 };
@@ -29,6 +29,8 @@ const PRICE: Price = Price {
         cache_write: None,
         cache_write_1h: None,
         output: Some(UnitPrice(1_000_000)),
+        audio_input: None,
+        audio_output: None,
     },
     long_context: None,
 };
@@ -39,7 +41,7 @@ const BOUND: i64 = 2_000_003;
 const SIZE: Size = Size {
     input: Some(1_000),
     input_max: None,
-    may_keep_1h: false,
+    kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
     output_each: Some(1_000),
     output_each_max: None,
     choices: 1,

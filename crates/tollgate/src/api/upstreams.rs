@@ -134,6 +134,11 @@ pub struct Figures {
     cache_write_1h: Option<String>,
     #[arg(long, value_name = "USD")]
     output_price: Option<String>,
+    /// What is heard and spoken
+    #[arg(long, value_name = "USD")]
+    audio_input: Option<String>,
+    #[arg(long, value_name = "USD")]
+    audio_output: Option<String>,
     #[arg(long, value_name = "TOKENS")]
     context: Option<String>,
     #[arg(long, value_name = "TOKENS")]
@@ -197,6 +202,8 @@ impl Session {
                     cache_write,
                     cache_write_1h,
                     output_price,
+                    audio_input,
+                    audio_output,
                     context,
                     max_output,
                     image_tokens,
@@ -211,6 +218,8 @@ impl Session {
                     ("cache_write_price", cache_write),
                     ("cache_write_1h_price", cache_write_1h),
                     ("output_price", output_price),
+                    ("audio_input_price", audio_input),
+                    ("audio_output_price", audio_output),
                     ("request_cost_max", request_cost_max),
                 ];
                 for (name, text) in money {
