@@ -89,3 +89,23 @@ test('responses, completions of prompts and moderations', () =>
     assert.deepEqual(completion.choices.map((choice) => choice.finish_reason), ['length', 'length']);
     assert.equal((await client.moderations.create({ input: 'violence' })).results[0].flagged, true);
   }));
+
+test('a response is kept, gone on from, made in the background, and deleted', () =>
+  withGateway(async ({ baseURL, project, post }) => {
+    const key = await post(`/v1/organization/projects/${project}/api_keys`, { name: 'node' });
+    const client = new OpenAI({ baseURL, apiKey: key.value, maxRetries: 0 });
+    const model = 'gpt-4o-mini';
+    const first = await client.responses.create({ model, input: 'Hello', ...simulate({ output_tokens: 5 }) });
+    assert.equal((await client.responses.retrieve(first.id)).output_text, first.output_text);
+    const items = [];
+    for await (const item of client.responses.inputItems.list(first.id)) items.push(item.type);
+    assert.deepEqual(items, ['message']);
+    const second = await client.responses.create({ model, input: 'And then?', previous_response_id: first.id });
+    assert.equal(second.previous_response_id, first.id);
+    const background = await client.responses.create({ model, input: 'Hello', background: true, ...simulate({ background_ms: 60000 }) });
+    assert.equal(background.status, 'queued');
+    assert.equal((await client.responses.cancel(background.id)).status, 'cancelled');
+    await client.responses.delete(first.id);
+    await assert.rejects(client.responses.retrieve(first.id), (error) => error.status === 404);
+    await assert.rejects(client.responses.create({ model, input: 'x', previous_response_id: first.id }), (error) => error.code === 'previous_response_not_found');
+  }));
