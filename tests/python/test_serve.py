@@ -433,6 +433,32 @@ def socket_is_idle(answers):
     return len(answers) == before
 
 
+def test_an_answer_that_begins_while_the_server_stops_is_the_last_of_its_connection(tmp_path):
+    server = Server(tmp_path)
+    proceed = threading.Event()
+    server.fake(lambda body, handler: proceed.wait(60) and (200, Fake.completion()))
+    key, answers = server.key(server.default_project)["value"], []
+    asking = threading.Thread(target=lambda: answers.append(server.chat(key, model="fake")))
+    asking.start()
+    until(lambda: server.fakes[0].bodies)
+    server.process.process.send_signal(signal.SIGTERM)
+    until(lambda: "stopping" in server.log.read_text() or not connects(server.url))
+    proceed.set()
+    asking.join()
+    assert answers[0].status == 200 and answers[0].headers["connection"] == "close"
+    assert server.process.process.wait(60) == 0
+    server.fakes[0].stop()
+
+
+def connects(url):
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+        return True
+    except OSError:
+        return False
+
+
 def test_taking_over_from_nobody_is_a_start_like_any_other(tmp_path):
     server = Server(tmp_path, "--take-over")
     assert server.get("/tollgate/v1/me").status == 200 and server.process.stop() == 0

@@ -92,6 +92,7 @@ def test_an_upstream_that_is_down_and_has_no_other_is_refused_at_once(server, ke
     for _ in range(3):
         assert server.chat(key, model="fake").error["code"] == "upstream_unreachable"
     refused = server.chat(key, model="fake")
+    assert b'tollgate_upstream_up{upstream="dead"} 0' in server.get("/metrics").body
     assert (refused.status, refused.error["code"]) == (503, "upstream_unavailable"), refused
     assert 1 <= int(refused.headers["retry-after"]) <= 2
     assert len(server.requests()) == 3, "nothing was tried, so nothing is on the books"
@@ -242,6 +243,7 @@ def test_a_model_is_called_what_its_upstream_calls_it(server, key):
     azure = server.call("POST", "/openai/deployments/fake/chat/completions", {"messages": [{"role": "user", "content": "x"}]}, key=key)
     assert azure.status == 200
     assert [body["model"] for body in fake.bodies] == ["my deployment \"x\""] * 2
+    assert settings(server, fake, model_mapping={"alias": "theirs"})["models"] == ["alias", "fake"], "what is mapped is served"
     assert {row["model"] for row in server.requests()} == {"fake"}
 
 
@@ -339,8 +341,10 @@ def test_trying_an_upstream(server, cli):
     assert (found["ok"], found["status"], found["models"], found["missing_models"], found["error"]) == (True, 200, ["fake"], ["gone"], None)
     assert found["connect_ms"] >= 0 and found["answer_ms"] >= 0
     assert seen[0]["authorization"] == "Bearer sk-upstream-key-1" and seen[0]["x-team"] == "team-secret-1"
-    done = cli("upstream", "test", fake.id)
-    assert done.returncode == 0 and "gone" in done.stdout, done
+    done = cli("upstream", "test", fake.id, check=1)
+    assert "gone" in done.stdout, "a model that it does not have is no success"
+    settings(server, fake, models=["fake"])
+    cli("upstream", "test", fake.id)
     fake.stop()
     found = server.get(f"{UPSTREAMS}/{fake.id}/test").json
     assert (found["ok"], found["status"], found["models"]) == (False, None, None) and found["error"]

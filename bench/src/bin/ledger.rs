@@ -36,11 +36,12 @@ const REQUEST: Request = Request {
             audio_output: None,
         },
         long_context: None,
+        tiers: tollgate_core::price::Tiers { flex: None, priority: None },
     }),
     size: Size {
         input: Some(1_000),
         input_max: None,
-        kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
+        kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
         output_each: Some(1_000),
         output_each_max: None,
         choices: 1,

@@ -2,6 +2,47 @@
 
 use crate::money::{Money, UnitPrice};
 
+/// A way to be served at a price of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    Usual,
+    /// Later, and cheaper.
+    Flex,
+    /// Sooner, and dearer.
+    Priority,
+}
+
+impl Tier {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Usual => "default",
+            Self::Flex => "flex",
+            Self::Priority => "priority",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Usual, Self::Flex, Self::Priority].into_iter().find(|tier| tier.as_str() == word)
+    }
+}
+
+/// What other tiers than the usual cost, in millionths of what it costs; `None` if that is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    pub flex: Option<u64>,
+    pub priority: Option<u64>,
+}
+
+impl Tiers {
+    pub fn factor(self, tier: Tier) -> Option<u64> {
+        match tier {
+            Tier::Usual => Some(MILLION),
+            Tier::Flex => self.flex,
+            Tier::Priority => self.priority,
+        }
+    }
+}
+
 /// Tokens as an upstream reports them. `input` includes the cached and the cache-write tokens, as on OpenAI's wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenUsage {
@@ -17,6 +58,8 @@ pub struct TokenUsage {
     pub audio_output: u64,
     /// Of the output, what was made after the client had gone.
     pub drained_output: u64,
+    /// In which it was served; `None` if that is not known.
+    pub tier: Option<Tier>,
 }
 
 impl TokenUsage {
@@ -73,10 +116,12 @@ pub struct Kinds {
     pub kept_1h: bool,
     pub audio_input: bool,
     pub audio_output: bool,
+    /// The tier that is asked for.
+    pub tier: Option<Tier>,
 }
 
 impl Kinds {
-    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true };
+    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true, tier: None };
 }
 
 impl Rates {
@@ -106,6 +151,27 @@ impl Rates {
         self.output.map(|output| spoken.map_or(output, |spoken| output.max(spoken)))
     }
 
+    /// The same in a tier.
+    fn scaled(self, factor: u64) -> Self {
+        let scale = |price: UnitPrice| {
+            let product = i128::from(price.0) * i128::from(factor);
+            let pico = (product + i128::from(MILLION) - 1) / i128::from(MILLION);
+            UnitPrice(i64::try_from(pico).unwrap_or(i64::MAX))
+        };
+        if factor == MILLION {
+            return self;
+        }
+        Self {
+            input: scale(self.input),
+            cached_input: self.cached_input.map(scale),
+            cache_write: self.cache_write.map(scale),
+            cache_write_1h: self.cache_write_1h.map(scale),
+            output: self.output.map(scale),
+            audio_input: self.audio_input.map(scale),
+            audio_output: self.audio_output.map(scale),
+        }
+    }
+
     fn cache_write(self) -> UnitPrice {
         self.cache_write.unwrap_or(self.input)
     }
@@ -117,6 +183,7 @@ pub struct Price {
     pub rates: Rates,
     /// Rates of the whole request once its input is longer than so many tokens.
     pub long_context: Option<(u64, Rates)>,
+    pub tiers: Tiers,
 }
 
 /// What a request cost, by component; each is rounded up by itself.
@@ -141,13 +208,21 @@ impl Price {
     pub const FREE: Self = Self {
         rates: Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) },
         long_context: None,
+        tiers: Tiers { flex: None, priority: None },
     };
 
-    fn rates_for(&self, input: u64) -> Rates {
-        match self.long_context {
-            Some((threshold, rates)) if input > threshold => rates,
+    fn rates_for(&self, usage: TokenUsage) -> Rates {
+        let rates = match self.long_context {
+            Some((threshold, rates)) if usage.input > threshold => rates,
             _ => self.rates,
-        }
+        };
+        rates.scaled(usage.tier.and_then(|tier| self.tiers.factor(tier)).unwrap_or(MILLION))
+    }
+
+    /// By how much a request may be dearer than in the usual tier, in millionths: it may be served in that as well.
+    fn factor(&self, kinds: Kinds) -> u64 {
+        let asked = kinds.tier.and_then(|tier| self.tiers.factor(tier)).unwrap_or(MILLION);
+        asked.max(MILLION)
     }
 
     /// Whether audio that there may be has a price. What costs nothing costs nothing in any form.
@@ -155,7 +230,9 @@ impl Price {
         let has = |may_be: bool, price: Option<UnitPrice>| !may_be || price.is_some();
         let rates = self.rates;
         self.is_free()
-            || has(kinds.audio_input, rates.audio_input) && has(kinds.audio_output, rates.audio_output)
+            || has(kinds.audio_input, rates.audio_input)
+                && has(kinds.audio_output, rates.audio_output)
+                && kinds.tier.is_none_or(|tier| self.tiers.factor(tier).is_some())
     }
 
     /// Whether all of it is zero, or has no price of its own.
@@ -168,7 +245,7 @@ impl Price {
     }
 
     pub fn cost(&self, usage: TokenUsage) -> Cost {
-        let rates = self.rates_for(usage.input);
+        let rates = self.rates_for(usage);
         let output = rates.output.unwrap_or_default();
         let (heard, spoken) =
             (rates.audio_input.unwrap_or(rates.input), rates.audio_output.unwrap_or(output));
@@ -189,7 +266,9 @@ impl Price {
     /// The most that so many input and output tokens can cost, whatever part of the input is cached; `None` if there
     /// may be output and it has no price. `kinds`: what of it may have a price of its own.
     pub fn bound(&self, input_max: u64, output_max: u64, kinds: Kinds) -> Option<Bound> {
+        let factor = self.factor(kinds);
         let at = |rates: Rates| {
+            let rates = rates.scaled(factor);
             let output = if output_max == 0 { UnitPrice(0) } else { rates.dearest_output(kinds)? };
             let input = rates.dearest_input(kinds);
             // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three, and
@@ -219,11 +298,13 @@ impl Price {
     fn output_within(&self, input_max: u64, money: Money, kinds: Kinds) -> Option<u64> {
         let one = self.bound(input_max, 1, kinds)?;
         let left = money.checked_sub(one.input)?;
+        let factor = self.factor(kinds);
+        let dearest_output = |rates: Rates| rates.scaled(factor).dearest_output(kinds);
         let dearest = match self.long_context {
             Some((threshold, rates)) if input_max > threshold => {
-                self.rates.dearest_output(kinds)?.max(rates.dearest_output(kinds)?)
+                dearest_output(self.rates)?.max(dearest_output(rates)?)
             }
-            _ => self.rates.dearest_output(kinds)?,
+            _ => dearest_output(self.rates)?,
         };
         if dearest == UnitPrice(0) {
             return Some(u64::MAX);
@@ -316,7 +397,7 @@ impl Size {
         Self {
             input,
             input_max: None,
-            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
+            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
             output_each: Some(0),
             output_each_max: Some(0),
             choices: 1,
@@ -367,7 +448,11 @@ impl Request {
     pub fn flat(bound: Option<Money>) -> Self {
         let rates = Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) };
         let size = Size { output_each: None, output_each_max: None, ..Size::without_output(None) };
-        Self { price: Some(Price { rates, long_context: None }), size, ceiling: bound }
+        Self {
+            price: Some(Price { rates, long_context: None, tiers: Tiers::default() }),
+            size,
+            ceiling: bound,
+        }
     }
 
     /// The most it can cost; `None` if that is not known.
@@ -382,6 +467,11 @@ impl Request {
             (None, Some(ceiling)) if self.is_priced() => Some(Bound { input: Money::ZERO, output: ceiling }),
             (bound, _) => bound,
         }
+    }
+
+    /// Whether it is known what a tier costs.
+    pub fn knows(&self, tier: Tier) -> bool {
+        self.price.is_none_or(|price| price.is_free() || price.tiers.factor(tier).is_some())
     }
 
     /// Whether it costs nothing, however much it takes and makes.
@@ -399,7 +489,12 @@ impl Request {
 
     pub fn cost(&self, usage: TokenUsage) -> Cost {
         match self.price {
-            Some(price) if self.is_priced() => price.cost(usage),
+            // What does not say how it was served may have been served as it was asked for, and no cheaper than usual.
+            Some(price) if self.is_priced() => {
+                let is_dearer = |tier: &Tier| price.tiers.factor(*tier) > Some(MILLION);
+                let tier = usage.tier.or(self.size.kinds.tier.filter(is_dearer));
+                price.cost(TokenUsage { tier, ..usage })
+            }
             _ => Cost::default(),
         }
     }
@@ -453,6 +548,7 @@ mod tests {
         Price {
             rates: rates(2_500_000, 250_000, 15_000_000),
             long_context: Some((272_000, rates(5_000_000, 500_000, 22_500_000))),
+            tiers: Tiers { flex: Some(500_000), priority: Some(1_750_001) },
         }
     }
 
@@ -467,12 +563,31 @@ mod tests {
             output: 10,
             audio_output: 7,
             drained_output: 4,
+            tier: None,
         };
         let cost = price().cost(usage);
         assert_eq!(cost.input, Money(1_000_000 + 3_000_000));
         assert_eq!(cost.cached_input, Money(100_000));
         assert_eq!(cost.cache_write, Money(250_000 + 100_000));
         assert_eq!((cost.output, cost.drained_output), (Money(450_000), Money(45_000 + 75_000)));
+    }
+
+    #[test]
+    fn a_tier_has_a_price_of_its_own_if_it_is_known() {
+        let usage = |tier| TokenUsage { input: 1_000, output: 10, tier, ..TokenUsage::default() };
+        let total = |tier| price().cost(usage(tier)).total();
+        assert_eq!(total(None), total(Some(Tier::Usual)));
+        assert_eq!(total(Some(Tier::Flex)).nanos() * 2, total(None).nanos());
+        assert!(total(Some(Tier::Priority)) > total(None));
+        let asked = |tier| Kinds { tier: Some(tier), ..Kinds::default() };
+        assert!(price().prices(asked(Tier::Flex)));
+        assert!(!Price { tiers: Tiers::default(), ..price() }.prices(asked(Tier::Flex)));
+        let request = Request {
+            price: Some(price()),
+            size: Size { kinds: asked(Tier::Priority), ..Size::without_output(Some(1_000)) },
+            ceiling: None,
+        };
+        assert!(request.cost(usage(None)).total() > request.cost(usage(Some(Tier::Usual))).total());
     }
 
     #[test]
@@ -532,7 +647,7 @@ mod tests {
     #[test]
     fn what_is_free_has_no_price_but_zero() {
         let rates = Rates::of_input(UnitPrice(0));
-        let free = Price { rates, long_context: None };
+        let free = Price { rates, long_context: None, tiers: Tiers::default() };
         let cached = Rates { cached_input: Some(UnitPrice(1)), ..rates };
         assert!(free.is_free() && !price().is_free());
         assert!(!Price { long_context: Some((1, cached)), ..free }.is_free());
@@ -567,6 +682,7 @@ mod tests {
             output: 0,
             audio_output: 50,
             drained_output: 5,
+            tier: None,
         };
         assert_eq!((usage.drained_output(), usage.cache_write_1h()), (0, 0));
         assert_eq!((usage.audio_input(), usage.audio_output()), (0, 0));
@@ -599,6 +715,13 @@ mod tests {
                 ..usage
             };
             prop_assert!(price.cost(usage).total() <= bound(Kinds::ALL));
+            for tier in [Tier::Usual, Tier::Flex, Tier::Priority] {
+                let asked = Kinds { tier: Some(tier), ..Kinds::ALL };
+                for served in [Tier::Usual, tier] {
+                    let usage = TokenUsage { tier: Some(served), ..usage };
+                    prop_assert!(price.cost(usage).total() <= bound(asked), "{tier:?} served as {served:?}");
+                }
+            }
         }
 
         #[test]

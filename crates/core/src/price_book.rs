@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::money::{Money, UnitPrice};
-use crate::price::{Price, Rates};
+use crate::price::{Price, Rates, Tiers};
 
 /// What a model costs and how much it takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct ModelOverride {
     pub output_price: Option<UnitPrice>,
     pub audio_input_price: Option<UnitPrice>,
     pub audio_output_price: Option<UnitPrice>,
+    /// What other tiers cost, in millionths of the usual price.
+    pub tiers: Tiers,
     pub context_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
     pub image_tokens: Option<u64>,
@@ -100,10 +102,13 @@ impl ModelOverride {
             self.rates(known, own).map(|rates| Price {
                 rates,
                 long_context: embedded.price.and_then(|price| price.long_context).filter(|_| !own),
+                tiers: Tiers::default(),
             })
         } else {
             embedded.price
         };
+        // Nobody publishes these where they could be read.
+        let price = price.map(|price| Price { tiers: self.tiers, ..price });
         ModelFacts {
             price,
             context_tokens: self.context_tokens.or(embedded.context_tokens),
@@ -146,7 +151,7 @@ fn read_line(line: &'static str) -> Option<(&'static str, ModelFacts)> {
         None => None,
     };
     let facts = ModelFacts {
-        price: Some(Price { rates: usual, long_context }),
+        price: Some(Price { rates: usual, long_context, tiers: Tiers::default() }),
         context_tokens: number(context)?,
         max_output_tokens: number(max_output)?,
         is_max_output_own: false,

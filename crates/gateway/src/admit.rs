@@ -36,6 +36,7 @@ pub(crate) async fn hold(
     id: AttemptId,
     attempt_of: Option<AttemptId>,
 ) -> Result<Hold> {
+    refuse_unpriced_tier(asked)?;
     let mut attempt = attempt(gateway, asked, id, attempt_of);
     refuse_absurd(&attempt)?;
     let patience = Some(Duration::from_millis(policy(gateway, asked.caller).wait_millis));
@@ -137,6 +138,22 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
 /// What the caller's project wants done with what does not fit.
 fn policy(gateway: &Gateway, caller: &Caller) -> tollgate_replica::SpendPolicy {
     gateway.replica.snapshot().project(caller.project).map(|project| project.spend_policy).unwrap_or_default()
+}
+
+/// A tier is asked for on purpose, so that what it costs has to be known.
+fn refuse_unpriced_tier(asked: &Asked<'_>) -> Result<()> {
+    let Some(tier) = asked.call.kinds.tier else { return Ok(()) };
+    let price = asked.model.facts.price;
+    if price.is_none_or(|price| price.tiers.factor(tier).is_some()) {
+        return Ok(());
+    }
+    let tier = tier.as_str();
+    let message = format!(
+        "What the service tier '{tier}' of the model `{}` costs is not known here. Leave 'service_tier' out, or have an \
+         operator set its `{tier}_price_factor`.",
+        asked.model.id
+    );
+    Err(Error::unsupported("service_tier", message))
 }
 
 fn refuse_absurd(attempt: &Attempt) -> Result<()> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use tollgate_core::price::Tier;
 use tollgate_core::{Error, Result, input};
 
 use crate::fields::{Raw, Text, fields};
@@ -91,6 +92,10 @@ fn is_given(raw: Raw<'_>) -> bool {
     raw.0.is_some_and(|raw| raw.get() != "null")
 }
 
+const fn has_tiers(endpoint: Endpoint) -> bool {
+    matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses)
+}
+
 const fn no_other(_: &str) -> bool {
     false
 }
@@ -175,6 +180,12 @@ impl Body<'_> {
         }
     }
 
+    /// The tier that is asked for, if it has a price of its own.
+    pub(crate) fn tier(&self) -> Option<Tier> {
+        let word = self.service_tier.0?.get().strip_prefix('"')?.strip_suffix('"')?;
+        Tier::parse(word).filter(|tier| *tier != Tier::Usual)
+    }
+
     /// Whether the answer may be spoken.
     pub(crate) fn speaks(&self) -> bool {
         self.modalities.iter().flatten().any(|modality| modality == "audio")
@@ -197,7 +208,8 @@ impl Body<'_> {
     /// What would be metered or priced wrongly is refused, until it is served.
     pub(crate) fn refuse_what_is_missing(&self, endpoint: Endpoint, tools: &Tools<'_>) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
-        if !matches!(tier, "null" | r#""auto""# | r#""default""#) {
+        let is_known = matches!(tier, "null" | r#""auto""# | r#""default""#);
+        if !is_known && (self.tier().is_none() || !has_tiers(endpoint)) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
             let message = format!("The service tier '{tier}' is not served yet. Leave 'service_tier' out.");
             return Err(Error::unsupported("service_tier", message));

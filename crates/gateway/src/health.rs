@@ -119,6 +119,11 @@ impl Health {
         }
     }
 
+    /// Whether it neither rests nor is down.
+    pub(crate) fn is_up(&self) -> bool {
+        lock(&self.state).rest.as_ref().is_none_or(|rest| Instant::now() >= rest.until)
+    }
+
     /// Whether nobody would have to wait for a place.
     pub(crate) fn has_place(&self, upstream: &Upstream) -> bool {
         self.gate(upstream).is_none_or(|free| free.available_permits() > 0)

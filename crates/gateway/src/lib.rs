@@ -109,6 +109,13 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// Upstreams by name, and whether each can be asked as far as this node has seen.
+    pub fn upstreams_up(&self) -> Vec<(String, bool)> {
+        let snapshot = self.replica.snapshot();
+        let upstreams = snapshot.upstreams();
+        upstreams.map(|upstream| (upstream.name.clone(), self.watch.of(upstream).is_up())).collect()
+    }
+
     pub fn new(
         replica: Arc<Replica>,
         db: Db,

@@ -146,6 +146,7 @@ impl Observer {
             cache_write_1h: reported.cache_write_1h,
             audio_input: reported.audio_input,
             audio_output: reported.audio_output,
+            tier: reported.tier,
             drained_output: 0,
         }))
     }

@@ -213,6 +213,9 @@ impl Outcome {
         let mut flags = reported.flags;
         let believed = reported.usage.filter(|usage| usage.input.max(usage.output) <= attempt.believable_max);
         flags.absurd |= reported.usage.is_some() && believed.is_none();
+        // A tier of a price that is not known is charged at the usual one, and told.
+        let served = believed.and_then(|usage| usage.tier);
+        flags.service_tier |= served.is_some_and(|tier| !request.knows(tier));
         let (source, usage, cost) = match (believed, seen.usage) {
             (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
             (None, Some(usage)) if !is_limited || request.is_free() => {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::permission::OrganizationRole;
-use tollgate_core::price::Overrun;
+use tollgate_core::price::{Overrun, Tiers};
 use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Protocol, Settings};
@@ -251,6 +251,7 @@ pub fn read_override(row: &Row) -> Result<ModelOverride> {
         output_price: row.get("output_price")?,
         audio_input_price: row.get("audio_input_price")?,
         audio_output_price: row.get("audio_output_price")?,
+        tiers: Tiers { flex: row.get("flex_ppm")?, priority: row.get("priority_ppm")? },
         context_tokens: row.get("context_tokens")?,
         max_output_tokens: row.get("max_output_tokens")?,
         image_tokens: row.get("image_tokens")?,

@@ -223,6 +223,11 @@ impl Snapshot {
         self.catalog.upstreams.get(&id)
     }
 
+    /// All upstreams, in no particular order.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.catalog.upstreams.values()
+    }
+
     pub fn model(&self, id: &str) -> Option<&Arc<Model>> {
         self.catalog.models.get(id)
     }

@@ -116,6 +116,16 @@ impl Metrics {
             );
         }
         page.family(
+            "upstream_up",
+            "gauge",
+            "Whether an upstream is asked: 0 while it rests or cannot be reached.",
+        );
+        let mut upstreams = self.gateway.upstreams_up();
+        upstreams.sort();
+        for (name, is_up) in upstreams {
+            page.line("upstream_up", &[("upstream", &name)], u8::from(is_up));
+        }
+        page.family(
             "requests_refused_total",
             "counter",
             "Requests of the data plane that ended in an error of Tollgate's, by its code.",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{Clock, Error};
@@ -82,13 +83,20 @@ struct H1 {
     connection: Connection,
     body: Decoder,
     keep_alive: bool,
+    /// Whether the server stops: an answer that begins then is the last of its connection, and says so.
+    shutdown: watch::Receiver<bool>,
     has_continued: bool,
 }
 
 impl Exchange {
-    pub(crate) fn new(connection: Connection, head: RequestHead, keep_alive: bool) -> Self {
+    pub(crate) fn new(
+        connection: Connection,
+        head: RequestHead,
+        keep_alive: bool,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
         let body = Decoder::new(head.framing);
-        Self::over(Transport::H1(H1 { connection, body, keep_alive, has_continued: false }), head)
+        Self::over(Transport::H1(H1 { connection, body, keep_alive, shutdown, has_continued: false }), head)
     }
 
     pub(crate) fn over_h2(stream: H2, head: RequestHead) -> Self {
@@ -389,6 +397,9 @@ impl Exchange {
 
     /// Reads what is left of a small body, so that the connection can be used again.
     async fn discard_body(&mut self) {
+        if let Transport::H1(h1) = &mut self.transport {
+            h1.keep_alive &= !*h1.shutdown.borrow();
+        }
         match &self.transport {
             Transport::H1(h1) if h1.body.is_done() => return,
             // Whoever waits for a word before it sends its body may as well be told by the answer.

@@ -165,7 +165,7 @@ impl Connection {
             };
             is_first = false;
             let keep_alive = head.wants_keep_alive() && !*shutdown.borrow();
-            let mut exchange = Exchange::new(self, head, keep_alive);
+            let mut exchange = Exchange::new(self, head, keep_alive, shutdown.clone());
             service.call(&mut exchange).await;
             match exchange.end().await {
                 Some(connection) => self = connection,

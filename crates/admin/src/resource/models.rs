@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::patch::Patch;
+use tollgate_core::price::Tiers;
 use tollgate_core::price_book;
 use tollgate_core::{Error, Money, Permission, Result, Timestamp, UnitPrice};
 use tollgate_store::{Entity, FromRow, Row, params};
@@ -40,6 +41,9 @@ pub(crate) struct Model {
     output_price: Option<String>,
     audio_input_price: Option<String>,
     audio_output_price: Option<String>,
+    /// What other tiers cost, as a multiple of these.
+    flex_price_factor: Option<String>,
+    priority_price_factor: Option<String>,
     /// Above so many input tokens the provider charges higher rates, which are applied.
     long_context_above: Option<u64>,
     context_tokens: Option<u64>,
@@ -152,6 +156,8 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         output_price: text(rates.and_then(|rates| rates.output)),
         audio_input_price: text(rates.and_then(|rates| rates.audio_input)),
         audio_output_price: text(rates.and_then(|rates| rates.audio_output)),
+        flex_price_factor: factor(facts.price.and_then(|price| price.tiers.flex)),
+        priority_price_factor: factor(facts.price.and_then(|price| price.tiers.priority)),
         long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
         context_tokens: facts.context_tokens,
         max_output_tokens: facts.max_output_tokens,
@@ -181,6 +187,10 @@ pub(crate) struct UpdateModel {
     #[serde(default)]
     audio_output_price: Patch<String>,
     #[serde(default)]
+    flex_price_factor: Patch<String>,
+    #[serde(default)]
+    priority_price_factor: Patch<String>,
+    #[serde(default)]
     context_tokens: Patch<i64>,
     #[serde(default)]
     max_output_tokens: Patch<i64>,
@@ -209,6 +219,10 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
         output_price: price("output_price", input.output_price, before.output_price)?,
         audio_input_price: price("audio_input_price", input.audio_input_price, before.audio_input_price)?,
         audio_output_price: price("audio_output_price", input.audio_output_price, before.audio_output_price)?,
+        tiers: Tiers {
+            flex: multiple("flex_price_factor", input.flex_price_factor, before.tiers.flex)?,
+            priority: multiple("priority_price_factor", input.priority_price_factor, before.tiers.priority)?,
+        },
         context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
         max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
         image_tokens: tokens("image_tokens", &input.image_tokens, before.image_tokens)?,
@@ -230,8 +244,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
             .execute(
                 "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price,
                     cache_write_1h_price, output_price, audio_input_price, audio_output_price, context_tokens,
-                    max_output_tokens, image_tokens, request_cost_max, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                    max_output_tokens, image_tokens, request_cost_max, updated_at, flex_ppm, priority_ppm)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
                 &params![
                     model,
                     over.input_price,
@@ -246,6 +260,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
                     over.image_tokens,
                     over.request_cost_max,
                     cx.now,
+                    over.tiers.flex,
+                    over.tiers.priority,
                 ],
             )
             .await?;
@@ -274,6 +290,29 @@ fn price(param: &'static str, patch: Patch<String>, before: Option<UnitPrice>) -
                 let message = format!(
                     "Invalid '{param}': expected US dollars per million tokens as a decimal text such as \"0.15\", with \
                      at most 6 places, but got '{text}'."
+                );
+                Error::invalid(param, message)
+            })
+        }
+    }
+}
+
+/// Millionths as a decimal, which is how dollars per million tokens are written.
+fn factor(ppm: Option<u64>) -> Option<String> {
+    ppm.and_then(|ppm| i64::try_from(ppm).ok()).map(|ppm| UnitPrice(ppm).per_million())
+}
+
+fn multiple(param: &'static str, patch: Patch<String>, before: Option<u64>) -> Result<Option<u64>> {
+    const MAX: u64 = 100_000_000;
+    match patch {
+        Patch::Absent => Ok(before),
+        Patch::Null => Ok(None),
+        Patch::Value(text) => {
+            let ppm = UnitPrice::parse_per_million(&text).and_then(|ppm| u64::try_from(ppm.0).ok());
+            ppm.filter(|ppm| *ppm <= MAX).map(Some).ok_or_else(|| {
+                let message = format!(
+                    "Invalid '{param}': expected a multiple of the usual price as a decimal text such as \"0.5\", at most \
+                     100, but got '{text}'."
                 );
                 Error::invalid(param, message)
             })

@@ -267,7 +267,11 @@ mod tests {
             audio_output: None,
         };
         let size = Size { output_each: Some(output), output_each_max: None, ..Size::without_output(Some(0)) };
-        Request { price: Some(Price { rates, long_context: None }), size, ceiling: None }
+        Request {
+            price: Some(Price { rates, long_context: None, tiers: crate::price::Tiers::default() }),
+            size,
+            ceiling: None,
+        }
     }
 
     /// One whose bound is `money`: a nano-dollar is for rounding.

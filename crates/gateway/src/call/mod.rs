@@ -99,6 +99,7 @@ impl Call {
         call.described_tokens = tools.described * DESCRIPTION_TOKENS;
         call.has_prediction = body.prediction.is_some();
         call.kinds.audio_output = body.speaks();
+        call.kinds.tier = body.tier();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
         body.refuse_what_is_missing(endpoint, &tools)?;
@@ -327,7 +328,7 @@ impl Call {
             _ => upstream.output_limit_field.as_str(),
         };
         edits.extend(self.output_limit.edits(body, name, limit));
-        if let Some(tier) = usual_tier {
+        if let Some(tier) = usual_tier.filter(|_| self.kinds.tier.is_none()) {
             edits.extend(changes::ask_for_tier(body, self.tier.clone(), tier));
         }
         Ok(edits)

@@ -145,7 +145,7 @@ fn embeddings_of_what_is_no_text_have_no_bound() {
 #[test]
 fn what_is_not_served_yet_is_refused_by_name() {
     for (fields, param) in [
-        (r#","service_tier":"priority""#, "service_tier"),
+        (r#","service_tier":"scale""#, "service_tier"),
         (r#","store":true"#, "store"),
         (r#","web_search_options":{}"#, "web_search_options"),
         (r#","modalities":["text","video"]"#, "modalities"),
@@ -335,7 +335,7 @@ fn what_changes_the_price_is_refused_at_every_endpoint() {
             |more: &str| Call::read(endpoint, format!(r#"{{"model":"m",{given}{more}}}"#).as_bytes(), None);
         assert!(read("").is_ok());
         for (more, param) in
-            [(r#","models":["dear"]"#, "models"), (r#","service_tier":"priority""#, "service_tier")]
+            [(r#","models":["dear"]"#, "models"), (r#","service_tier":"scale""#, "service_tier")]
         {
             assert_eq!(read(more).unwrap_err().param.as_deref(), Some(param), "{endpoint:?}");
         }

@@ -5,7 +5,7 @@ pub(crate) mod anthropic;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use tollgate_core::price::TokenUsage;
+use tollgate_core::price::{Tier, TokenUsage};
 use tollgate_ledger::{Flags, Reported};
 
 use crate::route::Endpoint;
@@ -100,13 +100,21 @@ fn of_answer(endpoint: Endpoint, answer: &Answer<'_>) -> Report {
         Ok(usage) => believe(endpoint, &usage),
         Err(_) => (None, Flags { absurd: true, ..Flags::default() }),
     };
-    // The usual price is that of the usual tier.
-    flags.service_tier = answer
-        .service_tier
-        .is_some_and(|tier| !matches!(tier.get(), "null" | r#""default""# | r#""auto""# | r#""standard""#));
+    let (tier, is_unknown) = tier(answer.service_tier.map(RawValue::get));
+    flags.service_tier = is_unknown;
+    let usage = usage.map(|usage| TokenUsage { tier, ..usage });
     let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
     let is_only_usage = usage.is_some() && answer.choices.as_ref().is_some_and(Vec::is_empty);
     Report { reported: Reported { usage, flags, text }, is_only_usage, is_last_word: is_only_usage }
+}
+
+/// The tier that an answer says it was served in, and whether it is one of which nothing is known.
+fn tier(said: Option<&str>) -> (Option<Tier>, bool) {
+    match said.map(|text| text.trim_matches('"')) {
+        None | Some("null" | "auto") => (None, false),
+        Some("default" | "standard") => (Some(Tier::Usual), false),
+        Some(word) => (Tier::parse(word), Tier::parse(word).is_none()),
+    }
 }
 
 /// Reads a report so that no part of it makes it cheaper than another part says.
@@ -165,6 +173,7 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
         audio_output: count(spoken),
         output: count(output),
         drained_output: 0,
+        tier: None,
     };
     (Some(usage), flags)
 }
@@ -201,7 +210,13 @@ mod tests {
             r#"{"choices":[{"x":1}],"service_tier":"default","usage":{"prompt_tokens":10,"completion_tokens":3,"total_tokens":13,
                 "prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":null}}"#,
         );
-        let usage = TokenUsage { input: 10, cached_input: 4, output: 3, ..TokenUsage::default() };
+        let usage = TokenUsage {
+            input: 10,
+            cached_input: 4,
+            output: 3,
+            tier: Some(Tier::Usual),
+            ..TokenUsage::default()
+        };
         assert_eq!(report.reported, Reported { usage: Some(usage), ..Reported::default() });
         assert!(!report.is_only_usage);
         let embeddings = read(
@@ -298,9 +313,15 @@ mod tests {
 
     #[test]
     fn a_tier_of_another_price_is_told() {
-        let flags = chat(r#"{"service_tier":"priority","usage":{"prompt_tokens":1,"completion_tokens":1}}"#)
-            .reported
-            .flags;
+        let said = |tier: &str| {
+            let usage = r#""usage":{"prompt_tokens":1,"completion_tokens":1}"#;
+            let reported = chat(&format!(r#"{{"service_tier":{tier},{usage}}}"#)).reported;
+            (reported.usage.unwrap().tier, reported.flags)
+        };
+        assert_eq!(said(r#""priority""#), (Some(Tier::Priority), Flags::default()));
+        assert_eq!(said("null"), (None, Flags::default()));
+        let (tier, flags) = said(r#""scale""#);
+        assert_eq!(tier, None);
         assert!(flags.service_tier && !flags.contradictory);
     }
 

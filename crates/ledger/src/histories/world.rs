@@ -72,6 +72,7 @@ const PRICE: Price = Price {
         audio_output: None,
     },
     long_context: None,
+    tiers: tollgate_core::price::Tiers { flex: None, priority: None },
 };
 
 /// What broke, if something did.
@@ -132,7 +133,7 @@ impl World {
         let size = Size {
             input: Some(self.random.below(50)),
             input_max: None,
-            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
+            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
             output_each: (!is_endless).then(|| 1 + self.random.below(100)),
             output_each_max: None,
             choices: 1 + self.random.below(2),

@@ -33,6 +33,7 @@ const PRICE: Price = Price {
         audio_output: None,
     },
     long_context: None,
+    tiers: tollgate_core::price::Tiers { flex: None, priority: None },
 };
 
 /// What a request of the tests costs at most: 1,000 tokens each way, and three nano-dollars for rounding.
@@ -41,7 +42,7 @@ const BOUND: i64 = 2_000_003;
 const SIZE: Size = Size {
     input: Some(1_000),
     input_max: None,
-    kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false },
+    kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
     output_each: Some(1_000),
     output_each_max: None,
     choices: 1,

@@ -139,6 +139,11 @@ pub struct Figures {
     audio_input: Option<String>,
     #[arg(long, value_name = "USD")]
     audio_output: Option<String>,
+    /// What other service tiers cost, as a multiple of the usual price
+    #[arg(long, value_name = "FACTOR")]
+    flex_factor: Option<String>,
+    #[arg(long, value_name = "FACTOR")]
+    priority_factor: Option<String>,
     #[arg(long, value_name = "TOKENS")]
     context: Option<String>,
     #[arg(long, value_name = "TOKENS")]
@@ -176,7 +181,8 @@ impl Session {
             UpstreamCommand::Test { id } => {
                 let found = self.client.get(&format!("{}/test", one(&id)), &[]).await?;
                 self.show(table::UPSTREAM_TESTS, &found)?;
-                return Ok(found["ok"] == true);
+                let has_all = found["missing_models"].as_array().is_none_or(Vec::is_empty);
+                return Ok(found["ok"] == true && has_all);
             }
             UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await?,
         }
@@ -204,6 +210,8 @@ impl Session {
                     output_price,
                     audio_input,
                     audio_output,
+                    flex_factor,
+                    priority_factor,
                     context,
                     max_output,
                     image_tokens,
@@ -220,6 +228,8 @@ impl Session {
                     ("output_price", output_price),
                     ("audio_input_price", audio_input),
                     ("audio_output_price", audio_output),
+                    ("flex_price_factor", flex_factor),
+                    ("priority_price_factor", priority_factor),
                     ("request_cost_max", request_cost_max),
                 ];
                 for (name, text) in money {

@@ -55,7 +55,11 @@ impl Provider {
 
     pub(crate) fn cost(&self, input: u64, output: u64) -> Money {
         let request = Request {
-            price: Some(Price { rates: self.rates, long_context: None }),
+            price: Some(Price {
+                rates: self.rates,
+                long_context: None,
+                tiers: tollgate_core::price::Tiers::default(),
+            }),
             size: Size::without_output(None),
             ceiling: None,
         };

@@ -249,6 +249,7 @@ async fn create(cx: &mut Cx, input: Given) -> Result<Upstream> {
     }
     set_headers(cx, id, &address, headers.as_ref()).await?;
     set_models(cx, id, &models).await?;
+    add_models(cx, id, settings.model_mapping.keys()).await?;
     cx.changed(Entity::Upstream, id).await?;
     tell(cx, id, &json!({"created": {"name": name, "models": models}}));
     find(cx, id).await?.shown_to(cx).await
@@ -371,6 +372,9 @@ async fn update(cx: &mut Cx, input: Given) -> Result<Upstream> {
     if let Some(models) = &models {
         set_models(cx, id, models).await?;
     }
+    if !input.model_mapping.is_absent() || models.is_some() {
+        add_models(cx, id, settings.model_mapping.keys()).await?;
+    }
     cx.changed(Entity::Upstream, id).await?;
     let is_moved = address.to_string() != old.to_string();
     let what = json!({"updated": {"name": name, "models": models, "is_address_changed": is_moved,
@@ -393,6 +397,19 @@ async fn set_models(cx: &mut Cx, id: UpstreamId, models: &[String]) -> Result<()
     for model in models {
         cx.tx
             .execute("INSERT INTO upstream_model (upstream_id, model) VALUES ($1, $2)", &params![id, model])
+            .await?;
+    }
+    Ok(())
+}
+
+/// What an upstream calls otherwise it serves, whether or not it is named among the others.
+async fn add_models(cx: &mut Cx, id: UpstreamId, models: impl Iterator<Item = &String>) -> Result<()> {
+    for model in models {
+        cx.tx
+            .execute(
+                "INSERT INTO upstream_model (upstream_id, model) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                &params![id, model],
+            )
             .await?;
     }
     Ok(())
