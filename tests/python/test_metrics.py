@@ -163,6 +163,26 @@ def test_more_than_it_takes_is_refused_and_operators_still_get_through(tmp_path)
         assert server.process.stop() == 0
 
 
+def test_a_body_without_a_length_takes_the_room_of_the_longest_only_while_it_comes(server):
+    """Of 512 MiB for all bodies, 10 for each that does not say how long it is: sixty at once are more."""
+    release = threading.Event()
+    fake = server.fake(lambda body, handler: release.wait(60) and (200, Fake.completion()))
+    key = server.key(server.default_project)["value"]
+    body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]}).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    wire = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    connections = []
+    for number in range(60):
+        connections.append(socket.create_connection((host, int(port)), timeout=60))
+        connections[-1].sendall(wire)
+        until(lambda: len(fake.bodies) == number + 1)
+    release.set()
+    for connection in connections:
+        assert connection.recv(64).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+    until(lambda: all(row["state"] == "settled" for row in server.requests()))
+
+
 def test_a_long_lived_key_does_not_work_from_a_browser_unless_its_project_says_so(gateway):
     project = gateway.default_project
     long, short = gateway.key(project)["value"], gateway.key(project, expires_in_seconds=86_400)["value"]

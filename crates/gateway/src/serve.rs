@@ -91,11 +91,14 @@ async fn path(
         Route::Call(endpoint, deployment) => (endpoint, deployment),
     };
     let _under_way = gateway.figures.begin(gateway.options.under_way_max).ok_or_else(overloaded)?;
-    let _room = room_for_body(gateway, exchange)?;
+    let mut room = room_for_body(gateway, exchange)?;
     let reading = Stopwatch::start();
     let bytes_max = gateway.options.body_bytes_max;
     let body = exchange.read_body(bytes_max).await.map_err(|error| error.into_error(bytes_max))?;
     let has_read = Stopwatch::start();
+    // One that did not say how long it is has room for the longest.
+    let needed = body.len().div_ceil(BODY_PIECE);
+    drop(room.split(room.num_permits().saturating_sub(needed)));
     let mut call = Call::read(endpoint, &body, deployment.as_deref())?;
     if endpoint.is_native() {
         call = call.with_betas(exchange.head.headers.get("anthropic-beta"));
