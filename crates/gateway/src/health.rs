@@ -1,7 +1,8 @@
 //! What this node has seen of its upstreams: which can be asked, which should rest, and how many requests are under way.
 //!
-//! An upstream rests after a refusal that concerns everybody (its credential, its quota, its load; for a model, a limit) and after failures in
-//! a row. While it rests, others of the model are asked; when its rest is over one request tries it. One that cannot even
+//! An upstream rests after a refusal that concerns everybody (its credential, its quota, its load; for a model, a limit)
+//! and after failures in a row. While it rests, others of the model are asked; when its rest is over one request tries it,
+//! and whatever does not make it rest anew ends the rest. One that cannot even
 //! be reached is not asked at all while it rests, for whoever asks would wait for nothing. One that answers with errors
 //! is, if the model has no other: somebody's bad request must not take it from everybody else.
 
@@ -186,7 +187,7 @@ impl Health {
         }
     }
 
-    fn note(&self, outcome: Outcome, model: &Arc<str>) {
+    fn note(&self, outcome: Outcome, model: &Arc<str>, is_trial: bool) {
         let mut state = lock(&self.state);
         let (rest, is_down) = match outcome {
             Outcome::Unreached => {
@@ -227,6 +228,9 @@ impl Health {
         };
         if let Some(time) = rest {
             state.rest = Some(Rest { until: Instant::now() + time, is_down, is_tried: false });
+        } else if is_trial {
+            // It answered the one that tried it, with nothing that concerns everybody.
+            state.rest = None;
         }
     }
 }
@@ -241,8 +245,8 @@ impl State {
 impl Turn {
     /// What came of a request for a model.
     pub(crate) fn note(&mut self, outcome: Outcome, model: &Arc<str>) {
-        self.is_trial = false;
-        self.health.note(outcome, model);
+        let is_trial = std::mem::take(&mut self.is_trial);
+        self.health.note(outcome, model, is_trial);
     }
 
     pub(crate) fn note_reached(&self) {
@@ -285,7 +289,7 @@ mod tests {
     const BROKEN: Outcome = Outcome::Answered { status: 500, retry_after: None };
 
     fn note(health: &Health, outcome: Outcome, times: u32) -> Condition {
-        (0..times).for_each(|_| health.note(outcome, &"m".into()));
+        (0..times).for_each(|_| health.note(outcome, &"m".into(), false));
         health.condition("m")
     }
 
@@ -317,6 +321,26 @@ mod tests {
         note(&health, FINE, 1);
         assert_eq!(note(&health, BROKEN, 4), Condition::Well);
         assert_eq!(note(&health, Outcome::Failed, 1), Condition::Resting);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_ends_the_rest_unless_it_makes_another() {
+        let answered = |status| Outcome::Answered { status, retry_after: None };
+        for outcome in [answered(403), answered(429), answered(500), Outcome::Failed, Outcome::Unreached] {
+            let (health, upstream) = (Arc::new(Health::default()), upstream());
+            assert_eq!(note(&health, answered(401), 1), Condition::Resting);
+            tokio::time::advance(REFUSED_REST).await;
+            let mut trial = Arc::clone(&health).turn(&upstream, Duration::ZERO).await.unwrap();
+            trial.note(outcome, &"m".into());
+            drop(trial);
+            assert_eq!(health.condition("another"), Condition::Well, "{outcome:?}");
+        }
+        let (health, upstream) = (Arc::new(Health::default()), upstream());
+        note(&health, BROKEN, 5);
+        tokio::time::advance(REST_MIN).await;
+        let mut trial = Arc::clone(&health).turn(&upstream, Duration::ZERO).await.unwrap();
+        trial.note(BROKEN, &"m".into());
+        assert_eq!(health.condition("m"), Condition::Resting);
     }
 
     #[tokio::test(start_paused = true)]
