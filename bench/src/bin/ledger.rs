@@ -41,7 +41,7 @@ const REQUEST: Request = Request {
     size: Size {
         input: Some(1_000),
         input_max: None,
-        kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
+        kinds: Kinds::NONE,
         output_each: Some(1_000),
         output_each_max: None,
         choices: 1,

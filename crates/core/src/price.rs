@@ -118,10 +118,15 @@ pub struct Kinds {
     pub audio_output: bool,
     /// The tier that is asked for.
     pub tier: Option<Tier>,
+    /// Whether it may be served in any tier, for nobody says in which.
+    pub any_tier: bool,
 }
 
 impl Kinds {
-    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true, tier: None };
+    /// What is most usual.
+    pub const NONE: Self =
+        Self { kept_1h: false, audio_input: false, audio_output: false, tier: None, any_tier: false };
+    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true, ..Self::NONE };
 }
 
 impl Rates {
@@ -221,8 +226,9 @@ impl Price {
 
     /// By how much a request may be dearer than in the usual tier, in millionths: it may be served in that as well.
     fn factor(&self, kinds: Kinds) -> u64 {
-        let asked = kinds.tier.and_then(|tier| self.tiers.factor(tier)).unwrap_or(MILLION);
-        asked.max(MILLION)
+        let may_serve = |tier: &Tier| kinds.any_tier || kinds.tier == Some(*tier);
+        let others = [Tier::Flex, Tier::Priority].into_iter().filter(may_serve);
+        others.filter_map(|tier| self.tiers.factor(tier)).fold(MILLION, u64::max)
     }
 
     /// Whether audio that there may be has a price. What costs nothing costs nothing in any form.
@@ -397,7 +403,7 @@ impl Size {
         Self {
             input,
             input_max: None,
-            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
+            kinds: Kinds::NONE,
             output_each: Some(0),
             output_each_max: Some(0),
             choices: 1,
@@ -721,6 +727,8 @@ mod tests {
                     let usage = TokenUsage { tier: Some(served), ..usage };
                     prop_assert!(price.cost(usage).total() <= bound(asked), "{tier:?} served as {served:?}");
                 }
+                let usage = TokenUsage { tier: Some(tier), ..usage };
+                prop_assert!(price.cost(usage).total() <= bound(Kinds { any_tier: true, ..Kinds::ALL }), "{tier:?}");
             }
         }
 

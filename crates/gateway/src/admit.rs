@@ -115,7 +115,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
             size: Size {
                 input: input.filter(|_| is_known),
                 input_max: call.context(facts),
-                kinds: call.kinds,
+                kinds: call.kinds_at(upstream),
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
                 choices: call.choices(),

@@ -92,10 +92,6 @@ fn is_given(raw: Raw<'_>) -> bool {
     raw.0.is_some_and(|raw| raw.get() != "null")
 }
 
-const fn has_tiers(endpoint: Endpoint) -> bool {
-    matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses)
-}
-
 const fn no_other(_: &str) -> bool {
     false
 }
@@ -209,7 +205,7 @@ impl Body<'_> {
     pub(crate) fn refuse_what_is_missing(&self, endpoint: Endpoint, tools: &Tools<'_>) -> Result<()> {
         let tier = self.service_tier.0.map_or("null", RawValue::get);
         let is_known = matches!(tier, "null" | r#""auto""# | r#""default""#);
-        if !is_known && (self.tier().is_none() || !has_tiers(endpoint)) {
+        if !is_known && (self.tier().is_none() || !endpoint.has_tiers()) {
             let tier: String = tier.trim_matches('"').chars().take(40).collect();
             let message = format!("The service tier '{tier}' is not served yet. Leave 'service_tier' out.");
             return Err(Error::unsupported("service_tier", message));

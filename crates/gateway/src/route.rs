@@ -128,6 +128,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a request can say in which service tier it is to be served.
+    pub(crate) const fn has_tiers(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Responses | Self::Messages)
+    }
+
     pub(crate) const fn makes_output(self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Responses | Self::Completions | Self::Messages)
     }

@@ -223,7 +223,7 @@ fn unusable(why: String) -> Error {
 }
 
 /// The tier whose price is known, at providers that would otherwise serve in what the account is set to.
-fn usual_tier(address: &Address) -> Option<&'static str> {
+pub(crate) fn usual_tier(address: &Address) -> Option<&'static str> {
     if is_openai(address) {
         Some("default")
     } else if is_anthropic(address) {

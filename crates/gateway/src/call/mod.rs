@@ -22,6 +22,7 @@ use crate::growth;
 use crate::messages::{Input, Items, Messages};
 use crate::output_limit::OutputLimit;
 use crate::route::Endpoint;
+use crate::upstream::usual_tier;
 
 /// A request's body as far as it is understood here.
 #[derive(Debug)]
@@ -273,6 +274,14 @@ impl Call {
         self.unknown.iter().find(|name| !allowed.contains(name)).map(String::as_str)
     }
 
+    /// What of its tokens may have a price of its own at an upstream.
+    pub(crate) fn kinds_at(&self, upstream: &Upstream) -> Kinds {
+        // One that cannot be told a tier serves in what its account is set to.
+        let is_told = self.endpoint.has_tiers() && usual_tier(&upstream.address).is_some();
+        let any_tier = self.kinds.tier.is_none() && !is_told && !self.endpoint.is_native();
+        Kinds { any_tier, ..self.kinds }
+    }
+
     pub(crate) fn choices(&self) -> u64 {
         self.choices
     }
@@ -328,7 +337,7 @@ impl Call {
             _ => upstream.output_limit_field.as_str(),
         };
         edits.extend(self.output_limit.edits(body, name, limit));
-        if let Some(tier) = usual_tier.filter(|_| self.kinds.tier.is_none()) {
+        if let Some(tier) = usual_tier.filter(|_| self.kinds.tier.is_none() && self.endpoint.has_tiers()) {
             edits.extend(changes::ask_for_tier(body, self.tier.clone(), tier));
         }
         Ok(edits)

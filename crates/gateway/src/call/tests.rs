@@ -76,6 +76,16 @@ fn the_usual_tier_is_asked_for_where_it_has_to_be() {
 }
 
 #[test]
+fn no_tier_is_asked_for_where_the_endpoint_has_none() {
+    let body = br#"{"model":"m","prompt":"x","max_tokens":3}"#;
+    let call = Call::read(Endpoint::Completions, body, None).unwrap();
+    assert!(
+        call.edits(body, &upstream(), None, Some("default")).unwrap().is_empty(),
+        "OpenAI refuses it by name"
+    );
+}
+
+#[test]
 fn the_model_of_the_path_is_the_one_that_is_sent() {
     for (body, expected) in [
         (r#"{"messages":[]}"#, r#"{"model":"a\"b","messages":[]}"#),

@@ -219,8 +219,8 @@ async fn whole(
     Ok(usage)
 }
 
-/// Ends a hold by an answer in one piece; says what the upstream reported. A refusal without usage was not billed, and so says 529, of a server that is overloaded; whatever else gives no usage
-/// may have been.
+/// Ends a hold by an answer in one piece; says what the upstream reported. A refusal without usage was not billed, nor was
+/// a 529, with which a server says that it is overloaded; whatever else gives no usage may have been.
 fn settle_whole(hold: Dispatched, call: &Call, status: u16, body: &[u8]) -> Option<TokenUsage> {
     let reported = usage::read(call.endpoint, body).reported;
     if reported.usage.is_none() && matches!(status, 400..500 | 529) {

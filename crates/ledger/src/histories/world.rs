@@ -133,7 +133,7 @@ impl World {
         let size = Size {
             input: Some(self.random.below(50)),
             input_max: None,
-            kinds: Kinds { kept_1h: false, audio_input: false, audio_output: false, tier: None },
+            kinds: Kinds::NONE,
             output_each: (!is_endless).then(|| 1 + self.random.below(100)),
             output_each_max: None,
             choices: 1 + self.random.below(2),
