@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -136,6 +137,41 @@ class Simulator:
 
     def stop(self):
         self.process.stop()
+
+
+class SocketUpstream:
+    """An upstream that does with every connection as `serve(connection)` of a subclass says, bytes and all."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.base_url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def stop(self):
+        self.listener.close()
+
+
+def simulate(**script):
+    """What the simulated provider is to do, as it stands in a request."""
+    return {"metadata": {"simulate": json.dumps(script)}}
+
+
+def billed(simulator):
+    """Input and output tokens of each request, as the simulated provider counted them."""
+    return [(entry["billed_input"], entry["billed_output"]) for entry in simulator.requests]
+
+
+def recorded(gateway):
+    """The same as it stands on the books, in the order of the requests."""
+    return [(r["input_tokens"], r["output_tokens"]) for r in gateway.requests()[::-1]]
 
 
 class Fake:

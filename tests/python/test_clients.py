@@ -5,21 +5,17 @@ import subprocess
 
 import pytest
 
-from harness import FULL, ROOT, clean_environment
+from harness import FULL, ROOT, billed, clean_environment, recorded
 
 PYTHON = ROOT / "target/test-clients/bin"
 AIDER = ROOT / "target/test-aider/bin/aider"
 CODEX = ROOT / "target/test-codex/node_modules/.bin/codex"
 
 
-def billed(simulator):
-    return sorted((entry["billed_input"], entry["billed_output"]) for entry in simulator.requests)
-
-
 def check_books(gateway, simulator):
     rows = gateway.requests()
     assert rows and {row["usage_source"] for row in rows} == {"upstream"}
-    assert sorted((row["input_tokens"], row["output_tokens"]) for row in rows) == billed(simulator)
+    assert sorted(recorded(gateway)) == sorted(billed(simulator))
 
 
 def run(command, cwd, gateway, key, **more):

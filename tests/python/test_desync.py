@@ -11,27 +11,19 @@ import threading
 
 import pytest
 
+from harness import SocketUpstream
+
 OUTER = json.dumps({"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "outer"}]}).encode()
 HIDDEN = json.dumps({"model": "fake", "max_tokens": 1, "messages": [{"role": "user", "content": "SMUGGLED"}]}).encode()
 ANSWER = json.dumps({"id": "x", "object": "chat.completion", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}).encode()
 
 
-class ByteLog:
+class ByteLog(SocketUpstream):
     """Answers every request it can read, and keeps all bytes of every connection."""
 
     def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.base_url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
         self.lock, self.bytes, self.requests = threading.Lock(), b"", []
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+        super().__init__()
 
     def serve(self, connection):
         with connection:
@@ -63,9 +55,6 @@ class ByteLog:
             taken = self.bytes, self.requests
             self.bytes, self.requests = b"", []
             return taken
-
-    def stop(self):
-        self.listener.close()
 
 
 def hidden():

@@ -4,7 +4,7 @@ import time
 import openai
 import pytest
 
-from harness import UPSTREAM_SECRET, Fake, request
+from harness import UPSTREAM_SECRET, Fake, request, simulate
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -12,10 +12,6 @@ HELLO = [{"role": "user", "content": "Hello"}]
 @pytest.fixture
 def client(gateway):
     return gateway.client(gateway.key(gateway.default_project)["value"])
-
-
-def simulate(**script):
-    return {"metadata": {"simulate": json.dumps(script)}}
 
 
 def test_chat_completions_with_tools_and_choices(client):

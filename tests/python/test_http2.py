@@ -15,11 +15,7 @@ import h2.exceptions
 import httpx2 as httpx
 import pytest
 
-from harness import Fake, Server, request, until
-
-
-def simulate(**script):
-    return {"metadata": {"simulate": json.dumps(script)}}
+from harness import Fake, Server, request, simulate, until
 
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -6,7 +6,7 @@ import socket
 import anthropic
 import pytest
 
-from harness import Fake, request, until
+from harness import Fake, billed, recorded, request, until
 
 MODEL = "claude-sonnet-5"
 LIMIT = {"threshold_amount": 1_000_000, "currency": "USD", "interval": "month"}
@@ -25,14 +25,6 @@ def client(gateway, key):
 
 def simulate(**script):
     return {"extra_body": {"metadata": {"simulate": json.dumps(script)}}}
-
-
-def billed(simulator):
-    return [(entry["billed_input"], entry["billed_output"]) for entry in simulator.requests]
-
-
-def recorded(gateway):
-    return [(r["input_tokens"], r["output_tokens"]) for r in gateway.requests()[::-1]]
 
 
 def native(usage=None, text="Hello"):

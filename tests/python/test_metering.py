@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Fake, request, until
+from harness import Fake, SocketUpstream, request, until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -310,22 +310,12 @@ def test_how_an_upstream_stops_is_read_from_its_list_of_models(server, owner, go
 # Connections that die
 
 
-class ClosingUpstream:
+class ClosingUpstream(SocketUpstream):
     """Keeps connections open, and closes one without a word when the second request comes on it, once."""
 
     def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.base_url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
         self.requests, self.has_closed = [], False
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+        super().__init__()
 
     def serve(self, connection):
         reader = connection.makefile("rb")
@@ -346,9 +336,6 @@ class ClosingUpstream:
                 return
             body = json.dumps(Fake.completion()).encode()
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-
-    def stop(self):
-        self.listener.close()
 
 
 def test_each_attempt_after_a_dead_connection_is_on_its_own_account(server):

@@ -7,24 +7,12 @@ import time
 import openai
 import pytest
 
-from harness import Fake, request, until
+from harness import Fake, billed, recorded, request, simulate, until
 
 
 @pytest.fixture
 def client(gateway):
     return gateway.client(gateway.key(gateway.default_project)["value"])
-
-
-def simulate(**script):
-    return {"metadata": {"simulate": json.dumps(script)}}
-
-
-def billed(simulator):
-    return [(entry["billed_input"], entry["billed_output"]) for entry in simulator.requests]
-
-
-def recorded(gateway):
-    return [(r["input_tokens"], r["output_tokens"]) for r in gateway.requests()[::-1]]
 
 
 def test_a_response_in_one_piece_and_as_a_stream(gateway, client, simulator):

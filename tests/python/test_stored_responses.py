@@ -7,7 +7,7 @@ import threading
 import openai
 import pytest
 
-from harness import Fake, request, until
+from harness import Fake, billed, recorded, request, simulate, until
 
 
 @pytest.fixture
@@ -24,18 +24,6 @@ def client(gateway, project):
 def stranger(gateway):
     """A key of another project, to which everything here is absent."""
     return gateway.key(gateway.project("Another"))["value"]
-
-
-def simulate(**script):
-    return {"metadata": {"simulate": json.dumps(script)}}
-
-
-def billed(simulator):
-    return [(entry["billed_input"], entry["billed_output"]) for entry in simulator.requests]
-
-
-def recorded(gateway):
-    return [(r["input_tokens"], r["output_tokens"]) for r in gateway.requests()[::-1]]
 
 
 def test_a_response_is_kept_and_can_be_had_again(gateway, client, simulator):

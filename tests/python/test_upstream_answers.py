@@ -13,7 +13,7 @@ import zlib
 
 import pytest
 
-from harness import until
+from harness import SocketUpstream, until
 
 GOOD = json.dumps({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant", "content": "good"}}], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}).encode()
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -95,21 +95,8 @@ STREAMS = {
 }
 
 
-class Raw:
+class Raw(SocketUpstream):
     """An upstream that answers with the bytes that the request names, and then closes."""
-
-    def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.base_url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection):
         with connection:
@@ -128,9 +115,6 @@ class Raw:
                     pass
             except OSError:
                 pass
-
-    def stop(self):
-        self.listener.close()
 
 
 @pytest.fixture
