@@ -1,6 +1,6 @@
 //! Addresses of upstreams and servers: `http` and `https` URLs, read strictly.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// A parsed `http` or `https` URL without user, query or fragment.
@@ -55,9 +55,22 @@ impl Address {
 
     /// The value of the `Host` header.
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let default = if self.is_tls { 443 } else { 80 };
-        if self.port == default { host } else { format!("{host}:{}", self.port) }
+        let mut text = String::new();
+        self.push_authority(&mut text);
+        text
+    }
+
+    /// Appends the value of the `Host` header.
+    pub fn push_authority(&self, text: &mut String) {
+        if self.host.contains(':') {
+            text.extend(["[", &self.host, "]"]);
+        } else {
+            text.push_str(&self.host);
+        }
+        let usual = if self.is_tls { 443 } else { 80 };
+        if self.port != usual {
+            let _ = write!(text, ":{}", self.port);
+        }
     }
 
     /// Scheme, host and port: what a credential is given for.

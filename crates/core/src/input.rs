@@ -8,14 +8,22 @@ use crate::error::{Error, Result};
 
 /// Reads the text of a JSON object. What `T` borrows stays borrowed.
 pub fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => from_text(text),
+        Err(_) => Err(Error::bad_request("The body is not UTF-8.")),
+    }
+}
+
+/// [`from_json`] of what is known to be UTF-8.
+pub fn from_text<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
     // A list would be read as the object's values in their order.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
+    if text.trim_ascii_start().starts_with('[') {
         return Err(Error::bad_request(
             "Invalid type for the body: expected an object, but got an array instead.",
         )
         .code("invalid_type"));
     }
-    let first = match serde_json::from_slice(bytes) {
+    let first = match serde_json::from_str(text) {
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
@@ -25,7 +33,7 @@ pub fn from_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
         )));
     }
     // Only a body that is refused is read again, to learn where.
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut deserializer = serde_json::Deserializer::from_str(text);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Ok(_) => Err(Error::bad_request(first.to_string())),
         Err(error) => Err(explain(error.path(), &error.inner().to_string())),

@@ -153,13 +153,19 @@ fn decimal(text: &str, places: usize) -> Option<i64> {
 
 fn write_decimal(f: &mut fmt::Formatter<'_>, value: i64, places: usize, places_min: usize) -> fmt::Result {
     let scale = 10u64.pow(u32::try_from(places).map_err(|_| fmt::Error)?);
-    let (whole, fraction) = (value.unsigned_abs() / scale, value.unsigned_abs() % scale);
-    let mut fraction = format!("{fraction:0places$}");
-    while fraction.len() > places_min && fraction.ends_with('0') {
-        fraction.pop();
+    let (whole, mut fraction) = (value.unsigned_abs() / scale, value.unsigned_abs() % scale);
+    let mut digits = [b'0'; 20];
+    for digit in digits[..places].iter_mut().rev() {
+        *digit = b"0123456789"[(fraction % 10) as usize];
+        fraction /= 10;
     }
-    let sign = if value < 0 { "-" } else { "" };
-    if fraction.is_empty() { write!(f, "{sign}{whole}") } else { write!(f, "{sign}{whole}.{fraction}") }
+    let mut shown = places;
+    while shown > places_min && digits[shown - 1] == b'0' {
+        shown -= 1;
+    }
+    let fraction = std::str::from_utf8(&digits[..shown]).map_err(|_| fmt::Error)?;
+    let (sign, point) = (if value < 0 { "-" } else { "" }, if shown == 0 { "" } else { "." });
+    write!(f, "{sign}{whole}{point}{fraction}")
 }
 
 #[cfg(test)]

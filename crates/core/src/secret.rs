@@ -1,6 +1,7 @@
 //! Values that must not leak: a wrapper that cannot be printed, random bytes, and the versioned keys of an
 //! installation (the pepper that verifies API keys, the key that encrypts upstream credentials).
 
+use std::cell::RefCell;
 use std::fmt;
 
 use aws_lc_rs::{digest, hmac};
@@ -57,8 +58,19 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A part of an id. The generator is asked for many at a time, for each call of it costs more than the bytes do.
 pub fn random_u64() -> u64 {
-    u64::from_le_bytes(random_bytes())
+    const AT_A_TIME: usize = 32;
+    thread_local! {
+        static LEFT: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+    LEFT.with_borrow_mut(|left| {
+        if left.is_empty() {
+            let bytes: [u8; 8 * AT_A_TIME] = random_bytes();
+            left.extend(bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)));
+        }
+        left.pop().unwrap_or_default()
+    })
 }
 
 /// 256 bits that verify or encrypt, by version.

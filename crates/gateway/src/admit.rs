@@ -7,7 +7,7 @@ use tollgate_core::budget::Payer;
 use tollgate_core::price::{Price, REQUEST_COST_MAX, Request, Size};
 use tollgate_core::{AttemptId, Error, Result};
 use tollgate_ledger::{Attempt, Hold, Refused};
-use tollgate_replica::{Model, Upstream};
+use tollgate_replica::{Model, SpendPolicy, Upstream};
 
 use crate::Gateway;
 use crate::call::Call;
@@ -37,9 +37,10 @@ pub(crate) async fn hold(
     attempt_of: Option<AttemptId>,
 ) -> Result<Hold> {
     refuse_unpriced_tier(asked)?;
-    let mut attempt = attempt(gateway, asked, id, attempt_of);
+    let policy = policy(gateway, asked.caller);
+    let mut attempt = attempt(asked, id, attempt_of, policy);
     refuse_absurd(&attempt)?;
-    let patience = Some(Duration::from_millis(policy(gateway, asked.caller).wait_millis));
+    let patience = Some(Duration::from_millis(policy.wait_millis));
     if Tokenizer::of(&asked.model.id).is_none() || attempt.request.size.input.is_none() {
         return gateway.ledger.hold(attempt, patience).await.map_err(|refused| told(refused, asked));
     }
@@ -83,10 +84,9 @@ pub(crate) async fn count_input(gateway: &Gateway, asked: &Asked<'_>) -> Option<
     Some(counted.saturating_add(images))
 }
 
-fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>) -> Attempt {
+fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, policy: SpendPolicy) -> Attempt {
     let Asked { caller, call, model, upstream, .. } = asked;
     let facts = &model.facts;
-    let policy = policy(gateway, caller);
     // The tokenizers that are known take bytes as they are.
     let reshape = Tokenizer::of(&model.id).is_none().then_some(asked.body);
     // With a parameter that nobody vouches for, nothing bounds what it costs.
@@ -136,7 +136,7 @@ fn attempt(gateway: &Gateway, asked: &Asked<'_>, id: AttemptId, attempt_of: Opti
 }
 
 /// What the caller's project wants done with what does not fit.
-fn policy(gateway: &Gateway, caller: &Caller) -> tollgate_replica::SpendPolicy {
+fn policy(gateway: &Gateway, caller: &Caller) -> SpendPolicy {
     gateway.replica.snapshot().project(caller.project).map(|project| project.spend_policy).unwrap_or_default()
 }
 

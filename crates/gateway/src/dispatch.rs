@@ -29,8 +29,6 @@ use crate::upstream::{self, Sent, Unsent};
 const UPSTREAMS_MAX: usize = 4;
 /// How long a request waits for a place at an upstream whose places are all taken.
 const PLACE_TIME_MAX: Duration = Duration::from_secs(30);
-/// Whoever does not get a hold within this is listened to while they wait: they may go away.
-const LISTEN_AFTER: Duration = Duration::from_millis(20);
 
 /// A request that is to be sent, wherever to.
 pub(crate) struct Request<'a> {
@@ -139,7 +137,7 @@ impl Sender<'_> {
         let turn = tokio::select! {
             biased;
             turn = health.turn(upstream, PLACE_TIME_MAX) => turn,
-            () = gone(self.exchange) => return Err(upstream::client_gone()),
+            () = gone(self.exchange, self.pool) => return Err(upstream::client_gone()),
         };
         turn.ok_or_else(|| {
             let name = &upstream.name;
@@ -158,7 +156,7 @@ impl Sender<'_> {
         let hold = tokio::select! {
             biased;
             hold = admit::hold(self.gateway, asked, id, attempt_of) => hold?,
-            () = gone(self.exchange) => {
+            () = gone(self.exchange, self.pool) => {
                 // Whoever stood behind it moves up.
                 self.gateway.ledger.reconsider();
                 return Err(upstream::client_gone());
@@ -178,7 +176,8 @@ impl Sender<'_> {
     }
 }
 
-async fn gone(exchange: &mut Exchange) {
-    tokio::time::sleep(LISTEN_AFTER).await;
+/// Whoever does not get a hold within a moment is listened to while they wait: they may go away.
+async fn gone(exchange: &mut Exchange, pool: &Pool) {
+    pool.beat.moment().await;
     exchange.gone().await;
 }

@@ -6,10 +6,10 @@
 //! be reached is not asked at all while it rests, for whoever asks would wait for nothing. One that answers with errors
 //! is, if the model has no other: somebody's bad request must not take it from everybody else.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tollgate_core::UpstreamId;

@@ -6,6 +6,7 @@
 
 mod admit;
 mod background;
+mod beat;
 mod blocks;
 mod body;
 mod call;

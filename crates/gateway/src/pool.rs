@@ -1,18 +1,23 @@
-//! A worker's idle connections to upstreams.
+//! What a worker keeps between requests: idle connections to upstreams, and a beat.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use tokio::time::Instant;
 use tollgate_core::UpstreamId;
 use tollgate_core::upstream::HttpVersion;
 use tollgate_replica::Upstream;
 use tollgate_wire::ClientConnection;
 
-/// Connections by the upstream they were made for. One that has moved, or trusts others now, has none.
+use crate::beat::Beat;
+
 #[derive(Default)]
-pub struct Pool(Mutex<HashMap<UpstreamId, Vec<Idle>>>);
+pub struct Pool {
+    /// Connections by the upstream they were made for. One that has moved, or trusts others now, has none.
+    idle: Mutex<HashMap<UpstreamId, Vec<Idle>>>,
+    pub(crate) beat: Beat,
+}
 
 struct Idle {
     connection: ClientConnection,
@@ -38,7 +43,7 @@ impl Idle {
     }
 }
 
-const IDLE_MAX: usize = 128;
+const IDLE_MAX: usize = 512;
 /// Some servers close a silent connection after five seconds; what they close as we write to it costs a second attempt.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 /// Over HTTP/2 a connection that ends says so before.
@@ -48,7 +53,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 impl Pool {
     fn idle(&self) -> MutexGuard<'_, HashMap<UpstreamId, Vec<Idle>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last, for it is the least likely to have been closed.
@@ -102,8 +107,13 @@ impl Pool {
         of_upstream.push(Idle { connection, made_for: Arc::clone(upstream), since: Instant::now() });
     }
 
-    /// Closes what has been idle for too long, for as long as it runs.
-    pub async fn sweep(&self) {
+    /// Does what has to be done between requests. Never returns; drop it to stop.
+    pub async fn tend(&self) {
+        tokio::join!(self.sweep(), self.beat.run());
+    }
+
+    /// Closes what has been idle for too long.
+    async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.idle().retain(|_, idle| {

@@ -92,7 +92,7 @@ impl Endpoint {
 
     /// The path below an API's base, the same here and at the upstream.
     pub(crate) fn path(self) -> &'static str {
-        self.route().trim_start_matches("/v1")
+        self.route().strip_prefix("/v1").unwrap_or_default()
     }
 
     pub(crate) const fn route(self) -> &'static str {
@@ -236,11 +236,9 @@ pub(crate) fn is_native(path: &str) -> bool {
 /// Whether a path is for the gateway to answer, if only by saying that there is nothing.
 pub fn is_of_gateway(path: &str) -> bool {
     let is_below = |base: &str| path.strip_prefix(base).is_some_and(|below| below.starts_with('/'));
-    let is_short = path == "/models"
-        || is_below("/models")
-        || is_below("/responses")
-        || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path);
-    is_below("/v1") || is_below("/openai") || is_below("/anthropic") || is_short
+    ["/v1", "/openai", "/anthropic", "/models", "/responses"].into_iter().any(is_below)
+        || path == "/models"
+        || Endpoint::ALL.into_iter().any(|endpoint| endpoint.path() == path)
 }
 
 /// Clients that would rather have one go on without it.

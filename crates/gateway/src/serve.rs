@@ -72,7 +72,7 @@ async fn path(
     gateway.replica.check_fresh()?;
     let caller = caller::authenticate(gateway, exchange, route.needs())?;
     served.key = Some(Arc::clone(&caller.key));
-    exchange.set_header("openai-organization", caller.key.organization.to_string());
+    exchange.set_header("openai-organization", caller.key.organization.text());
     let is_native = exchange.head.headers.get("anthropic-version").is_some();
     let (endpoint, deployment) = match route {
         Route::Models => {

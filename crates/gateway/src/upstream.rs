@@ -241,15 +241,17 @@ fn head(asked: &Asked<'_>, id: AttemptId, length: usize, client: &Headers) -> St
     let mut head = String::with_capacity(512);
     let is_native = call.endpoint.is_native();
     let path = call.endpoint.path();
-    let _ = write!(head, "POST {}{path} HTTP/1.1\r\n", upstream.address.path);
-    let _ = write!(head, "host: {}\r\ncontent-length: {length}\r\n", upstream.address.authority());
+    head.extend(["POST ", &upstream.address.path, path, " HTTP/1.1\r\nhost: "]);
+    upstream.address.push_authority(&mut head);
+    let _ = write!(head, "\r\ncontent-length: {length}\r\n");
     head.push_str("content-type: application/json\r\naccept-encoding: identity\r\n");
     head.push_str(if call.is_stream {
         "accept: text/event-stream\r\n"
     } else {
         "accept: application/json\r\n"
     });
-    let _ = write!(head, "user-agent: tollgate/{}\r\nx-request-id: {id}\r\n", env!("CARGO_PKG_VERSION"));
+    head.push_str(concat!("user-agent: tollgate/", env!("CARGO_PKG_VERSION"), "\r\nx-request-id: "));
+    head.extend([&id.text(), "\r\n"]);
     head.push_str(if is_native { &upstream.native_fields } else { &upstream.header_fields }.reveal());
     for name in if is_native { NATIVE_PASSED } else { PASSED } {
         // What the operator has set goes before what a client says.
@@ -259,8 +261,8 @@ fn head(asked: &Asked<'_>, id: AttemptId, length: usize, client: &Headers) -> St
         let is_plain = |value: &&str| value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
         let given = trace.filter(|_| name == "traceparent").or_else(|| client.get(name));
         match given.filter(is_plain) {
-            Some(value) => _ = write!(head, "{name}: {value}\r\n"),
-            None if name == "anthropic-version" => _ = write!(head, "{name}: {ANTHROPIC_VERSION}\r\n"),
+            Some(value) => head.extend([name, ": ", value, "\r\n"]),
+            None if name == "anthropic-version" => head.extend([name, ": ", ANTHROPIC_VERSION, "\r\n"]),
             None => {}
         }
     }

@@ -18,6 +18,7 @@ use tollgate_store::{Ballast, Commit, DataDir, Db, Tx};
 use crate::attempt::{Attempt, Ending};
 use crate::batch::End;
 use crate::hold::{Held, Hold};
+use crate::post;
 use crate::queue::{Asking, Entry, Queue, Refused};
 use crate::spend_limit::Known;
 use crate::totals::Totals;
@@ -107,7 +108,7 @@ impl Ledger {
             return Err(Refused::Error(Error::unavailable("overloaded", message)));
         }
         // If the caller goes away while it waits, the hold is dropped with the channel, and so voided.
-        receiver.await.unwrap_or_else(|_| Err(Refused::Error(shutting_down())))
+        post::arrival(receiver).await.unwrap_or_else(|_| Err(Refused::Error(shutting_down())))
     }
 
     pub(crate) fn end(&self, held: Arc<Held>, ending: Ending, after: Duration) {
@@ -133,7 +134,7 @@ impl Ledger {
     }
 
     pub(crate) async fn on_disk(&self, commit: Commit) {
-        self.0.db.synced(commit).await;
+        post::arrival(self.0.db.synced(commit)).await;
     }
 
     /// Whether a hard limit applies to a payer's requests, as of the last batch.

@@ -71,7 +71,7 @@ impl Refused {
 
     /// A header that names an organization must name the key's own; several must all do.
     pub fn unless_organization<'h>(given: impl Iterator<Item = &'h [u8]>, key: &Key) -> Result<(), Error> {
-        must_match(given, Some(&key.organization.to_string()), "Organization", "mismatched_organization")
+        must_match(given, || Some(key.organization.text()), "Organization", "mismatched_organization")
     }
 
     /// A header that names a project must name the key's own. An admin key has none.
@@ -79,7 +79,7 @@ impl Refused {
         given: impl Iterator<Item = &'h [u8]>,
         own: Option<ProjectId>,
     ) -> Result<(), Error> {
-        must_match(given, own.map(|own| own.to_string()).as_deref(), "Project", "mismatched_project")
+        must_match(given, || own.map(ProjectId::text), "Project", "mismatched_project")
     }
 
     /// The answer to a request without any credential.
@@ -94,11 +94,11 @@ impl Refused {
 
 fn must_match<'h>(
     mut given: impl Iterator<Item = &'h [u8]>,
-    own: Option<&str>,
+    own: impl Fn() -> Option<String>,
     what: &str,
     code: &'static str,
 ) -> Result<(), Error> {
-    let is_other = |given: &[u8]| !given.is_empty() && own.is_some_and(|own| own.as_bytes() != given);
+    let is_other = |given: &[u8]| !given.is_empty() && own().is_some_and(|own| own.as_bytes() != given);
     if given.any(is_other) {
         let message = format!("OpenAI-{what} header should match {} for API key", what.to_lowercase());
         return Err(Error::new(Kind::Unauthenticated, message).code(code));

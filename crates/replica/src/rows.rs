@@ -1,9 +1,9 @@
 //! Reading the rows that a snapshot is made of.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
+use foldhash::{HashMap, HashMapExt};
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::{Overrun, Tiers};

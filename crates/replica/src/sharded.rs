@@ -1,9 +1,11 @@
 //! A map that is cheap to copy with one entry changed: the copy shares all shards but one.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use foldhash::{HashMap, HashMapExt};
 
 /// A million entries make shards of some 2,000, which are copied in tens of microseconds.
 const SHARDS: usize = 512;
@@ -16,7 +18,10 @@ pub(crate) struct Sharded<K, V> {
 
 impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
     pub(crate) fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Arc::new(HashMap::new())).collect(), hasher: RandomState::new() }
+        Self {
+            shards: (0..SHARDS).map(|_| Arc::new(HashMap::new())).collect(),
+            hasher: RandomState::default(),
+        }
     }
 
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {

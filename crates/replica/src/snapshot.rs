@@ -1,10 +1,10 @@
 //! What a request sees: one state of everything that authorizes it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use foldhash::HashMap;
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;

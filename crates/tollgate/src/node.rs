@@ -289,10 +289,11 @@ fn run_worker(
             Err(error) => return tracing::error!(%error, "a worker cannot listen"),
         };
         let server = Server { listener, tls, limits, clock };
-        let sweeping = Arc::clone(&worker);
+        let tending = Arc::clone(&worker);
         tokio::select! {
             () = server.run(worker, shutdown) => {}
-            () = sweeping.pool.sweep() => {}
+            () = tending.pool.tend() => {}
+            () = tollgate_ledger::postman() => {}
             _ = cut.wait_for(|cut| *cut) => {}
         }
     });

@@ -44,7 +44,7 @@ impl Service for Worker {
 
     async fn call(&self, exchange: &mut Exchange) {
         let id: AttemptId = self.clock.next_id();
-        let request_id = id.to_string();
+        let request_id = id.text();
         exchange.set_header("x-request-id", request_id.clone());
         exchange.set_header("openai-version", API_VERSION.to_owned());
         exchange.set_timing_header("openai-processing-ms");

@@ -363,7 +363,8 @@ impl Exchange {
             }
             return Head::Fields(response);
         };
-        let mut text = String::with_capacity(512);
+        // With room for the body, which leaves in the same write.
+        let mut text = String::with_capacity(512 + length.unwrap_or(0));
         let _ = write!(text, "HTTP/1.1 {status} {}\r\n", reason(status));
         self.each_field(headers, |name, value| text.extend([name, ": ", value, "\r\n"]));
         if !h1.keep_alive {
@@ -483,6 +484,9 @@ impl H1 {
     async fn gone(&mut self) {
         const KEPT_MAX: usize = 64 * 1024;
         while self.connection.buffer.len() < KEPT_MAX {
+            if self.connection.stream.ready().await.is_err() {
+                return;
+            }
             self.connection.buffer.reserve(READ_SIZE);
             match self.connection.stream.read_buf(&mut self.connection.buffer).await {
                 Ok(0) | Err(_) => return,

@@ -1,5 +1,6 @@
 //! Heads of messages: parsed once, looked at in place.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -141,9 +142,9 @@ fn take_head(buffer: &mut BytesMut, end: usize) -> Bytes {
 /// Takes the head of `end` bytes from `buffer`.
 pub(crate) fn take_request(buffer: &mut BytesMut, end: usize) -> Result<RequestHead, &'static str> {
     let bytes = take_head(buffer, end);
-    let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut slots);
-    match parsed.parse(&bytes) {
+    let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(&bytes, &mut slots) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(TOO_MANY_FIELDS),
         _ => return Err("The head of the request is malformed."),
@@ -254,9 +255,10 @@ pub struct ResponseHead {
 
 pub(crate) fn take_response(buffer: &mut BytesMut, end: usize) -> Result<ResponseHead, &'static str> {
     let bytes = take_head(buffer, end);
-    let mut slots = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Response::new(&mut slots);
-    match parsed.parse(&bytes) {
+    let mut slots = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut slots) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         _ => return Err("the head of the answer is malformed"),
     }

@@ -1,10 +1,12 @@
 //! A server's side: the accept loop, and one request after the other on a connection.
 
 use std::fmt::Write as _;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -255,6 +257,11 @@ impl Connection {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
+        // Most of what is written is taken at once, and needs no timer.
+        let mut writing = pin!(writing);
+        if let Poll::Ready(written) = poll_fn(|context| Poll::Ready(writing.as_mut().poll(context))).await {
+            return written;
+        }
         timeout(self.limits.write_time_max, writing)
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -70,8 +70,8 @@ const fn no_other(_: &str) -> bool {
 }
 
 impl Call {
-    pub(super) fn read_native(endpoint: Endpoint, bytes: &[u8], deployment: Option<&str>) -> Result<Self> {
-        let body: NativeBody<'_> = input::from_json(bytes)?;
+    pub(super) fn read_native(endpoint: Endpoint, text: &str, deployment: Option<&str>) -> Result<Self> {
+        let (body, bytes): (NativeBody<'_>, _) = (input::from_text(text)?, text.as_bytes());
         let model = deployment.or(body.model.as_deref()).filter(|model| !model.is_empty());
         let mut call = Self::new(endpoint, model.ok_or_else(|| missing("model"))?, bytes);
         call.is_named_elsewhere = deployment.is_some();

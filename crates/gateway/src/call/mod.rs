@@ -82,13 +82,11 @@ impl Call {
     /// `deployment` is the model that the path names, which goes before that of the body.
     pub(crate) fn read(endpoint: Endpoint, bytes: &[u8], deployment: Option<&str>) -> Result<Self> {
         // What is passed over below would not be looked at either, and other readers make something of it.
-        if std::str::from_utf8(bytes).is_err() {
-            return Err(Error::bad_request("The body is not UTF-8."));
-        }
+        let text = std::str::from_utf8(bytes).map_err(|_| Error::bad_request("The body is not UTF-8."))?;
         if endpoint.is_native() {
-            return Self::read_native(endpoint, bytes, deployment);
+            return Self::read_native(endpoint, text, deployment);
         }
-        let mut body: Body<'_> = input::from_json(bytes)?;
+        let mut body: Body<'_> = input::from_text(text)?;
         let named = deployment.or_else(|| endpoint.usual_model().filter(|_| body.model.is_none()));
         let model = named.or(body.model.as_deref()).filter(|model| !model.is_empty());
         let model = model.ok_or_else(|| missing("model"))?;

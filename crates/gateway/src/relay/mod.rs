@@ -201,7 +201,8 @@ async fn whole(
         let input = if asked.call.endpoint.is_free() { 0 } else { asked.call.input_estimate() };
         hold.observe(TokenUsage { input, ..TokenUsage::default() });
     }
-    let made = Made::read(&body).filter(|_| asked.call.is_kept && (200..300).contains(&status));
+    let is_kept = asked.call.is_kept && (200..300).contains(&status);
+    let made = if is_kept { Made::read(&body) } else { None };
     if let Some(made) = &made {
         record(gateway, asked, made).await;
     }
