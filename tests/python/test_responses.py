@@ -53,8 +53,8 @@ def test_what_is_kept_is_the_client_s_choice_and_what_is_not_served_is_refused(s
                         ({"previous_response_id": 5}, "previous_response_id"),
                         ({"conversation": "c"}, "conversation"), ({"prompt": {"id": "p"}}, "prompt"), ({"input": 5}, "input"), ({"input": None}, "input"),
                         ({"input": [{"content": [{"type": "input_audio"}]}]}, "input[0].content"), ({"store": 1}, "store"), ({"tools": [{"type": "file_search"}]}, "tools[0].type"),
-                        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"), ({"input": [{"id": "msg_1"}]}, "input[0]"), ({"input": [{"type": None, "id": "msg_1"}]}, "input[0]"),
-                        ({"input": [{"type": "message", "id": "msg_1"}]}, "input[0]"), ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0]"),
+                        ({"input": [{"type": "item_reference"}]}, "input[0].id"), ({"input": [{"id": 5}]}, "input[0].id"), ({"input": [{"type": "item_reference", "id": "x"}] * 1001}, "input"),
+                        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0]"),
                         ({"input": [{"type": "function_call_output", "output": [{"type": "input_image", "file_id": "f"}]}]}, "input[0]"),
                         ({"max_output_tokens": -1}, "max_output_tokens"), ({"max_output_tokens": "5"}, "max_output_tokens"), ({"service_tier": "flex"}, "service_tier"),
                         ({"input": [{"content": 5}]}, "input[0].content"), ({"input": ["x"]}, "input[0]")]:
@@ -86,9 +86,10 @@ def test_images_and_files_are_bounded_as_elsewhere(server):
     key = server.key(server.default_project)["value"]
     server.limit(server.default_project, 1000)
     bounds = []
-    body = {"model": "fake", "max_output_tokens": 16, "input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}
+    shown = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "x"}]}
+    body = {"model": "fake", "max_output_tokens": 16, "input": [shown]}
     assert request(server.url, "POST", "/v1/responses", key=key, body=body).status == 200
-    assert float(server.requests()[0]["bound"]) * 1e6 > 100_000, "reasoning that is named and not there may be anything"
+    assert float(server.requests()[0]["bound"]) * 1e6 > 100_000, "reasoning that is named may be looked up and be anything"
     for parts in [[], [{"type": "input_image", "image_url": "data:image/png;base64," + "A" * 50_000}], [{"type": "input_file", "file_data": "JVBERi0="}]]:
         content = [{"type": "input_text", "text": "x"}, *parts]
         for items in [[{"role": "user", "content": content}], [{"type": "function_call_output", "call_id": "c", "output": content}]]:

@@ -73,6 +73,65 @@ def test_another_project_s_is_as_absent_as_one_that_never_was(gateway, client, s
     client.responses.cancel(made.id)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_item_is_named_instead_of_being_sent(gateway, project, client, stranger, simulator, stream):
+    gateway.limit(project, 1000)
+    first = client.responses.create(model="gpt-4o-mini", input="secret words", stream=stream, max_output_tokens=100, **simulate(output_tokens=7))
+    first = list(first)[-1].response if stream else first
+    [item] = first.output
+    named = [{"type": "item_reference", "id": item.id}, {"role": "user", "content": "And then?"}]
+    second = client.responses.create(model="gpt-4o-mini", input=named, max_output_tokens=100, **simulate(output_tokens=5))
+    assert second.usage.input_tokens > 7 + 3
+    assert recorded(gateway) == billed(simulator)
+    assert float(gateway.requests()[0]["bound"]) > 100_000 * 0.15e-6, "what is named may be as long as the model takes"
+    [of_input] = client.responses.input_items.list(first.id).data
+    assert client.responses.create(model="gpt-4o-mini", input=[{"type": "item_reference", "id": of_input.id}], max_output_tokens=100).status == "completed"
+
+    before = len(simulator.requests)
+    for form in [{"type": "item_reference"}, {}, {"type": None}, {"type": "message"}, {"type": "reasoning", "summary": []}, {"type": "reasoning", "summary": [], "content": []}]:
+        refused = [request(gateway.url, "POST", "/v1/responses", key=stranger, body={"model": "gpt-4o-mini", "input": [{**form, "id": id}]}) for id in (item.id, "msg_absent")]
+        assert [(answer.status, answer.error["param"]) for answer in refused] == [(404, "input")] * 2, (form, refused)
+        assert refused[0].body.replace(item.id.encode(), b"msg_absent") == refused[1].body
+    assert len(simulator.requests) == before, "nothing of it reached the provider"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="gpt-4o-mini", input=named)
+
+
+def test_items_made_in_the_background_are_known_when_they_are_seen(gateway, client, simulator):
+    made = client.responses.create(model="gpt-4o-mini", input="Hello", background=True, **simulate(output_tokens=7, background_ms=1))
+    done = until(lambda: [seen for seen in [client.responses.retrieve(made.id)] if seen.status == "completed"])[0]
+    assert client.responses.create(model="gpt-4o-mini", input=[{"type": "item_reference", "id": done.output[0].id}]).status == "completed"
+    until(lambda: not [row for row in gateway.requests() if row["state"] == "held"])
+
+
+def test_reasoning_is_named_where_it_was_made(server):
+    def named(name):
+        def answer(body, handler):
+            output = [{"type": "reasoning", "id": f"rs_{name}", "summary": []}, {"type": "message", "id": f"msg_{name}", "role": "assistant", "content": []}]
+            return 200, {"id": f"resp_{name}", "status": "completed", "output": output, "usage": {"input_tokens": 5, "output_tokens": 1, "total_tokens": 6}}
+        return answer
+
+    one, other = server.fake(named("one")), server.fake(named("other"))
+    key = server.key(server.default_project)["value"]
+    create = lambda input="x": request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": input})
+    reasoning = lambda name: {"type": "reasoning", "id": f"rs_{name}", "summary": []}
+    for first, second in [(one, other), (other, one)]:
+        server.post(f"/tollgate/v1/upstreams/{first.id}", {"priority": 0})
+        server.post(f"/tollgate/v1/upstreams/{second.id}", {"priority": 1})
+        assert create().status == 200
+    # The first of them is preferred no longer, and is asked all the same.
+    for name, fake in [("one", one), ("other", other)]:
+        before = len(fake.bodies)
+        assert create([reasoning(name), {"role": "user", "content": "And then?"}]).json["id"] == f"resp_{name}" and len(fake.bodies) == before + 1
+    both = create([reasoning("one"), reasoning("other")])
+    assert both.status == 404 and "rs_other" in both.error["message"], "no provider has both"
+    encrypted = {**reasoning("elsewhere"), "encrypted_content": "gAAAA"}
+    assert create([encrypted]).status == 200, "what is all there is nobody's but the client's"
+    server.delete(f"/tollgate/v1/upstreams/{one.id}")
+    assert create([reasoning("one")]).status == 404
+
+
 @pytest.mark.parametrize("id", ["..", ".", "a%2Fb", "a%3Fb=c", "x" * 300, "a%00b", "%2e%2e%2fmodels"])
 def test_an_id_leads_nowhere_else(gateway, client, simulator, id):
     answer = request(gateway.url, "GET", f"/v1/responses/{id}", key=client.api_key)

@@ -10,7 +10,7 @@ use tollgate_replica::Upstream;
 use crate::Gateway;
 use crate::dispatch::Request;
 use crate::health::{Condition, Health};
-use crate::{permit, stored};
+use crate::{kept, permit};
 
 /// The upstream to ask, of those that were not `tried` yet: those that are well before those that rest, those with a free
 /// place before those without, then by priority, then by weight. The request's id decides among equals.
@@ -75,9 +75,11 @@ struct Rank {
 
 fn nobody(request: &Request<'_>, tried: &[UpstreamId], down_for: Option<Duration>) -> Error {
     let model = request.model;
-    if let (Some(previous), None) = (&request.call.previous, down_for) {
-        // Where it is kept nobody serves the model any more.
-        return stored::previous_absent(previous);
+    // Where it is kept nobody serves the model any more.
+    match (&request.call.previous, request.call.named.first()) {
+        (Some(previous), _) if down_for.is_none() => return kept::previous_absent(previous),
+        (None, Some(item)) if down_for.is_none() => return kept::item_absent(item),
+        _ => {}
     }
     let left = model.upstreams.iter().find(|upstream| !tried.contains(&upstream.id));
     let (Some(rest), Some(upstream)) = (down_for, left) else { return permit::no_such_model(&model.id) };

@@ -2,10 +2,10 @@
 
 use crate::call::Call;
 use crate::edit;
+use crate::kept::Made;
 use crate::observe::{self, Observer};
 use crate::refusal;
 use crate::route::Endpoint;
-use crate::stored::Made;
 use crate::usage;
 
 #[derive(serde::Deserialize)]

@@ -20,6 +20,7 @@ mod figures;
 pub mod fuzz;
 mod growth;
 mod health;
+mod kept;
 mod messages;
 mod models;
 mod observe;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use tollgate_core::{Error, Result};
 
 use crate::fields::{Raw, Text, fields};
 
@@ -19,11 +20,34 @@ pub(crate) struct Messages<'a> {
     pub(crate) audio_at: Option<usize>,
     /// The first with content that the provider keeps, and of what kind: its id opens it to whoever has the account.
     pub(crate) stored_at: Option<(usize, &'static str)>,
+    /// The items that are only named, and by what.
+    named: Vec<(usize, Raw<'a>)>,
 }
 
 const FILES: &str = "Files that the provider keeps";
 const AUDIO: &str = "References to audio that the provider keeps";
-const ITEMS: &str = "References to items that the provider keeps";
+/// So many items can be named instead of being sent.
+const NAMED_MAX: usize = 1_000;
+
+impl Messages<'_> {
+    /// The ids of the items that are only named.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        if self.named.len() > NAMED_MAX {
+            return Err(Error::invalid(
+                "input",
+                format!("More than {NAMED_MAX} items are only named. Send the items."),
+            ));
+        }
+        let read = |(at, id): &(usize, Raw<'_>)| {
+            let text = id.0.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+            text.ok_or_else(|| {
+                let message = "Name the item by its id, which is a string, or send the item itself.";
+                Error::invalid(format!("input[{at}].id"), message)
+            })
+        };
+        self.named.iter().map(read).collect()
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Messages<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -78,6 +102,7 @@ pub(crate) struct Content<'a> {
     has_audio: bool,
     /// Whether the provider keeps some of it.
     has_stored: bool,
+    parts: usize,
 }
 
 fields! {
@@ -144,6 +169,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 let mut content = Content::default();
                 while let Some(part) = seq.next_element::<Part<'de>>()? {
                     content.has_stored |= part.is_stored();
+                    content.parts += 1;
                     match part.r#type.as_ref().map(|kind| kind.0.as_ref()) {
                         Some(
                             "text" | "refusal" | "input_text" | "output_text" | "summary_text"
@@ -212,10 +238,18 @@ impl Item<'_> {
             "reasoning",
         ];
         let kind = self.r#type.as_ref().map(|Text(kind)| kind.as_ref());
-        // Reasoning that is named and not there is looked up.
-        let is_looked_up =
-            kind == Some("reasoning") && is_given(self.id) && !is_given(self.encrypted_content);
-        !is_looked_up && kind.is_none_or(|kind| WHOLE.contains(&kind))
+        !self.is_looked_up() && kind.is_none_or(|kind| WHOLE.contains(&kind))
+    }
+
+    /// Reasoning that is named and not there is looked up, as far as the provider keeps it.
+    fn is_looked_up(&self) -> bool {
+        let is_reasoning = self.r#type.as_ref().is_some_and(|Text(kind)| kind == "reasoning");
+        is_reasoning && is_given(self.id) && !is_given(self.encrypted_content)
+    }
+
+    /// Whether a provider that makes its reasoning known has put it in.
+    fn shows_reasoning(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.parts > 0)
     }
 }
 
@@ -239,8 +273,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
                 while let Some(item) = seq.next_element::<Item<'de>>()? {
                     messages.count += 1;
                     messages.has_files |= !item.is_whole();
-                    if item.is_reference() {
-                        messages.stored_at.get_or_insert((position, ITEMS));
+                    if item.is_reference() || item.is_looked_up() && !item.shows_reasoning() {
+                        messages.named.push((position, item.id));
                     }
                     for content in [item.content, item.output, item.summary].into_iter().flatten() {
                         if content.has_stored {

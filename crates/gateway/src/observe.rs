@@ -9,8 +9,8 @@ use tollgate_core::price::TokenUsage;
 use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
 
+use crate::kept::Made;
 use crate::route::Endpoint;
-use crate::stored::Made;
 use crate::{sse, usage};
 
 /// An event longer than this is passed on without being understood.
@@ -36,7 +36,7 @@ pub(crate) struct Observer {
     is_last_word: bool,
     /// The text that had been seen when the client left.
     seen_by_client: Option<u64>,
-    /// The response that the stream is of, as its first event names it.
+    /// The response that the stream is of, as its first event names it, and its last.
     made: Option<Made>,
 }
 
@@ -114,7 +114,7 @@ impl Observer {
         self.begin(frame);
     }
 
-    /// The response that the stream is of, once, when its name has come.
+    /// The response that the stream is of, when its name has come, and again when its items have.
     pub(crate) fn made(&mut self) -> Option<Made> {
         self.made.take()
     }
@@ -168,7 +168,7 @@ impl Observer {
         for event in sse::events(bytes) {
             seen = event.end;
             let text = &bytes[event.clone()];
-            if self.endpoint == Endpoint::Responses && begins_response(text) {
+            if self.endpoint == Endpoint::Responses && tells_response(text) {
                 self.made = Made::of_event(&sse::data(text));
             }
             let text_bytes = text_of_event(self.endpoint, text);
@@ -213,12 +213,13 @@ pub(crate) fn watched(mut observer: Observer, pieces: &[&[u8]]) -> (Vec<u8>, Rep
     (passed, observer.report(true))
 }
 
-/// Whether an event is the first of a response's, before anything is parsed.
-fn begins_response(event: &[u8]) -> bool {
-    static CREATED: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
-        ["\"response.created\"", "\"response.queued\""].map(|name| Finder::new(name).into_owned())
+/// Whether an event is the first of a response's or the last, before anything is parsed.
+fn tells_response(event: &[u8]) -> bool {
+    const FIRST: [&str; 2] = [r#""response.created""#, r#""response.queued""#];
+    static TELLING: LazyLock<Vec<Finder<'static>>> = LazyLock::new(|| {
+        FIRST.iter().chain(&usage::LAST_EVENTS).map(|name| Finder::new(name).into_owned()).collect()
     });
-    CREATED.iter().any(|name| name.find(event).is_some())
+    TELLING.iter().any(|name| name.find(event).is_some())
 }
 
 /// Whether an event has a usage object, before anything is parsed.

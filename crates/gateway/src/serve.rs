@@ -15,7 +15,7 @@ use crate::caller::{self, Caller};
 use crate::dispatch::{Request, dispatch};
 use crate::pool::Pool;
 use crate::route::{self, Route};
-use crate::{BODY_PIECE, Gateway, models, permit, refusal, relay, stored};
+use crate::{BODY_PIECE, Gateway, kept, models, permit, refusal, relay, stored};
 
 /// A request whose body took longer than this, or which waited longer for money or an upstream, is authenticated again
 /// before it is sent on.
@@ -106,14 +106,8 @@ async fn path(
     let caller = recheck(gateway, exchange, caller, reading)?;
     let model = permit::model(gateway, &call.model)?;
     served.model = Some(Arc::clone(&model.id));
-    let kept_at = match &call.previous {
-        Some(previous) => Some(
-            stored::find(&gateway.db, caller.project, previous)
-                .await?
-                .ok_or_else(|| stored::previous_absent(previous))?,
-        ),
-        None => None,
-    };
+    let kept_at =
+        kept::place_of_all(&gateway.db, caller.project, call.previous.as_deref(), &call.named).await?;
     let (caller, call) = (&caller, &call);
     let request = Request { caller, call, body: &body, model: &model, kept_at, id, trace, has_read };
     // The turn lasts as long as the answer: it is a place at the upstream.

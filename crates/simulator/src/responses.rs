@@ -139,13 +139,22 @@ impl Response {
         match &self.output {
             Output::Text(pieces) => {
                 let parts = if is_done { vec![part(&pieces.concat())] } else { Vec::new() };
-                json!({"type": "message", "id": "msg_simulated", "status": status, "role": "assistant", "content": parts})
+                json!({"type": "message", "id": self.item_id(), "status": status, "role": "assistant", "content": parts})
             }
             Output::Call { name, arguments } => {
-                json!({"type": "function_call", "id": "fc_simulated", "status": status,
+                json!({"type": "function_call", "id": self.item_id(), "status": status,
                 "call_id": "call_simulated", "name": name, "arguments": if is_done { arguments } else { "" }})
             }
         }
+    }
+
+    /// The id of what is made, which is named after the response.
+    fn item_id(&self) -> String {
+        let kind = match self.output {
+            Output::Text(_) => "msg",
+            Output::Call { .. } => "fc",
+        };
+        format!("{kind}_{}", self.beginning["id"].as_str().unwrap_or_default())
     }
 
     fn events(&self) -> Vec<String> {
@@ -157,7 +166,7 @@ impl Response {
         match &self.output {
             Output::Text(pieces) => {
                 let of_part = |kind: &str, more: Value| {
-                    let mut event = json!({"type": kind, "item_id": "msg_simulated", "output_index": 0, "content_index": 0});
+                    let mut event = json!({"type": kind, "item_id": self.item_id(), "output_index": 0, "content_index": 0});
                     if let (Some(event), Value::Object(more)) = (event.as_object_mut(), more) {
                         event.extend(more);
                     }
@@ -173,7 +182,7 @@ impl Response {
                 events.push(of_part("response.content_part.done", json!({"part": part(&whole)})));
             }
             Output::Call { name, arguments } => {
-                let item = json!({"item_id": "fc_simulated", "output_index": 0});
+                let item = json!({"item_id": self.item_id(), "output_index": 0});
                 for (kind, field, more) in [
                     ("response.function_call_arguments.delta", "delta", None),
                     ("response.function_call_arguments.done", "arguments", Some(name)),
@@ -199,6 +208,23 @@ impl Response {
     }
 }
 
+/// What a request names and nobody keeps.
+pub(crate) enum Absent {
+    Previous,
+    Item(String),
+}
+
+impl Absent {
+    pub(crate) fn answer(&self) -> Answer {
+        match self {
+            Self::Previous => {
+                error_answer(400, "Previous response not found.", Some("previous_response_not_found"))
+            }
+            Self::Item(id) => error_answer(404, &format!("Item with id '{id}' not found."), None),
+        }
+    }
+}
+
 /// The responses that are kept, for whoever names them.
 #[derive(Default)]
 pub(crate) struct Shelf(Mutex<HashMap<String, Kept>>);
@@ -208,7 +234,8 @@ struct Kept {
     end: Value,
     events: Vec<String>,
     input: Value,
-    tokens: u64,
+    /// Of the input and of the output.
+    tokens: (u64, u64),
     done_at: Instant,
     is_cancelled: bool,
 }
@@ -237,19 +264,33 @@ impl Shelf {
             end: response.end(),
             events: response.events(),
             input: response.input.clone(),
-            tokens: response.input_tokens + response.output_tokens,
+            tokens: (response.input_tokens, response.output_tokens),
             done_at: Instant::now() + response.background.unwrap_or_default(),
             is_cancelled: false,
         };
         self.kept().insert(id, kept);
     }
 
-    /// The tokens of what a request goes on from; `None` if that is not kept.
-    pub(crate) fn before(&self, request: &Value) -> Option<u64> {
-        match request["previous_response_id"].as_str() {
-            None => Some(0),
-            Some(id) => self.kept().get(id).map(|kept| kept.tokens),
-        }
+    /// The tokens of what a request goes on from and of the items that it only names; the error says what is not kept.
+    pub(crate) fn before(&self, request: &Value) -> Result<u64, Absent> {
+        let kept = self.kept();
+        let said = match request["previous_response_id"].as_str().map(|id| kept.get(id)) {
+            None => 0,
+            Some(Some(kept)) => kept.tokens.0 + kept.tokens.1,
+            Some(None) => {
+                return Err(Absent::Previous);
+            }
+        };
+        let named = request["input"].as_array().into_iter().flatten();
+        let named = named.filter(|item| item["type"] == "item_reference").map(|item| {
+            let id = item["id"].as_str().unwrap_or_default();
+            // An item is named after its response: `in_`, `msg_` or `fc_`, and the response's id.
+            let (kind, response) = id.split_once('_').unwrap_or_default();
+            let kept =
+                kept.get(response).map(|kept| if kind == "in" { kept.tokens.0 } else { kept.tokens.1 });
+            kept.ok_or_else(|| Absent::Item(id.to_owned()))
+        });
+        named.sum::<Result<u64, Absent>>().map(|named| said + named)
     }
 
     /// Answers a request about one that is kept; `rest` follows `/v1/responses/` in its path.
@@ -280,11 +321,12 @@ impl Shelf {
                 json_answer(200, &kept.shown())
             }
             ("GET", "input_items") => {
-                let item = json!({"id": "msg_input", "type": "message", "role": "user", "status": "completed",
+                let of_input = format!("in_{id}");
+                let item = json!({"id": of_input, "type": "message", "role": "user", "status": "completed",
                     "content": [{"type": "input_text", "text": kept.input.as_str().unwrap_or("")}]});
                 json_answer(
                     200,
-                    &json!({"object": "list", "data": [item], "first_id": "msg_input", "last_id": "msg_input",
+                    &json!({"object": "list", "data": [item], "first_id": of_input, "last_id": of_input,
                     "has_more": false}),
                 )
             }

@@ -232,9 +232,12 @@ impl Simulator {
     }
 
     async fn response(&self, request: &Value, script: Script, number: u64) -> Answer {
-        let Some(before) = self.0.kept.before(request) else {
-            self.0.books.finish(number);
-            return error_answer(400, "Previous response not found.", Some("previous_response_not_found"));
+        let before = match self.0.kept.before(request) {
+            Ok(before) => before,
+            Err(absent) => {
+                self.0.books.finish(number);
+                return absent.answer();
+            }
         };
         let made = responses::Response::new(request, &script, self.0.clock.now().0, number, before);
         let response = match made {

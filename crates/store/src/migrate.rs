@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 6, sql: include_str!("../../../migrations/0006_stored_responses.sql") },
     Migration { version: 7, sql: include_str!("../../../migrations/0007_audio_prices.sql") },
     Migration { version: 8, sql: include_str!("../../../migrations/0008_tier_factors.sql") },
+    Migration { version: 9, sql: include_str!("../../../migrations/0009_stored_items.sql") },
 ];
 
 /// What bringing a database up to date meant.

@@ -63,6 +63,8 @@ pub(crate) struct Call {
     pub(crate) is_kept: bool,
     /// The response that it goes on from, which the provider keeps.
     pub(crate) previous: Option<String>,
+    /// Items that are only named, for the provider keeps them.
+    pub(crate) named: Vec<String>,
     /// Whether it is made with nobody connected.
     pub(crate) is_background: bool,
     /// Parameters that are not known to leave the cost as it is.
@@ -159,6 +161,7 @@ impl Call {
             has_prediction: false,
             is_kept: false,
             previous: None,
+            named: Vec::new(),
             is_background: false,
             unknown: Vec::new(),
         }
@@ -191,8 +194,9 @@ impl Call {
                 self.hold_messages("input", bytes, &items)?;
                 self.is_kept = body.store.0.is_none_or(|raw| raw.get() != "false");
                 self.previous = body.previous_response_id()?;
+                self.named = items.names()?;
                 // What was said before is not in the body.
-                self.has_files |= self.previous.is_some();
+                self.has_files |= self.previous.is_some() || !self.named.is_empty();
                 self.is_background = body.is_background(self.is_kept)?;
             }
         }

@@ -13,7 +13,7 @@ use tollgate_core::error::Kind;
 use tollgate_core::price::TokenUsage;
 use tollgate_core::time::Stopwatch;
 use tollgate_core::upstream::{OnClientGone, Settings};
-use tollgate_core::{Error, Money, Result};
+use tollgate_core::{Error, Money, ProjectId, Result, UpstreamId};
 use tollgate_ledger::{Dispatched, Hold};
 use tollgate_replica::Upstream;
 use tollgate_wire::{ClientExchange, Exchange, Reply};
@@ -22,9 +22,9 @@ use crate::Gateway;
 use crate::admit::{self, Asked};
 use crate::call::Call;
 use crate::dispatch::Request;
+use crate::kept::{self, Made};
 use crate::observe;
 use crate::pool::Pool;
-use crate::stored::{self, Made};
 use crate::upstream::{self, Sent};
 use crate::{background, refusal, usage};
 
@@ -129,11 +129,10 @@ pub(crate) fn cancels(upstream: &Upstream, call: &Call) -> bool {
     upstream.on_client_gone == OnClientGone::Cancel && !call.is_background
 }
 
-/// Writes down whose a response is, before its id is told. If that fails the answer is still the client's; the id then
+/// Writes down whose a response is and its items, before its id is told. If that fails the answer is still the client's; the id then
 /// opens nothing.
-async fn record(gateway: &Gateway, asked: &Asked<'_>, made: &Made) {
-    let (project, upstream) = (asked.caller.project, asked.upstream.id);
-    let recorded = stored::record(&gateway.db, project, &made.id, upstream, gateway.clock.now()).await;
+pub(crate) async fn record(gateway: &Gateway, project: ProjectId, upstream: UpstreamId, made: &Made) {
+    let recorded = kept::record(&gateway.db, project, made, upstream, gateway.clock.now()).await;
     if let Err(error) = recorded {
         tracing::error!(%error, response = made.id, "whose a stored response is could not be written down");
     }
@@ -204,7 +203,7 @@ async fn whole(
     let is_kept = asked.call.is_kept && (200..300).contains(&status);
     let made = if is_kept { Made::read(&body) } else { None };
     if let Some(made) = &made {
-        record(gateway, asked, made).await;
+        record(gateway, asked.caller.project, upstream.id, made).await;
     }
     let usage = match made {
         Some(made) if made.is_underway() => {

@@ -59,9 +59,9 @@ pub(super) async fn stream(
                 continue;
             }
         }
-        if let Some(new) = observer.made().filter(|_| made.is_none() && call.is_kept) {
-            record(gateway, asked, &new).await;
-            made = Some(new.id);
+        if let Some(new) = observer.made().filter(|_| call.is_kept) {
+            record(gateway, asked.caller.project, upstream.id, &new).await;
+            made.get_or_insert(new.id);
         }
         client.send(gateway, exchange, &mut frame).await;
     };

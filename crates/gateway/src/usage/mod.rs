@@ -16,7 +16,7 @@ const TOKENS_MAX: i64 = 1_000_000_000;
 const KEPT_BYTES_MAX: usize = 2_000;
 
 /// Types of the events that end a response's stream.
-const LAST_EVENTS: [&str; 3] =
+pub(crate) const LAST_EVENTS: [&str; 3] =
     [r#""response.completed""#, r#""response.incomplete""#, r#""response.failed""#];
 
 #[derive(Deserialize)]
