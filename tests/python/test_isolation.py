@@ -20,20 +20,31 @@ def foreign(server):
     admin = server.post("/v1/organization/admin_api_keys", {"name": "theirs"}).json
     server.remember(admin["value"])
     server.limit(project, 500)
+    group = server.admin.groups.create(name="theirs").id
+    server.admin.groups.users.create(group, user_id=user)
+    server.admin.projects.groups.create(project, group_id=group, role="role-api-project-member")
+    role = server.admin.roles.create(role_name="theirs", permissions=[]).id
+    server.admin.users.roles.create(user, role_id=role)
+    project_role = server.admin.projects.roles.create(project, role_name="theirs", permissions=[]).id
     limit = server.get(f"/tollgate/v1/projects/{project}/spend_limits").json["data"][0]["id"]
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
         other = "org-" + ABSENT[:-1] + "1"
         database.execute("INSERT INTO organization VALUES (?, 'Other', 0)", (other,))
         for table, column, value in [("project", "id", project), ("organization_user", "user_id", user), ("api_key", "project_id", project),
-                                     ("api_key", "id", admin["id"]), ("spend_limit", "id", limit)]:
+                                     ("api_key", "id", admin["id"]), ("spend_limit", "id", limit), ("user_group", "id", group),
+                                     ("role", "id", role), ("role_assignment", "principal_id", user), ("role_assignment", "principal_id", group)]:
             database.execute(f"UPDATE {table} SET organization_id = ? WHERE {column} = ?", (other, value))
+        for table, column in [("role", "id"), ("role_assignment", "role_id")]:
+            database.execute(f"UPDATE {table} SET resource_id = ? WHERE {column} = ?", (other, role))
     server.start()
-    return {"project_id": project, "user_id": user, "api_key_id": key["id"], "service_account_id": account.id, "key_id": admin["id"], "spend_limit_id": limit}
+    return {"project_id": project, "user_id": user, "api_key_id": key["id"], "service_account_id": account.id, "key_id": admin["id"], "spend_limit_id": limit,
+            "group_id": group, "role_id": role, "project_role_id": project_role}
 
 
 def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, foreign):
-    prefixes = {"project_id": "proj_", "user_id": "user-", "api_key_id": "key_", "service_account_id": "svc_acct_", "key_id": "key_", "spend_limit_id": "spend_limit_"}
+    prefixes = {"project_id": "proj_", "user_id": "user-", "api_key_id": "key_", "service_account_id": "svc_acct_", "key_id": "key_", "spend_limit_id": "spend_limit_",
+                "group_id": "group_", "role_id": "role_", "project_role_id": "role_"}
     absent = {name: prefix + ABSENT for name, prefix in prefixes.items()}
     project = "/v1/organization/projects/{project_id}"
     limit = {"threshold_amount": 1, "currency": "USD", "interval": "month"}
@@ -54,6 +65,24 @@ def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, forei
         ("DELETE", "/v1/organization/users/{user_id}", None),
         ("GET", "/v1/organization/admin_api_keys/{key_id}", None), ("DELETE", "/v1/organization/admin_api_keys/{key_id}", None),
     ]
+    group, of_project = "/v1/organization/groups/{group_id}", "/v1/projects/{project_id}"
+    member = {"role_id": "role-api-organization-reader"}
+    operations += [
+        ("GET", group, None), ("POST", group, {"name": "x"}), ("DELETE", group, None), ("GET", group + "/users", None), ("POST", group + "/users", {"user_id": server.owner}),
+        ("GET", group + "/users/{user_id}", None), ("DELETE", group + "/users/{user_id}", None), ("GET", group + "/roles", None), ("POST", group + "/roles", member),
+        ("GET", group + "/roles/{role_id}", None), ("DELETE", group + "/roles/{role_id}", None),
+        ("GET", "/v1/organization/roles/{role_id}", None), ("POST", "/v1/organization/roles/{role_id}", {"role_name": "x"}), ("DELETE", "/v1/organization/roles/{role_id}", None),
+        ("GET", "/v1/organization/users/{user_id}/roles", None), ("POST", "/v1/organization/users/{user_id}/roles", member),
+        ("GET", "/v1/organization/users/{user_id}/roles/{role_id}", None), ("DELETE", "/v1/organization/users/{user_id}/roles/{role_id}", None),
+        ("GET", project + "/groups", None), ("POST", project + "/groups", {"group_id": "x", "role": "role-api-project-member"}),
+        ("GET", project + "/groups/{group_id}", None), ("DELETE", project + "/groups/{group_id}", None),
+        ("GET", of_project + "/roles", None), ("POST", of_project + "/roles", {"role_name": "x", "permissions": []}),
+        ("GET", of_project + "/roles/{project_role_id}", None), ("POST", of_project + "/roles/{project_role_id}", {"role_name": "x"}),
+        ("DELETE", of_project + "/roles/{project_role_id}", None),
+    ]
+    for holder in ["users/{user_id}", "groups/{group_id}"]:
+        roles = f"{of_project}/{holder}/roles"
+        operations += [("GET", roles, None), ("POST", roles, {"role_id": "role-api-project-member"}), ("GET", roles + "/{project_role_id}", None), ("DELETE", roles + "/{project_role_id}", None)]
     for scope in ["projects/{project_id}", "users/{user_id}", "api_keys/{api_key_id}"]:
         limits = f"/tollgate/v1/{scope}/spend_limits"
         ours = {"threshold_amount": 1, "interval": "day"}
@@ -88,7 +117,7 @@ def stored(server):
 
 
 def _name(path):
-    return {"user_id": b"user", "api_key_id": b"API key", "service_account_id": b"service account"}[path.rsplit("{", 1)[1].rstrip("}")]
+    return {"user_id": b"user", "api_key_id": b"API key", "service_account_id": b"service account", "group_id": b"group"}[path.rsplit("{", 1)[1].rstrip("}")]
 
 
 def test_lists_and_filters_show_nothing_foreign(server, foreign):
@@ -108,7 +137,9 @@ def _unite(server):
     """Puts things back, so that the books are checked as one organization's."""
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
-        for table in ("project", "organization_user", "api_key", "spend_limit"):
+        for table in ("role", "role_assignment"):
+            database.execute(f"UPDATE {table} SET resource_id = ? WHERE resource_id LIKE 'org-%'", (server.organization,))
+        for table in ("project", "organization_user", "api_key", "spend_limit", "user_group", "role", "role_assignment"):
             database.execute(f"UPDATE {table} SET organization_id = ?", (server.organization,))
         database.execute("DELETE FROM organization WHERE id <> ?", (server.organization,))
     server.start()

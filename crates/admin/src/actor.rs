@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use tollgate_core::key::KeyKind;
-use tollgate_core::permission::OrganizationRole;
 use tollgate_core::{
-    Error, KeyId, OrganizationId, Permission, Principal, ProjectId, Result, Scopes, Timestamp, UserId,
+    Error, KeyId, OrganizationId, Permission, Permissions, Principal, ProjectId, Result, Scopes, Timestamp,
+    UserId,
 };
 use tollgate_replica::{Key, Snapshot};
 use tollgate_store::{Row, Tx, params};
 
+use crate::access;
 use crate::operation::Access;
 
 /// Where a request came from, for the audit log.
@@ -31,14 +32,17 @@ pub struct Actor {
     pub email: Option<String>,
     pub scopes: Scopes,
     pub expires_at: Option<Timestamp>,
-    /// The owner's role in the organization; `None` for one that is no member.
-    pub role: Option<OrganizationRole>,
+    /// The project that the operation is about, if it is about one.
+    pub at: Option<ProjectId>,
+    /// What the owner's roles allow there, or at the organization.
+    pub permissions: Permissions,
     pub is_operator: bool,
     pub origin: Origin,
 }
 
 impl Actor {
-    pub(crate) fn of(key: &Key, snapshot: &Snapshot, origin: Origin) -> Self {
+    /// The holder of a key, about to do something at a project or at the organization.
+    pub(crate) fn of(key: &Key, snapshot: &Snapshot, at: Option<ProjectId>, origin: Origin) -> Self {
         let user = key.owner.user().and_then(|id| snapshot.user(id));
         Self {
             key: key.id,
@@ -49,7 +53,10 @@ impl Actor {
             email: user.map(|user| user.email.clone()),
             scopes: key.scopes,
             expires_at: key.expires_at,
-            role: user.and_then(|user| user.role_in(key.organization)),
+            at,
+            permissions: user
+                .map(|user| snapshot.permissions(user.id, key.organization, at))
+                .unwrap_or_default(),
             is_operator: user.is_some_and(|user| user.is_operator),
             origin,
         }
@@ -70,9 +77,7 @@ impl Actor {
 
     /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
     pub(crate) fn may(&self, permission: Permission) -> bool {
-        self.kind == KeyKind::Admin
-            && self.role.is_some_and(|role| role.allows(permission))
-            && self.scopes.allows(permission)
+        self.kind == KeyKind::Admin && self.permissions.allows(permission) && self.scopes.allows(permission)
     }
 
     pub(crate) fn acts_as_operator(&self) -> bool {
@@ -89,10 +94,8 @@ impl Actor {
     pub(crate) async fn judge_anew(&mut self, tx: &mut Tx, now: Timestamp) -> Result<()> {
         let row: Option<Row> = tx
             .optional(
-                "SELECT k.expires_at, k.scopes, o.role, COALESCE(u.is_operator, $4) AS is_operator
-                 FROM api_key k
-                    LEFT JOIN app_user u ON u.id = k.user_id
-                    LEFT JOIN organization_user o ON o.user_id = k.user_id AND o.organization_id = k.organization_id
+                "SELECT k.expires_at, k.scopes, COALESCE(u.is_operator, $4) AS is_operator
+                 FROM api_key k LEFT JOIN app_user u ON u.id = k.user_id
                  WHERE k.id = $1 AND k.revoked_at IS NULL AND k.is_active = $2
                     AND (k.expires_at IS NULL OR k.expires_at > $3)",
                 &params![self.key, true, now, false],
@@ -104,7 +107,10 @@ impl Actor {
         };
         let row = row.ok_or_else(gone)?;
         self.scopes = Scopes::from_stored(&row.get::<String>("scopes")?);
-        self.role = row.get::<Option<String>>("role")?.and_then(|role| OrganizationRole::parse(&role));
+        self.permissions = match self.owner {
+            Principal::User(user) => access::permissions_of(tx, user, self.organization, self.at).await?,
+            Principal::ServiceAccount(_) => Permissions::NONE,
+        };
         self.is_operator = row.get("is_operator")?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What an operation is called with: the names in its path, and its query or its body, as one input.
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::{Map, Value};
 use tollgate_core::id::{Id, Identified};
 use tollgate_core::{Error, Result, input};
@@ -51,6 +52,15 @@ impl<'de, K: Identified> Deserialize<'de> for PathId<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(|text| Self(Id::parse(&text)))
     }
+}
+
+/// In which direction a list goes, by when its items were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    #[default]
+    Asc,
+    Desc,
 }
 
 /// A name people give: 1 to 255 characters, not only spaces, nothing invisible.

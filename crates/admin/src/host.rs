@@ -2,11 +2,13 @@
 
 use serde_json::json;
 use tollgate_core::key::KeyKind;
-use tollgate_core::permission::OrganizationRole;
 use tollgate_core::secret::{Keyring, Secret};
-use tollgate_core::{Clock, Error, KeyId, OrganizationId, Principal, ProjectId, Result, Scopes, UserId};
+use tollgate_core::{
+    Clock, Error, KeyId, OrganizationId, Predefined, Principal, ProjectId, Result, Scopes, UserId,
+};
 use tollgate_store::{Entity, Row, Tx, params};
 
+use crate::access;
 use crate::audit::{self, Author, Event, Recorded};
 use crate::resource::NewKeyRow;
 
@@ -47,15 +49,26 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
     )
     .await?;
     tx.execute(
-        "INSERT INTO organization_user (organization_id, user_id, role, added_at) VALUES ($1, $2, $3, $4)",
-        &params![organization, user, OrganizationRole::Owner.as_str(), now],
+        "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
+        &params![organization, user, now],
     )
     .await?;
     tx.execute(
-        "INSERT INTO project_user (project_id, user_id, role, added_at) VALUES ($1, $2, 'owner', $3)",
+        "INSERT INTO project_user (project_id, user_id, added_at) VALUES ($1, $2, $3)",
         &params![project, user, now],
     )
     .await?;
+    for (resource, role) in [
+        (organization.to_string(), Predefined::OrganizationOwner),
+        (project.to_string(), Predefined::ProjectOwner),
+    ] {
+        tx.execute(
+            "INSERT INTO role_assignment (resource_id, principal_id, role_id, organization_id, created_at)
+             VALUES ($1, $2, $3, $4, $5)",
+            &params![resource, user, role.alias(), organization, now],
+        )
+        .await?;
+    }
     for (entity, id) in [
         (Entity::Organization, organization.to_string()),
         (Entity::Project, project.to_string()),
@@ -91,18 +104,24 @@ pub async fn recover(
     let rows: Vec<Row> = tx
         .all(
             "SELECT o.id, o.name FROM organization_user m JOIN organization o ON o.id = m.organization_id
-             WHERE m.user_id = $1 AND m.role = 'owner' ORDER BY o.id",
+             WHERE m.user_id = $1 ORDER BY o.id",
             &params![user],
         )
         .await?;
-    if rows.is_empty() {
+    let mut owned = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (organization, name): (OrganizationId, String) = (row.get("id")?, row.get("name")?);
+        if access::is_owner(tx, user, organization).await? {
+            owned.push((organization, name));
+        }
+    }
+    if owned.is_empty() {
         return Err(Error::bad_request(format!(
             "{email} owns no organization, so there is nothing to recover."
         )));
     }
-    let mut keys = Vec::with_capacity(rows.len());
-    for row in rows {
-        let (organization, name): (OrganizationId, String) = (row.get("id")?, row.get("name")?);
+    let mut keys = Vec::with_capacity(owned.len());
+    for (organization, name) in owned {
         let (_, key) = admin_key(tx, clock, keyring, organization, user, "Recovery key").await?;
         keys.push((name, key));
     }

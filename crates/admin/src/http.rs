@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tollgate_core::error::Kind;
-use tollgate_core::{Error, Result, input, not_served};
+use tollgate_core::{Error, ProjectId, Result, input, not_served};
 use tollgate_replica::Refused;
 use tollgate_wire::{Exchange, Reply, percent_decoded};
 
@@ -146,7 +146,7 @@ impl Admin {
     /// Whether whoever asks has an operator's key.
     pub fn check_operator(&self, exchange: &Exchange) -> Result<()> {
         self.desk.replica.check_fresh()?;
-        self.authenticate(exchange)?.authorize(Access::Operator)
+        self.authenticate(exchange, None)?.authorize(Access::Operator)
     }
 
     /// The address of the client, behind the proxies that are trusted.
@@ -158,7 +158,9 @@ impl Admin {
         let (operation, names) = self.routes.find(exchange.head.method(), exchange.head.path())?;
         *route = Some(operation.path);
         self.desk.replica.check_fresh()?;
-        let actor = self.authenticate(exchange)?;
+        let project = names.iter().find(|(name, _)| name == "project_id");
+        let project = project.and_then(|(_, id)| ProjectId::parse(id));
+        let actor = self.authenticate(exchange, project)?;
         exchange.set_header("openai-organization", actor.organization.to_string());
         actor.authorize(operation.access)?;
         let arguments = match operation.method {
@@ -168,7 +170,7 @@ impl Admin {
         self.call(actor, operation, arguments.with_path(&names)?).await
     }
 
-    fn authenticate(&self, exchange: &Exchange) -> Result<Actor> {
+    fn authenticate(&self, exchange: &Exchange, project: Option<ProjectId>) -> Result<Actor> {
         let headers = &exchange.head.headers;
         let presented = headers.bearer().ok_or_else(Refused::missing)?;
         let snapshot = self.desk.replica.snapshot();
@@ -179,7 +181,7 @@ impl Admin {
         Refused::unless_organization(headers.all("openai-organization"), key)?;
         Refused::unless_project(headers.all("openai-project"), key.project)?;
         self.desk.replica.note_use(key, now);
-        Ok(Actor::of(key, &snapshot, self.origin(exchange)))
+        Ok(Actor::of(key, &snapshot, project, self.origin(exchange)))
     }
 
     fn origin(&self, exchange: &Exchange) -> Origin {

@@ -5,6 +5,7 @@
 //! `gate`: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
 //! force.
 
+mod access;
 mod actor;
 mod arguments;
 mod audit;

@@ -166,6 +166,8 @@ ids! {
     SpendLimitId = SpendLimit, "spend_limit_", "spend limit";
     /// A correction or a refund.
     AdjustmentId = Adjustment, "adj_", "adjustment";
+    RoleId = Role, "role_", "role";
+    GroupId = Group, "group_", "group";
 }
 
 /// Who owns a key and is accountable for what it spends.

@@ -23,6 +23,7 @@ pub mod period;
 pub mod permission;
 pub mod price;
 pub mod price_book;
+pub mod role;
 pub mod seal;
 pub mod secret;
 pub mod time;
@@ -31,10 +32,11 @@ pub mod upstream;
 pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
-    AdjustmentId, AttemptId, AuditLogId, KeyId, OrganizationId, Principal, ProjectId, ServiceAccountId,
-    SpendLimitId, UpstreamId, UserId,
+    AdjustmentId, AttemptId, AuditLogId, GroupId, KeyId, OrganizationId, Principal, ProjectId, RoleId,
+    ServiceAccountId, SpendLimitId, UpstreamId, UserId,
 };
 pub use money::{Money, UnitPrice};
 pub use period::{Interval, Period, Zone};
-pub use permission::{Permission, Scopes};
+pub use permission::{Permission, Permissions, Scopes};
+pub use role::{Predefined, Resource, RoleRef};
 pub use time::{Clock, Timestamp};

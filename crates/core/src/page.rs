@@ -30,6 +30,27 @@ impl<T> Page<T> {
     }
 }
 
+/// One page in the shape of OpenAI's newer lists: `{"object":"list","data","has_more","next"}`. The next page is asked for with
+/// `after=<next>`.
+#[derive(Debug, Serialize)]
+pub struct NextPage<T> {
+    object: &'static str,
+    pub data: Vec<T>,
+    has_more: bool,
+    next: Option<String>,
+}
+
+impl<T> NextPage<T> {
+    /// Makes a page of `rows`, of which what is beyond `limit` only says that there is more.
+    pub fn new(mut rows: Vec<T>, limit: usize, id_of: impl Fn(&T) -> String) -> Self {
+        // A page of nothing has no end to go on from.
+        let has_more = rows.len() > limit && limit > 0;
+        rows.truncate(limit);
+        let next = if has_more { rows.last().map(id_of) } else { None };
+        Self { object: "list", data: rows, has_more, next }
+    }
+}
+
 /// Checks a page size; `default` when it is not given.
 pub fn limit(limit: Option<i64>, default: i64, min: i64, max: i64) -> Result<usize> {
     let limit = limit.unwrap_or(default);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::key::KeyKind;
 
 macro_rules! permissions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $realm:ident $action:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $realm:ident $action:ident $reach:ident;)*) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Permission { $($(#[$doc])* $name,)* }
 
@@ -25,6 +25,10 @@ macro_rules! permissions {
 
             const fn facts(self) -> (Realm, Action) {
                 match self { $(Self::$name => (Realm::$realm, Action::$action),)* }
+            }
+
+            const fn reach(self) -> Reach {
+                match self { $(Self::$name => Reach::$reach,)* }
             }
         }
     };
@@ -46,36 +50,52 @@ enum Action {
     Write,
 }
 
+/// Where a role can give a permission.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// At the organization and at a project.
+    Project,
+    Organization,
+    /// Nowhere: it is no matter of a role.
+    Installation,
+}
+
 permissions! {
-    ModelRequest = "api.model.request", Model Write;
-    ModelRead = "api.model.read", Model Read;
+    ModelRequest = "api.model.request", Model Write Project;
+    ModelRead = "api.model.read", Model Read Project;
     /// Umbrella: everything that only reads.
-    AllRead = "api.all.read", Any Read;
+    AllRead = "api.all.read", Any Read Project;
     /// Umbrella: every read of the administration API.
-    ManagementRead = "api.management.read", Management Read;
+    ManagementRead = "api.management.read", Management Read Project;
     /// Umbrella: every write of the administration API.
-    ManagementWrite = "api.management.write", Management Write;
-    UsageRead = "api.usage.read", Management Read;
+    ManagementWrite = "api.management.write", Management Write Project;
+    UsageRead = "api.usage.read", Management Read Project;
     /// Corrections and refunds of what requests cost.
-    UsageWrite = "tollgate.usage.write", Management Write;
-    ProjectsRead = "api.organization.projects.read", Management Read;
-    ProjectsWrite = "api.organization.projects.write", Management Write;
-    ProjectUsersRead = "api.organization.projects.users.read", Management Read;
-    ProjectUsersWrite = "api.organization.projects.users.write", Management Write;
-    ProjectApiKeysRead = "api.organization.projects.api_keys.read", Management Read;
-    ProjectApiKeysWrite = "api.organization.projects.api_keys.write", Management Write;
-    ServiceAccountsRead = "api.organization.projects.service_accounts.read", Management Read;
-    ServiceAccountsWrite = "api.organization.projects.service_accounts.write", Management Write;
-    SpendLimitsRead = "api.organization.spend_limits.read", Management Read;
-    SpendLimitsWrite = "api.organization.spend_limits.write", Management Write;
-    UsersRead = "api.organization.users.read", Management Read;
-    UsersWrite = "api.organization.users.write", Management Write;
-    AdminApiKeysRead = "api.organization.admin_api_keys.read", Management Read;
-    AdminApiKeysWrite = "api.organization.admin_api_keys.write", Management Write;
-    AuditLogsRead = "api.organization.audit_logs.read", Management Read;
-    UpstreamsRead = "tollgate.upstreams.read", Management Read;
+    UsageWrite = "tollgate.usage.write", Management Write Organization;
+    ProjectsRead = "api.organization.projects.read", Management Read Project;
+    ProjectsWrite = "api.organization.projects.write", Management Write Project;
+    ProjectUsersRead = "api.organization.projects.users.read", Management Read Project;
+    ProjectUsersWrite = "api.organization.projects.users.write", Management Write Project;
+    ProjectApiKeysRead = "api.organization.projects.api_keys.read", Management Read Project;
+    ProjectApiKeysWrite = "api.organization.projects.api_keys.write", Management Write Project;
+    ServiceAccountsRead = "api.organization.projects.service_accounts.read", Management Read Project;
+    ServiceAccountsWrite = "api.organization.projects.service_accounts.write", Management Write Project;
+    SpendLimitsRead = "api.organization.spend_limits.read", Management Read Project;
+    SpendLimitsWrite = "api.organization.spend_limits.write", Management Write Project;
+    UsersRead = "api.organization.users.read", Management Read Organization;
+    UsersWrite = "api.organization.users.write", Management Write Organization;
+    AdminApiKeysRead = "api.organization.admin_api_keys.read", Management Read Organization;
+    AdminApiKeysWrite = "api.organization.admin_api_keys.write", Management Write Organization;
+    AuditLogsRead = "api.organization.audit_logs.read", Management Read Organization;
+    /// Groups and their users; at a project, which groups are in it.
+    GroupsRead = "api.groups.read", Management Read Project;
+    GroupsWrite = "api.groups.write", Management Write Project;
+    /// Roles, and who of the groups has which.
+    RolesRead = "api.roles.read", Management Read Project;
+    RolesWrite = "api.roles.write", Management Write Project;
+    UpstreamsRead = "tollgate.upstreams.read", Management Read Organization;
     /// Upstreams, models and prices: for a key whose owner is an operator of the installation.
-    Operator = "tollgate.operator", Installation Write;
+    Operator = "tollgate.operator", Installation Write Installation;
 }
 
 impl Permission {
@@ -104,7 +124,21 @@ impl Permission {
         }
     }
 
-    const fn bit(self) -> u32 {
+    /// Whether it is about calling models, and not about administration.
+    pub fn is_of_models(self) -> bool {
+        self.facts().0 == Realm::Model
+    }
+
+    /// Whether a role of a project, or one of the organization, can give it.
+    pub fn is_of_role(self, is_of_project: bool) -> bool {
+        match self.reach() {
+            Reach::Project => true,
+            Reach::Organization => !is_of_project,
+            Reach::Installation => false,
+        }
+    }
+
+    const fn bit(self) -> u64 {
         1 << self as u32
     }
 }
@@ -116,13 +150,13 @@ impl fmt::Display for Permission {
 }
 
 /// A stored scope of a version that knew more. It restricts, and opens nothing.
-const UNKNOWN_SCOPE: u32 = 1 << 31;
+const UNKNOWN_SCOPE: u64 = 1 << 63;
 /// What such a scope is shown and stored as, for an empty list would mean all scopes.
 const UNKNOWN_WORD: &str = "unknown";
 
 /// The scopes of a key, or all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scopes(u32);
+pub struct Scopes(u64);
 
 impl Scopes {
     /// No restriction: what an empty list of scopes means.
@@ -195,31 +229,91 @@ impl Serialize for Scopes {
     }
 }
 
-/// The organization's two predefined roles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OrganizationRole {
-    Owner,
-    Reader,
-}
+/// What a role allows, or all roles of somebody together. Unlike the scopes of a key, none are nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Permissions(u64);
 
-impl OrganizationRole {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Reader => "reader",
-        }
+impl Permissions {
+    pub const NONE: Self = Self(0);
+
+    /// Of permissions and umbrellas: each with all that it covers.
+    pub fn of(permissions: &[Permission]) -> Self {
+        Self(permissions.iter().fold(0, |bits, permission| bits | permission.bit())).expanded()
     }
 
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Owner, Self::Reader].into_iter().find(|role| role.as_str() == text)
+    /// All that a role of the organization can give.
+    pub fn all_of_organization() -> Self {
+        let all = Permission::ALL.iter().filter(|permission| permission.is_of_role(false));
+        Self(all.fold(0, |bits, permission| bits | permission.bit()))
     }
 
-    /// What the role itself grants, before a key's scopes narrow it. Being an operator is no matter of role.
-    pub fn allows(self, permission: Permission) -> bool {
-        match self {
-            Self::Owner => permission != Permission::Operator,
-            Self::Reader => permission == Permission::ModelRead,
+    /// Reads what is wished of a role, as it is given; the error names the one that no such role can give.
+    pub fn parse<S: AsRef<str>>(param: &str, texts: &[S], is_of_project: bool) -> Result<Self> {
+        let mut permissions = Self::NONE;
+        for (position, text) in texts.iter().enumerate() {
+            let text = text.as_ref();
+            let known = Permission::parse(text).filter(|permission| permission.is_of_role(is_of_project));
+            let Some(permission) = known else {
+                let known = Permission::ALL.iter().filter(|known| known.is_of_role(is_of_project));
+                let known: Vec<&str> = known.map(|known| known.as_str()).collect();
+                return Err(Error::unsupported(
+                    format!("{param}[{position}]"),
+                    format!(
+                        "Unknown permission '{text}' for a role of {}. The permissions there are: {}.",
+                        if is_of_project { "a project" } else { "the organization" },
+                        known.join(", ")
+                    ),
+                ));
+            };
+            permissions.0 |= permission.bit();
         }
+        Ok(permissions)
+    }
+
+    /// Reads what is stored of a role, as it was given. A word that this version does not know allows nothing.
+    pub fn from_stored_as_given(text: &str) -> Self {
+        let known = text.split_whitespace().filter_map(Permission::parse);
+        Self(known.fold(0, |bits, permission| bits | permission.bit()))
+    }
+
+    /// The same with all that its umbrellas cover.
+    pub fn from_stored(text: &str) -> Self {
+        Self::from_stored_as_given(text).expanded()
+    }
+
+    pub fn to_stored(self) -> String {
+        self.to_list().join(" ")
+    }
+
+    pub fn to_list(self) -> Vec<String> {
+        let held = Permission::ALL.iter().filter(|permission| self.0 & permission.bit() != 0);
+        held.map(|permission| permission.as_str().to_owned()).collect()
+    }
+
+    /// With all that its umbrellas cover.
+    #[must_use]
+    pub fn expanded(self) -> Self {
+        let held = |permission: &&Permission| self.0 & permission.bit() != 0;
+        let covered = |needed: &&Permission| {
+            needed.is_of_role(false)
+                && Permission::ALL.iter().filter(held).any(|permission| permission.covers(**needed))
+        };
+        Self(Permission::ALL.iter().filter(covered).fold(self.0, |bits, permission| bits | permission.bit()))
+    }
+
+    #[must_use]
+    pub const fn and(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+
+    /// Whether it allows what needs `needed`. Asked of what is expanded.
+    pub const fn allows(self, needed: Permission) -> bool {
+        self.0 & needed.bit() != 0
+    }
+
+    /// Whether it allows all that `others` do.
+    pub const fn contains(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
     }
 }
 

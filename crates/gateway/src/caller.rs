@@ -36,10 +36,9 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permi
     if headers.get("origin").is_some() && is_long_lived(key, now) && !allows_browsers() {
         return Err(from_browser());
     }
-    let caller = Caller { key: Arc::clone(key), project };
-    permit::scope(&caller, wanted)?;
+    permit::scope(&snapshot, key, wanted)?;
     gateway.replica.note_use(key, now);
-    Ok(caller)
+    Ok(Caller { key: Arc::clone(key), project })
 }
 
 /// Whether a key is still good for long: whoever finds it in a page can use it.

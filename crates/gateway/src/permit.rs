@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use tollgate_core::error::Kind;
 use tollgate_core::{Error, Permission, Result};
-use tollgate_replica::Model;
+use tollgate_replica::{Key, Model, Snapshot};
 
 use crate::Gateway;
-use crate::caller::Caller;
 
-pub(crate) fn scope(caller: &Caller, needed: Permission) -> Result<()> {
-    if caller.key.allows(needed) { Ok(()) } else { Err(Error::forbidden_in_project(needed.as_str())) }
+pub(crate) fn scope(snapshot: &Snapshot, key: &Key, needed: Permission) -> Result<()> {
+    if snapshot.allows(key, needed) { Ok(()) } else { Err(Error::forbidden_in_project(needed.as_str())) }
 }
 
 /// The model, if some upstream serves it.

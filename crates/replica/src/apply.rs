@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use tollgate_core::key::Locator;
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Clock, Error, ProjectId, Result, Timestamp, UserId};
+use tollgate_core::{Clock, Error, GroupId, ProjectId, Result, RoleId, Timestamp, UserId};
 use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
 use crate::last_use::LastUse;
@@ -167,6 +167,12 @@ async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     for user in rows::users(tx, None).await? {
         snapshot.users.insert(user.id, Arc::new(user));
     }
+    for group in rows::groups(tx, None).await? {
+        snapshot.groups.insert(group.id, Arc::new(group));
+    }
+    for (role, permissions) in rows::roles(tx, None).await? {
+        snapshot.roles.insert(role, permissions);
+    }
     snapshot.organizations = Arc::new(rows::organizations(tx).await?);
     snapshot.catalog = Arc::new(rows::catalog(tx, keyring).await?);
     Ok(snapshot)
@@ -205,6 +211,24 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
             }
             for user in found {
                 next.users.insert(user.id, Arc::new(user));
+            }
+        }
+        Some(Entity::Group) => {
+            let found = rows::groups(tx, Some(id)).await?;
+            if let (true, Some(gone)) = (found.is_empty(), GroupId::parse(id)) {
+                next.groups.remove(&gone);
+            }
+            for group in found {
+                next.groups.insert(group.id, Arc::new(group));
+            }
+        }
+        Some(Entity::Role) => {
+            let found = rows::roles(tx, Some(id)).await?;
+            if let (true, Some(gone)) = (found.is_empty(), RoleId::parse(id)) {
+                next.roles.remove(&gone);
+            }
+            for (role, permissions) in found {
+                next.roles.insert(role, permissions);
             }
         }
         Some(Entity::Organization) => next.organizations = Arc::new(rows::organizations(tx).await?),

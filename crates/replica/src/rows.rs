@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use foldhash::{HashMap, HashMapExt};
 use tollgate_core::key::{KeyKind, Locator};
-use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::{Overrun, Tiers};
 use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Protocol, Settings};
-use tollgate_core::{Address, Error, OrganizationId, Principal, Result, Scopes, Timestamp, UpstreamId, seal};
+use tollgate_core::{
+    Address, Error, GroupId, OrganizationId, Permissions, Principal, Resource, Result, RoleId, RoleRef,
+    Scopes, Timestamp, UpstreamId, UserId, seal,
+};
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
-use crate::snapshot::{Catalog, Key, Model, Organization, Project, SpendPolicy, Upstream, User};
+use crate::snapshot::{Catalog, Group, Key, Model, Organization, Project, SpendPolicy, Upstream, User};
 
 /// A secret's row: its locator, and the key if it still opens anything.
 pub(crate) struct SecretRow {
@@ -128,21 +130,71 @@ pub(crate) async fn organizations(tx: &mut Tx) -> Result<HashMap<OrganizationId,
     Ok(all.into_iter().map(|organization| (organization.id, Arc::new(organization))).collect())
 }
 
-/// One user, or all, each with all its roles.
+/// One user, or all, each with all organizations, groups and roles.
 pub(crate) async fn users(tx: &mut Tx, only: Option<&str>) -> Result<Vec<User>> {
-    let sql = "SELECT u.id, u.email, u.is_operator, o.organization_id, o.role
-        FROM app_user u LEFT JOIN organization_user o ON o.user_id = u.id";
-    let rows: Vec<Row> = one_or_all(tx, sql, " WHERE u.id = $1", only).await?;
-    let mut users: HashMap<_, User> = HashMap::with_capacity(rows.len());
+    let rows: Vec<Row> =
+        one_or_all(tx, "SELECT id, email, is_operator FROM app_user", " WHERE id = $1", only).await?;
+    let mut users: HashMap<UserId, User> = HashMap::with_capacity(rows.len());
     for row in rows {
         let (id, email, is_operator) = (row.get("id")?, row.get("email")?, row.get("is_operator")?);
-        let user = users.entry(id).or_insert_with(|| User { id, email, is_operator, roles: Vec::new() });
-        if let Some(organization) = row.get("organization_id")? {
-            let role: String = row.get("role")?;
-            user.roles.extend(OrganizationRole::parse(&role).map(|role| (organization, role)));
+        let (organizations, roles, groups) = Default::default();
+        users.insert(id, User { id, email, is_operator, organizations, roles, groups });
+    }
+    let sql = "SELECT user_id, organization_id FROM organization_user";
+    for row in one_or_all::<Row>(tx, sql, " WHERE user_id = $1", only).await? {
+        if let Some(user) = users.get_mut(&row.get("user_id")?) {
+            user.organizations.push(row.get("organization_id")?);
+        }
+    }
+    let sql = "SELECT user_id, group_id FROM group_user";
+    for row in one_or_all::<Row>(tx, sql, " WHERE user_id = $1", only).await? {
+        if let Some(user) = users.get_mut(&row.get("user_id")?) {
+            user.groups.push(row.get("group_id")?);
+        }
+    }
+    for row in assignments(tx, only).await? {
+        // Those of groups are read with the groups.
+        let user = UserId::parse(&row.get::<String>("principal_id")?);
+        if let Some(user) = user.and_then(|user| users.get_mut(&user)) {
+            user.roles.extend(read_assignment(&row)?);
         }
     }
     Ok(users.into_values().collect())
+}
+
+/// One group, or all.
+pub(crate) async fn groups(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Group>> {
+    let rows: Vec<Row> = one_or_all(tx, "SELECT id FROM user_group", " WHERE id = $1", only).await?;
+    let mut groups: HashMap<GroupId, Group> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let id = row.get("id")?;
+        groups.insert(id, Group { id, roles: Vec::new() });
+    }
+    for row in assignments(tx, only).await? {
+        let group = GroupId::parse(&row.get::<String>("principal_id")?);
+        if let Some(group) = group.and_then(|group| groups.get_mut(&group)) {
+            group.roles.extend(read_assignment(&row)?);
+        }
+    }
+    Ok(groups.into_values().collect())
+}
+
+async fn assignments(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Row>> {
+    let sql = "SELECT principal_id, resource_id, role_id FROM role_assignment";
+    one_or_all(tx, sql, " WHERE principal_id = $1", only).await
+}
+
+/// A role that this version does not know allows nothing.
+fn read_assignment(row: &Row) -> Result<Option<(Resource, RoleRef)>> {
+    let (resource, role): (String, String) = (row.get("resource_id")?, row.get("role_id")?);
+    Ok(Resource::parse(&resource).zip(RoleRef::from_stored(&role)))
+}
+
+/// What one role allows that somebody has made, or all.
+pub(crate) async fn roles(tx: &mut Tx, only: Option<&str>) -> Result<Vec<(RoleId, Permissions)>> {
+    let rows: Vec<Row> = one_or_all(tx, "SELECT id, permissions FROM role", " WHERE id = $1", only).await?;
+    let read = |row: &Row| Ok((row.get("id")?, Permissions::from_stored(&row.get::<String>("permissions")?)));
+    rows.iter().map(read).collect()
 }
 
 async fn one_or_all<T: FromRow>(

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use foldhash::HashMap;
 use tollgate_core::key::{KeyKind, Locator};
-use tollgate_core::permission::OrganizationRole;
 use tollgate_core::price::Overrun;
 use tollgate_core::price_book::{ModelFacts, ModelOverride};
 use tollgate_core::secret::Secret;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
 use tollgate_core::{
-    Address, KeyId, OrganizationId, Permission, Principal, ProjectId, Scopes, Timestamp, UpstreamId, UserId,
+    Address, GroupId, KeyId, OrganizationId, Permission, Permissions, Predefined, Principal, ProjectId,
+    Resource, RoleId, RoleRef, Scopes, Timestamp, UpstreamId, UserId,
 };
 
 use crate::sharded::Sharded;
@@ -42,11 +42,6 @@ pub struct Key {
 }
 
 impl Key {
-    /// Whether the key may do what needs `permission`, as far as its scopes and its owner's role in the project go.
-    pub fn allows(&self, permission: Permission) -> bool {
-        self.owner_has_role && self.scopes.allows(permission)
-    }
-
     /// When it was last used as far as this node knows.
     pub fn last_used_at(&self) -> Option<Timestamp> {
         match self.last_used_at.load(Ordering::Relaxed) {
@@ -104,14 +99,18 @@ pub struct User {
     pub id: UserId,
     pub email: String,
     pub is_operator: bool,
-    /// A person is in few organizations.
-    pub roles: Vec<(OrganizationId, OrganizationRole)>,
+    /// The organizations of which they are a member: few.
+    pub(crate) organizations: Vec<OrganizationId>,
+    /// The roles that they have been given themselves.
+    pub(crate) roles: Vec<(Resource, RoleRef)>,
+    pub(crate) groups: Vec<GroupId>,
 }
 
-impl User {
-    pub fn role_in(&self, organization: OrganizationId) -> Option<OrganizationRole> {
-        self.roles.iter().find(|(id, _)| *id == organization).map(|(_, role)| *role)
-    }
+/// Users who have the roles of their group besides their own.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) roles: Vec<(Resource, RoleRef)>,
 }
 
 /// A provider connection.
@@ -162,6 +161,9 @@ pub struct Snapshot {
     pub(crate) keys: Sharded<Locator, Arc<Key>>,
     pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
     pub(crate) users: Sharded<UserId, Arc<User>>,
+    pub(crate) groups: Sharded<GroupId, Arc<Group>>,
+    /// What the roles allow that people have made.
+    pub(crate) roles: Sharded<RoleId, Permissions>,
     pub(crate) organizations: Arc<HashMap<OrganizationId, Arc<Organization>>>,
     pub(crate) catalog: Arc<Catalog>,
 }
@@ -181,6 +183,8 @@ impl Snapshot {
             keys: Sharded::new(),
             projects: Sharded::new(),
             users: Sharded::new(),
+            groups: Sharded::new(),
+            roles: Sharded::new(),
             organizations: Arc::default(),
             catalog: Arc::default(),
         }
@@ -213,6 +217,45 @@ impl Snapshot {
 
     pub fn user(&self, id: UserId) -> Option<&Arc<User>> {
         self.users.get(&id)
+    }
+
+    /// What a member may do at the organization, or at one of its projects: all that their roles there and those of their
+    /// groups allow. Whoever is no member may do nothing.
+    pub fn permissions(
+        &self,
+        user: UserId,
+        organization: OrganizationId,
+        project: Option<ProjectId>,
+    ) -> Permissions {
+        let Some(user) = self.users.get(&user) else { return Permissions::NONE };
+        if !user.organizations.contains(&organization) {
+            return Permissions::NONE;
+        }
+        let project =
+            project.filter(|id| self.project(*id).is_some_and(|own| own.organization == organization));
+        let is_here = |resource: &Resource| match resource {
+            Resource::Organization(id) => *id == organization,
+            Resource::Project(id) => Some(*id) == project,
+        };
+        let of_groups = user.groups.iter().filter_map(|group| self.groups.get(group));
+        let all = user.roles.iter().chain(of_groups.flat_map(|group| &group.roles));
+        all.filter(|(resource, _)| is_here(resource)).fold(Permissions::NONE, |sum, (_, role)| {
+            sum.and(match role {
+                RoleRef::Predefined(role) => role.permissions(),
+                RoleRef::Custom(role) => self.roles.get(role).copied().unwrap_or_default(),
+            })
+        })
+    }
+
+    /// What a key may do, as far as its scopes and the roles of its owner go.
+    pub fn allows(&self, key: &Key, permission: Permission) -> bool {
+        let is_of_owner = match key.owner {
+            Principal::User(user) => self.permissions(user, key.organization, key.project).allows(permission),
+            Principal::ServiceAccount(_) => {
+                key.owner_has_role && Predefined::ProjectMember.permissions().allows(permission)
+            }
+        };
+        is_of_owner && key.scopes.allows(permission)
     }
 
     pub fn organization(&self, id: OrganizationId) -> Option<&Arc<Organization>> {

@@ -12,6 +12,8 @@ use crate::tx::Tx;
 pub enum Entity {
     Organization,
     User,
+    Group,
+    Role,
     Project,
     ApiKey,
     Upstream,
@@ -21,9 +23,11 @@ pub enum Entity {
 }
 
 impl Entity {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Organization,
         Self::User,
+        Self::Group,
+        Self::Role,
         Self::Project,
         Self::ApiKey,
         Self::Upstream,
@@ -35,6 +39,8 @@ impl Entity {
         match self {
             Self::Organization => "organization",
             Self::User => "user",
+            Self::Group => "group",
+            Self::Role => "role",
             Self::Project => "project",
             Self::ApiKey => "api_key",
             Self::Upstream => "upstream",

@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 7, sql: include_str!("../../../migrations/0007_audio_prices.sql") },
     Migration { version: 8, sql: include_str!("../../../migrations/0008_tier_factors.sql") },
     Migration { version: 9, sql: include_str!("../../../migrations/0009_stored_items.sql") },
+    Migration { version: 10, sql: include_str!("../../../migrations/0010_roles_and_groups.sql") },
 ];
 
 /// What bringing a database up to date meant.
@@ -154,4 +155,49 @@ fn checksum(text: &str) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     hex(&hash.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::Timestamp;
+
+    use super::*;
+    use crate::db::Options;
+
+    #[tokio::test]
+    async fn the_roles_of_an_older_database_are_assignments() {
+        let home = tempfile::tempdir().unwrap();
+        let (directory, clock) = (DataDir::new(home.path()), Clock::manual(Timestamp(1_000_000)));
+        directory.create().unwrap();
+        let db = directory.open(Options { create: true, read_only: false }).unwrap();
+        let (before, _) = MIGRATIONS.split_at(9);
+        db.migrate(&directory, before, &clock).await.unwrap();
+        let rows = [
+            "INSERT INTO organization (id, name, created_at) VALUES ('org-1', 'Ours', 1)",
+            "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ('proj_1', 'org-1', 'P', TRUE, 1)",
+            "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ('user-1', 'a@b.c', 'A', FALSE, 1)",
+            "INSERT INTO organization_user (organization_id, user_id, role, added_at) VALUES ('org-1', 'user-1', 'reader', 2)",
+            "INSERT INTO project_user (project_id, user_id, role, added_at) VALUES ('proj_1', 'user-1', 'owner', 3)",
+        ];
+        db.write(move |tx| {
+            Box::pin(async move {
+                for sql in rows {
+                    tx.execute(sql, &[]).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+        .unwrap();
+        assert!(matches!(db.migrate(&directory, MIGRATIONS, &clock).await, Ok(Migrated::Upgraded { .. })));
+        let sql = "SELECT resource_id, principal_id, role_id, organization_id FROM role_assignment ORDER BY resource_id";
+        let found: Vec<Row> = db.read(move |tx| Box::pin(tx.all(sql, &[]))).await.unwrap();
+        let found: Vec<[String; 4]> =
+            found.iter().map(|row| std::array::from_fn(|at| row.at(at).unwrap())).collect();
+        let expected = [
+            ["org-1", "user-1", "role-api-organization-reader", "org-1"],
+            ["proj_1", "user-1", "role-api-project-owner", "org-1"],
+        ];
+        assert_eq!(found, expected.map(|row| row.map(str::to_owned)));
+    }
 }

@@ -8,7 +8,8 @@ use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, KeyId, Permission, Result, Scopes, Timestamp, UserId};
 use tollgate_store::{FromRow, Row, Sql, params};
 
-use crate::arguments::{self, PathId};
+use crate::access;
+use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -53,13 +54,18 @@ struct Owner {
     role: Option<String>,
 }
 
-const KEYS: &str =
-    "SELECT k.*, s.locator, u.name AS user_name, u.created_at AS user_created_at, o.role AS user_role
+const KEYS: &str = "SELECT k.*, s.locator, u.name AS user_name, u.created_at AS user_created_at,
+        CASE WHEN o.user_id IS NOT NULL THEN ";
+const OF_ORGANIZATION: &str = " END AS user_role
     FROM api_key k
         JOIN api_key_secret s ON s.api_key_id = k.id
         JOIN app_user u ON u.id = k.user_id
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
     WHERE k.organization_id = $1 AND k.project_id IS NULL AND k.revoked_at IS NULL";
+
+fn keys() -> Sql {
+    Sql::from(KEYS).push(access::ORGANIZATION_ROLE).push(OF_ORGANIZATION)
+}
 
 impl FromRow for AdminKey {
     fn from_row(row: &Row) -> Result<Self> {
@@ -97,22 +103,16 @@ impl AdminKey {
 pub(crate) struct ListAdminKeys {
     after: Option<String>,
     limit: Option<i64>,
-    order: Option<Order>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    Asc,
-    Desc,
+    #[serde(default)]
+    order: Order,
 }
 
 async fn list(cx: &mut Cx, input: ListAdminKeys) -> Result<Page<AdminKey>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
-    let sql = Sql::from(KEYS).push(match input.order {
-        None | Some(Order::Asc) => " AND ($2 IS NULL OR k.id > $2) ORDER BY k.id ASC LIMIT $3",
-        Some(Order::Desc) => " AND ($2 IS NULL OR k.id < $2) ORDER BY k.id DESC LIMIT $3",
+    let sql = keys().push(match input.order {
+        Order::Asc => " AND ($2 IS NULL OR k.id > $2) ORDER BY k.id ASC LIMIT $3",
+        Order::Desc => " AND ($2 IS NULL OR k.id < $2) ORDER BY k.id DESC LIMIT $3",
     });
     let rows: Vec<AdminKey> = cx.tx.all(sql, &params![cx.organization(), after, limit + 1]).await?;
     let rows = rows.into_iter().map(|key| key.seen_by(cx)).collect();
@@ -185,7 +185,7 @@ async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
 }
 
 async fn find(cx: &mut Cx, id: KeyId) -> Result<AdminKey> {
-    let sql = Sql::from(KEYS).push(" AND k.id = $2");
+    let sql = keys().push(" AND k.id = $2");
     let found: Option<AdminKey> = cx.tx.optional(sql, &params![cx.organization(), id]).await?;
     found.map(|key| key.seen_by(cx)).ok_or_else(|| Error::not_found("API key"))
 }

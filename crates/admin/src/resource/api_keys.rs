@@ -6,13 +6,13 @@ use tollgate_core::budget::Scope;
 use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::page::{self, Page};
-use tollgate_core::permission::OrganizationRole;
 use tollgate_core::secret::ShownOnce;
 use tollgate_core::{
     Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp, UserId,
 };
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
+use crate::access;
 use crate::arguments::{self, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
@@ -78,7 +78,12 @@ struct OwnerServiceAccount {
 /// Keys with their owners and the locator of their secret. An owner of the organization owns in every project.
 const KEYS: &str = "SELECT k.*, s.locator,
         u.name AS user_name, u.email AS user_email, u.created_at AS user_created_at,
-        COALESCE(p.role, o.role, 'none') AS user_role,
+        CASE WHEN p.user_id IS NOT NULL THEN ";
+const OR_OF_ORGANIZATION: &str = " WHEN EXISTS (SELECT 1 FROM group_user gm
+                JOIN project_group pg ON pg.group_id = gm.group_id
+                WHERE gm.user_id = k.user_id AND pg.project_id = k.project_id) THEN 'member'
+            WHEN o.user_id IS NOT NULL THEN ";
+const OF_PROJECT: &str = " ELSE 'none' END AS user_role,
         a.name AS account_name, a.role AS account_role, a.created_at AS account_created_at
     FROM api_key k
         JOIN api_key_secret s ON s.api_key_id = k.id
@@ -87,6 +92,11 @@ const KEYS: &str = "SELECT k.*, s.locator,
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
         LEFT JOIN service_account a ON a.id = k.service_account_id
     WHERE k.project_id = $1 AND k.revoked_at IS NULL";
+
+fn keys() -> Sql {
+    let sql = Sql::from(KEYS).push(access::PROJECT_ROLE).push(OR_OF_ORGANIZATION);
+    sql.push(access::ORGANIZATION_ROLE).push(OF_PROJECT)
+}
 
 impl FromRow for ApiKey {
     fn from_row(row: &Row) -> Result<Self> {
@@ -157,7 +167,7 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<ApiKey>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let project = projects::find(cx, input.project_id.id()?).await?.id;
-    let sql = Sql::from(KEYS).push(" AND ($2 IS NULL OR k.id > $2)").push(match input.owner_project_access {
+    let sql = keys().push(" AND ($2 IS NULL OR k.id > $2)").push(match input.owner_project_access {
         None | Some(Access::Active) => " AND k.is_active = $3",
         Some(Access::Inactive) => " AND k.is_active <> $3",
         Some(Access::Any) => " AND $3 = $3",
@@ -234,8 +244,8 @@ pub(crate) fn expiry(cx: &Cx, expires_in_seconds: Option<i64>) -> Result<Option<
 /// Scopes of a new key. Nobody can give what they do not hold.
 pub(crate) fn granted_scopes(cx: &Cx, wished: &[String], kind: KeyKind) -> Result<Scopes> {
     let scopes = Scopes::parse(wished, kind)?;
-    let role = cx.actor.role.unwrap_or(OrganizationRole::Reader);
-    let beyond = |permission: &&Permission| scopes.allows(**permission) && !role.allows(**permission);
+    let own = cx.actor.permissions;
+    let beyond = |permission: &&Permission| scopes.allows(**permission) && !own.allows(**permission);
     let modelling = [Permission::ModelRequest, Permission::ModelRead];
     match modelling.iter().find(beyond) {
         Some(permission) => Err(Error::forbidden(permission.as_str())),
@@ -271,7 +281,7 @@ async fn owner(
                 None => Some(cx.actor.user()?),
             };
             let has_access = match user {
-                Some(user) => has_access(cx, project, user).await?,
+                Some(user) => access::has_access(cx, project, user).await?,
                 None => false,
             };
             user.filter(|_| has_access).map(Principal::User).ok_or_else(|| {
@@ -282,19 +292,6 @@ async fn owner(
             })
         }
     }
-}
-
-async fn has_access(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<bool> {
-    let row: Option<Row> = cx
-        .tx
-        .optional(
-            "SELECT o.user_id FROM organization_user o
-                LEFT JOIN project_user p ON p.project_id = $1 AND p.user_id = o.user_id
-             WHERE o.organization_id = $2 AND o.user_id = $3 AND (o.role = 'owner' OR p.user_id IS NOT NULL)",
-            &params![project, cx.organization(), user],
-        )
-        .await?;
-    Ok(row.is_some())
 }
 
 #[derive(Deserialize)]
@@ -386,7 +383,6 @@ pub(crate) async fn revoke(cx: &mut Cx, key: KeyId, project: Option<ProjectId>) 
 }
 
 async fn find(cx: &mut Cx, project: ProjectId, id: KeyId) -> Result<ApiKey> {
-    let found: Option<ApiKey> =
-        cx.tx.optional(Sql::from(KEYS).push(" AND k.id = $2"), &params![project, id]).await?;
+    let found: Option<ApiKey> = cx.tx.optional(keys().push(" AND k.id = $2"), &params![project, id]).await?;
     found.map(|key| key.seen_by(cx)).ok_or_else(|| Error::not_found("API key"))
 }

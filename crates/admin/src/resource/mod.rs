@@ -7,14 +7,18 @@ mod api_keys;
 mod audit_logs;
 mod books;
 mod costs;
+mod groups;
 mod keys_of_organization;
 mod me;
 mod models;
 mod new_key;
 mod permissions;
+mod project_groups;
 mod project_users;
 mod projects;
 mod requests;
+mod role_assignments;
+mod roles;
 mod service_accounts;
 mod spend_defaults;
 mod spend_limit;
@@ -44,6 +48,10 @@ pub(crate) fn operations() -> Operations {
         .and(access_policy::operations())
         .and(keys_of_organization::operations())
         .and(users::operations())
+        .and(groups::operations())
+        .and(roles::operations())
+        .and(role_assignments::operations())
+        .and(project_groups::operations())
         .and(admin_api_keys::operations())
         .and(audit_logs::operations())
         .and(usage::operations())

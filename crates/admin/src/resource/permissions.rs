@@ -28,6 +28,9 @@ struct PermissionString {
     id: &'static str,
     project_keys: bool,
     admin_keys: bool,
+    /// Whether roles can give it.
+    organization_roles: bool,
+    project_roles: bool,
 }
 
 async fn list(_: &mut Cx, _: Nothing) -> Result<Permissions> {
@@ -38,6 +41,8 @@ async fn list(_: &mut Cx, _: Nothing) -> Result<Permissions> {
             id: permission.as_str(),
             project_keys: permission.is_scope_of(KeyKind::Project),
             admin_keys: permission.is_scope_of(KeyKind::Admin),
+            organization_roles: permission.is_of_role(false),
+            project_roles: permission.is_of_role(true),
         })
         .collect();
     Ok(Permissions { object: "list", data })

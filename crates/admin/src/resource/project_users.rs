@@ -7,14 +7,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
-use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp, UserId};
-use tollgate_store::{Entity, FromRow, Row, params};
+use tollgate_core::{Error, Permission, Predefined, ProjectId, Resource, Result, RoleRef, Timestamp, UserId};
+use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
+use crate::access;
 use crate::arguments::PathId;
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::roles::{self, Role};
 use crate::resource::{Deleted, projects, users};
 
 pub(crate) fn operations() -> Operations {
@@ -32,7 +34,7 @@ pub(crate) fn operations() -> Operations {
 #[derive(Debug, Serialize)]
 pub(crate) struct ProjectUser {
     object: &'static str,
-    id: UserId,
+    pub(crate) id: UserId,
     name: String,
     email: String,
     role: String,
@@ -52,6 +54,12 @@ impl FromRow for ProjectUser {
     }
 }
 
+fn members() -> Sql {
+    Sql::from("SELECT u.id, u.name, u.email, p.added_at, ")
+        .push(access::PROJECT_ROLE)
+        .push(" AS role FROM project_user p JOIN app_user u ON u.id = p.user_id WHERE p.project_id = $1")
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListProjectUsers {
@@ -67,8 +75,7 @@ async fn list(cx: &mut Cx, input: ListProjectUsers) -> Result<Page<ProjectUser>>
     let rows = cx
         .tx
         .all(
-            "SELECT u.id, u.name, u.email, p.role, p.added_at FROM project_user p JOIN app_user u ON u.id = p.user_id
-             WHERE p.project_id = $1 AND ($2 IS NULL OR p.user_id > $2) ORDER BY p.user_id LIMIT $3",
+            members().push(" AND ($2 IS NULL OR p.user_id > $2) ORDER BY p.user_id LIMIT $3"),
             &params![project.id, after, limit + 1],
         )
         .await?;
@@ -88,11 +95,11 @@ pub(crate) struct CreateProjectUser {
 }
 
 async fn create(cx: &mut Cx, input: CreateProjectUser) -> Result<ProjectUser> {
-    let role = read_role(&input.role)?;
     let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let role = read_role(cx, project, &input.role).await?;
     let user = chosen(cx, input.user_id.as_deref(), input.email.as_deref()).await?;
     match find(cx, project, user).await {
-        Ok(member) if member.role != role => {
+        Ok(member) if !has(cx, project, user, &role).await? => {
             let message = format!(
                 "The user is a member of the project already, as {}. Update it instead.",
                 member.role
@@ -101,7 +108,7 @@ async fn create(cx: &mut Cx, input: CreateProjectUser) -> Result<ProjectUser> {
         }
         // Asked for twice, as clients do when an answer is lost.
         Ok(_) => cx.unchanged(),
-        Err(error) if error.is_not_found() => add(cx, project, user, role).await?,
+        Err(error) if error.is_not_found() => add(cx, project, user, &role).await?,
         Err(error) => return Err(error),
     }
     if input.reactivate_keys {
@@ -110,25 +117,48 @@ async fn create(cx: &mut Cx, input: CreateProjectUser) -> Result<ProjectUser> {
     find(cx, project, user).await
 }
 
-async fn add(cx: &mut Cx, project: ProjectId, user: UserId, role: &str) -> Result<()> {
+async fn add(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Result<()> {
     cx.tx
         .execute(
-            "INSERT INTO project_user (project_id, user_id, role, added_at) VALUES ($1, $2, $3, $4)",
-            &params![project, user, role, cx.now],
+            "INSERT INTO project_user (project_id, user_id, added_at) VALUES ($1, $2, $3)",
+            &params![project, user, cx.now],
         )
         .await?;
+    give(cx, project, user, role).await?;
     cx.changed(Entity::User, user).await?;
-    cx.record(Event::UserAdded, user, Some(project), json!({"id": user, "data": {"role": role}}));
+    cx.record(Event::UserAdded, user, Some(project), json!({"id": user, "data": {"role": role.name}}));
     Ok(())
+}
+
+/// A predefined role takes the place of the one before; any other is one more.
+async fn give(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Result<()> {
+    let resource = Resource::Project(project);
+    access::refuse_beyond_own(cx, &[role.grant(resource)]).await?;
+    match role.role {
+        RoleRef::Predefined(role) => access::set_predefined(cx, resource, user, role).await,
+        RoleRef::Custom(_) => {
+            access::assign(cx, resource, &user.to_string(), role.role).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Whether a member was given a role of the project.
+async fn has(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Result<bool> {
+    let row: Option<Row> = cx
+        .tx
+        .optional(
+            "SELECT role_id FROM role_assignment WHERE resource_id = $1 AND principal_id = $2 AND role_id = $3",
+            &params![project, user, role.role.to_stored()],
+        )
+        .await?;
+    Ok(row.is_some())
 }
 
 /// The member of the organization that is meant.
 async fn chosen(cx: &mut Cx, id: Option<&str>, email: Option<&str>) -> Result<UserId> {
     let (param, found) = match (id, email) {
-        (Some(id), None) => match UserId::parse(id) {
-            Some(id) => ("user_id", users::find(cx, id).await),
-            None => ("user_id", Err(Error::not_found("user"))),
-        },
+        (Some(id), None) => return users::named(cx, "user_id", id).await,
         (None, Some(email)) => ("email", users::find_by_email(cx, email).await),
         _ => {
             let message = "Name the user by either 'user_id' or 'email'.";
@@ -146,14 +176,21 @@ async fn chosen(cx: &mut Cx, id: Option<&str>, email: Option<&str>) -> Result<Us
     }
 }
 
-fn read_role(role: &str) -> Result<&str> {
+/// One of OpenAI's two words, or the id of any role of the project.
+async fn read_role(cx: &mut Cx, project: ProjectId, role: &str) -> Result<Role> {
+    let resource = Resource::Project(project);
     match role {
-        "owner" | "member" => Ok(role),
-        _ => Err(Error::invalid(
-            "role",
-            format!("Invalid 'role': expected 'owner' or 'member', but got '{role}'."),
-        )),
+        "owner" => return Ok(Role::predefined(Predefined::ProjectOwner, resource)),
+        "member" => return Ok(Role::predefined(Predefined::ProjectMember, resource)),
+        _ => {}
     }
+    roles::find(cx, resource, role).await.map_err(|error| {
+        let shown: String = role.chars().take(100).collect();
+        let message = format!(
+            "Invalid 'role': expected 'owner', 'member' or the id of a role of the project, but got '{shown}'."
+        );
+        if error.is_not_found() { Error::invalid("role", message) } else { error }
+    })
 }
 
 #[derive(Deserialize)]
@@ -177,21 +214,16 @@ pub(crate) struct UpdateProjectUser {
 }
 
 async fn update(cx: &mut Cx, input: UpdateProjectUser) -> Result<ProjectUser> {
-    let role = input.role.as_deref().map(read_role).transpose()?;
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let member = find(cx, project, input.user_id.id()?).await?;
-    let Some(role) = role else {
+    let Some(role) = input.role else {
         cx.unchanged();
         return Ok(member);
     };
-    cx.tx
-        .execute(
-            "UPDATE project_user SET role = $1 WHERE project_id = $2 AND user_id = $3",
-            &params![role, project, member.id],
-        )
-        .await?;
+    let role = read_role(cx, project, &role).await?;
+    give(cx, project, member.id, &role).await?;
     cx.changed(Entity::User, member.id).await?;
-    let payload = json!({"id": member.id, "changes_requested": {"role": role}});
+    let payload = json!({"id": member.id, "changes_requested": {"role": role.name}});
     cx.record(Event::UserUpdated, member.id, Some(project), payload);
     find(cx, project, member.id).await
 }
@@ -202,17 +234,8 @@ async fn delete(cx: &mut Cx, input: OneProjectUser) -> Result<Deleted<UserId>> {
     cx.tx
         .execute("DELETE FROM project_user WHERE project_id = $1 AND user_id = $2", &params![project, user])
         .await?;
-    let keys: Vec<Row> = cx
-        .tx
-        .all(
-            "UPDATE api_key SET is_active = $3
-             WHERE project_id = $1 AND user_id = $2 AND revoked_at IS NULL AND is_active = $4 RETURNING id",
-            &params![project, user, false, true],
-        )
-        .await?;
-    for key in keys {
-        cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
-    }
+    access::unassign_all(cx, Resource::Project(project), &user.to_string()).await?;
+    access::lapse(cx, user).await?;
     cx.changed(Entity::User, user).await?;
     cx.record(Event::UserDeleted, user, Some(project), json!({"id": user}));
     Ok(Deleted::new("organization.project.user.deleted", user))
@@ -241,14 +264,7 @@ async fn reactivate(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<()>
     Ok(())
 }
 
-async fn find(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<ProjectUser> {
-    let found = cx
-        .tx
-        .optional(
-            "SELECT u.id, u.name, u.email, p.role, p.added_at FROM project_user p JOIN app_user u ON u.id = p.user_id
-             WHERE p.project_id = $1 AND p.user_id = $2",
-            &params![project, user],
-        )
-        .await?;
+pub(crate) async fn find(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<ProjectUser> {
+    let found = cx.tx.optional(members().push(" AND p.user_id = $2"), &params![project, user]).await?;
     found.ok_or_else(|| Error::not_found("user"))
 }

@@ -3,20 +3,23 @@
 //! Removing one ends all their keys for good, and the answer lists them.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
-use tollgate_core::permission::OrganizationRole;
-use tollgate_core::{Error, KeyId, Permission, Result, Timestamp, UserId};
+use tollgate_core::{
+    Error, KeyId, Permission, Predefined, Resource, Result, RoleRef, ServiceAccountId, Timestamp, UserId,
+};
 use tollgate_store::{Entity, FromRow, Row, Sql, ToValue, params};
 
+use crate::access::{self, Grant};
 use crate::arguments::{self, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::api_keys;
+use crate::resource::roles::Role;
+use crate::resource::{api_keys, role_assignments};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{UsersRead, UsersWrite};
@@ -56,9 +59,13 @@ impl FromRow for User {
     }
 }
 
-const MEMBERS: &str =
-    "SELECT u.id, u.name, u.email, o.role, o.added_at, o.developer_persona, o.technical_level
+const MEMBERS: &str = "SELECT u.id, u.name, u.email, o.added_at, o.developer_persona, o.technical_level, ";
+const OF_ORGANIZATION: &str = " AS role
     FROM organization_user o JOIN app_user u ON u.id = o.user_id WHERE o.organization_id = $1";
+
+fn members() -> Sql {
+    Sql::from(MEMBERS).push(access::ORGANIZATION_ROLE).push(OF_ORGANIZATION)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,7 +79,7 @@ pub(crate) struct ListUsers {
 async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<UserId> = page::cursor("after", input.after.as_deref())?;
-    let mut sql = Sql::from(MEMBERS).push(" AND ($2 IS NULL OR o.user_id > $2)");
+    let mut sql = members().push(" AND ($2 IS NULL OR o.user_id > $2)");
     let mut values = params![cx.organization(), after, limit + 1].to_vec();
     if !input.emails.is_empty() {
         let emails = input.emails.iter().map(|email| email.trim().to_lowercase().to_value());
@@ -97,8 +104,8 @@ async fn retrieve(cx: &mut Cx, input: OneUser) -> Result<User> {
 pub(crate) struct UpdateUser {
     user_id: PathId<kind::User>,
     role: Option<String>,
-    #[serde(default)]
-    role_id: Option<Value>,
+    /// A role of the organization. A predefined one takes the place of the one before; any other is one more.
+    role_id: Option<String>,
     #[serde(default)]
     developer_persona: Patch<String>,
     #[serde(default)]
@@ -106,20 +113,34 @@ pub(crate) struct UpdateUser {
 }
 
 async fn update(cx: &mut Cx, input: UpdateUser) -> Result<User> {
-    if input.role_id.is_some() {
-        return Err(Error::unsupported("role_id", "Roles by id are not served yet. Use 'role'."));
-    }
-    let role = input.role.as_deref().map(read_role).transpose()?;
+    let resource = Resource::Organization(cx.organization());
+    let role = match (&input.role, &input.role_id) {
+        (Some(_), Some(_)) => {
+            let message = "Give at most one of 'role' and 'role_id'.";
+            return Err(Error::invalid("role_id", message));
+        }
+        (Some(role), None) => Some(Role::predefined(read_role(role)?, resource)),
+        (None, Some(id)) => Some(role_assignments::chosen(cx, resource, id).await?),
+        (None, None) => None,
+    };
     let user = find(cx, input.user_id.id()?).await?;
     let is_label_changed = !input.developer_persona.is_absent() || !input.technical_level.is_absent();
     if role.is_none() && !is_label_changed {
         cx.unchanged();
         return Ok(user);
     }
-    let new_role = role.map_or(user.role.clone(), |role| role.as_str().to_owned());
-    if user.role == OrganizationRole::Owner.as_str() && new_role != user.role {
-        keep_an_owner(cx, "role").await?;
-        loses_access(cx, user.id).await?;
+    if let Some(role) = &role {
+        access::refuse_beyond_own(cx, &[role.grant(resource)]).await?;
+        match role.role {
+            RoleRef::Predefined(predefined) => {
+                access::set_predefined(cx, resource, user.id, predefined).await?;
+                access::keep_an_owner(cx, if input.role.is_some() { "role" } else { "role_id" }).await?;
+                access::lapse(cx, user.id).await?;
+            }
+            RoleRef::Custom(_) => {
+                access::assign(cx, resource, &user.id.to_string(), role.role).await?;
+            }
+        }
     }
     let label = |patch: Patch<String>, before: &Option<String>| match patch {
         Patch::Absent => before.clone(),
@@ -133,53 +154,15 @@ async fn update(cx: &mut Cx, input: UpdateUser) -> Result<User> {
     }
     cx.tx
         .execute(
-            "UPDATE organization_user SET role = $1, developer_persona = $2, technical_level = $3
-             WHERE organization_id = $4 AND user_id = $5",
-            &params![new_role, persona, level, cx.organization(), user.id],
+            "UPDATE organization_user SET developer_persona = $1, technical_level = $2
+             WHERE organization_id = $3 AND user_id = $4",
+            &params![persona, level, cx.organization(), user.id],
         )
         .await?;
     cx.changed(Entity::User, user.id).await?;
-    let payload = json!({"id": user.id, "changes_requested": {"role": role.map(OrganizationRole::as_str)}});
+    let payload = json!({"id": user.id, "changes_requested": {"role": role.map(|role| role.name)}});
     cx.record(Event::UserUpdated, user.id, None, payload);
     find(cx, user.id).await
-}
-
-/// An owner who becomes a reader keeps access only to the projects they are a member of. Keys elsewhere stop.
-async fn loses_access(cx: &mut Cx, user: UserId) -> Result<()> {
-    let keys: Vec<Row> = cx
-        .tx
-        .all(
-            "UPDATE api_key SET is_active = $3
-             WHERE user_id = $1 AND organization_id = $2 AND project_id IS NOT NULL AND revoked_at IS NULL
-                AND is_active = $4
-                AND project_id NOT IN (SELECT project_id FROM project_user WHERE user_id = $1)
-             RETURNING id",
-            &params![user, cx.organization(), false, true],
-        )
-        .await?;
-    for key in keys {
-        cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
-    }
-    Ok(())
-}
-
-/// An organization without an owner could never be administered again.
-async fn keep_an_owner(cx: &mut Cx, param: &'static str) -> Result<()> {
-    let row: Row = cx
-        .tx
-        .one(
-            "SELECT COUNT(*) AS owners FROM organization_user WHERE organization_id = $1 AND role = 'owner'",
-            &params![cx.organization()],
-        )
-        .await?;
-    if row.get::<i64>("owners")? > 1 {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        param,
-        "This is the last owner of the organization. Make another user an owner first.",
-    )
-    .code("last_owner"))
 }
 
 /// The answer to a removal, with the keys it ended.
@@ -189,13 +172,12 @@ pub(crate) struct UserDeleted {
     id: UserId,
     deleted: bool,
     revoked_api_key_ids: Vec<KeyId>,
+    /// Accounts of which they have made keys that go on: whoever made a key has seen it.
+    service_account_ids: Vec<ServiceAccountId>,
 }
 
 async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
     let user = find(cx, input.user_id.id()?).await?;
-    if user.role == OrganizationRole::Owner.as_str() {
-        keep_an_owner(cx, "user_id").await?;
-    }
     let keys: Vec<Row> = cx
         .tx
         .all(
@@ -210,6 +192,16 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
         api_keys::revoke(cx, id, project).await?;
         revoked_api_key_ids.push(id);
     }
+    let accounts: Vec<Row> = cx
+        .tx
+        .all(
+            "SELECT DISTINCT service_account_id FROM api_key
+             WHERE created_by = $1 AND organization_id = $2 AND service_account_id IS NOT NULL AND revoked_at IS NULL
+             ORDER BY service_account_id",
+            &params![user.id, cx.organization()],
+        )
+        .await?;
+    let service_account_ids = accounts.iter().map(|row| row.at(0)).collect::<Result<Vec<_>>>()?;
     cx.tx
         .execute(
             "DELETE FROM project_user WHERE user_id = $1
@@ -217,20 +209,29 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
             &params![user.id, cx.organization()],
         )
         .await?;
-    cx.tx
-        .execute(
-            "DELETE FROM organization_user WHERE organization_id = $1 AND user_id = $2",
-            &params![cx.organization(), user.id],
-        )
-        .await?;
+    for sql in [
+        "DELETE FROM group_user WHERE user_id = $2 AND group_id IN (SELECT id FROM user_group WHERE organization_id = $1)",
+        "DELETE FROM role_assignment WHERE principal_id = $2 AND organization_id = $1",
+        "DELETE FROM organization_user WHERE organization_id = $1 AND user_id = $2",
+    ] {
+        cx.tx.execute(sql, &params![cx.organization(), user.id]).await?;
+    }
+    access::keep_an_owner(cx, "user_id").await?;
     cx.changed(Entity::User, user.id).await?;
     cx.record(
         Event::UserDeleted,
         user.id,
         None,
-        json!({"id": user.id, "revoked_api_key_ids": revoked_api_key_ids}),
+        json!({"id": user.id, "revoked_api_key_ids": revoked_api_key_ids,
+            "service_account_ids": service_account_ids}),
     );
-    Ok(UserDeleted { object: "organization.user.deleted", id: user.id, deleted: true, revoked_api_key_ids })
+    Ok(UserDeleted {
+        object: "organization.user.deleted",
+        id: user.id,
+        deleted: true,
+        revoked_api_key_ids,
+        service_account_ids,
+    })
 }
 
 #[derive(Deserialize)]
@@ -258,12 +259,15 @@ async fn create(cx: &mut Cx, input: CreateUser) -> Result<User> {
     }
     cx.tx
         .execute(
-            "INSERT INTO organization_user (organization_id, user_id, role, added_at) VALUES ($1, $2, $3, $4)",
-            &params![cx.organization(), id, role.as_str(), cx.now],
+            "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
+            &params![cx.organization(), id, cx.now],
         )
         .await?;
+    let resource = Resource::Organization(cx.organization());
+    access::refuse_beyond_own(cx, &[Grant::of(resource, role)]).await?;
+    access::set_predefined(cx, resource, id, role).await?;
     cx.changed(Entity::User, id).await?;
-    cx.record(Event::UserAdded, id, None, json!({"id": id, "data": {"role": role.as_str(), "email": email}}));
+    cx.record(Event::UserAdded, id, None, json!({"id": id, "data": {"role": role.name(), "email": email}}));
     find(cx, id).await
 }
 
@@ -278,10 +282,15 @@ async fn new_person(cx: &mut Cx, email: &str, name: &str) -> Result<UserId> {
     Ok(id)
 }
 
-fn read_role(role: &str) -> Result<OrganizationRole> {
-    OrganizationRole::parse(role).ok_or_else(|| {
-        Error::invalid("role", format!("Invalid 'role': expected 'owner' or 'reader', but got '{role}'."))
-    })
+fn read_role(role: &str) -> Result<Predefined> {
+    match role {
+        "owner" => Ok(Predefined::OrganizationOwner),
+        "reader" => Ok(Predefined::OrganizationReader),
+        _ => Err(Error::invalid(
+            "role",
+            format!("Invalid 'role': expected 'owner' or 'reader', but got '{role}'."),
+        )),
+    }
 }
 
 /// Lower-cased, so that one person is not two. Whether it can be written to is found out by writing to it.
@@ -299,13 +308,30 @@ pub(crate) fn read_email(email: &str) -> Result<String> {
 
 /// The user, if a member of the caller's organization.
 pub(crate) async fn find(cx: &mut Cx, id: UserId) -> Result<User> {
-    let sql = Sql::from(MEMBERS).push(" AND o.user_id = $2");
+    let sql = members().push(" AND o.user_id = $2");
     let found = cx.tx.optional(sql, &params![cx.organization(), id]).await?;
     found.ok_or_else(|| Error::not_found("user"))
 }
 
 pub(crate) async fn find_by_email(cx: &mut Cx, email: &str) -> Result<User> {
-    let sql = Sql::from(MEMBERS).push(" AND u.email = $2");
+    let sql = members().push(" AND u.email = $2");
     let found = cx.tx.optional(sql, &params![cx.organization(), email.trim().to_lowercase()]).await?;
     found.ok_or_else(|| Error::not_found("user"))
+}
+
+/// The member that a body names by an id.
+pub(crate) async fn named(cx: &mut Cx, param: &'static str, id: &str) -> Result<UserId> {
+    let found = match UserId::parse(id) {
+        Some(id) => find(cx, id).await,
+        None => Err(Error::not_found("user")),
+    };
+    match found {
+        Ok(user) => Ok(user.id),
+        Err(error) if error.is_not_found() => {
+            let message =
+                "There is no such member of the organization. Users are added to the organization first.";
+            Err(Error::invalid(param, message))
+        }
+        Err(error) => Err(error),
+    }
 }

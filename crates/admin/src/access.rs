@@ -1,0 +1,286 @@
+//! Who may what where, as a transaction sees it, and what follows from a change of it.
+
+use tollgate_core::permission::{Permission, Permissions};
+use tollgate_core::role::{Predefined, Resource, RoleRef};
+use tollgate_core::{Error, OrganizationId, ProjectId, Result, UserId};
+use tollgate_store::{Entity, Row, ToValue, Tx, params};
+
+use crate::gate::Cx;
+
+/// OpenAI's `role` of a member, of whom `o` is the row of `organization_user`.
+pub(crate) const ORGANIZATION_ROLE: &str = "CASE WHEN EXISTS (SELECT 1 FROM role_assignment ra
+            WHERE ra.principal_id = o.user_id AND ra.resource_id = o.organization_id
+                AND ra.role_id = 'role-api-organization-owner')
+        OR EXISTS (SELECT 1 FROM group_user gu
+            JOIN role_assignment ra ON ra.principal_id = gu.group_id AND ra.resource_id = o.organization_id
+                AND ra.role_id = 'role-api-organization-owner'
+            WHERE gu.user_id = o.user_id)
+        THEN 'owner' ELSE 'reader' END";
+
+/// The same of a member of a project, of whom `p` is the row of `project_user`. One who has only roles that people have made is
+/// called a member.
+pub(crate) const PROJECT_ROLE: &str = "CASE
+        WHEN EXISTS (SELECT 1 FROM role_assignment ra WHERE ra.principal_id = p.user_id
+            AND ra.resource_id = p.project_id AND ra.role_id = 'role-api-project-owner') THEN 'owner'
+        WHEN EXISTS (SELECT 1 FROM role_assignment ra WHERE ra.principal_id = p.user_id
+            AND ra.resource_id = p.project_id AND ra.role_id = 'role-api-project-viewer')
+            AND NOT EXISTS (SELECT 1 FROM role_assignment ra WHERE ra.principal_id = p.user_id
+            AND ra.resource_id = p.project_id AND ra.role_id = 'role-api-project-member') THEN 'viewer'
+        ELSE 'member' END";
+
+/// A role that somebody has somewhere, and what it allows there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) resource: Resource,
+    pub(crate) role: RoleRef,
+    pub(crate) permissions: Permissions,
+}
+
+impl Grant {
+    pub(crate) fn of(resource: Resource, role: Predefined) -> Self {
+        Self { resource, role: RoleRef::Predefined(role), permissions: role.permissions() }
+    }
+
+    fn is_owner(&self) -> bool {
+        self.role == RoleRef::Predefined(Predefined::OrganizationOwner)
+    }
+}
+
+/// Reads `resource_id`, `role_id` and a custom role's `permissions`. A role that this version does not know allows nothing.
+fn read_grants(rows: &[Row]) -> Result<Vec<Grant>> {
+    let mut grants = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (resource, role): (String, String) = (row.get("resource_id")?, row.get("role_id")?);
+        let (Some(resource), Some(role)) = (Resource::parse(&resource), RoleRef::from_stored(&role)) else {
+            continue;
+        };
+        let permissions = match role {
+            RoleRef::Predefined(role) => role.permissions(),
+            RoleRef::Custom(_) => {
+                let permissions: Option<String> = row.get("permissions")?;
+                permissions.as_deref().map(Permissions::from_stored).unwrap_or_default()
+            }
+        };
+        grants.push(Grant { resource, role, permissions });
+    }
+    Ok(grants)
+}
+
+/// The roles that a user or a group has been given itself, everywhere in the organization.
+pub(crate) async fn grants_to(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    principal: &str,
+) -> Result<Vec<Grant>> {
+    let rows: Vec<Row> = tx
+        .all(
+            "SELECT a.resource_id, a.role_id, r.permissions
+             FROM role_assignment a LEFT JOIN role r ON r.id = a.role_id
+             WHERE a.principal_id = $1 AND a.organization_id = $2",
+            &params![principal, organization],
+        )
+        .await?;
+    read_grants(&rows)
+}
+
+/// The roles of a member at the organization and at one of its projects, their own and those of their groups. Whoever is no
+/// member has none.
+pub(crate) async fn grants_of(
+    tx: &mut Tx,
+    user: UserId,
+    organization: OrganizationId,
+    project: Option<ProjectId>,
+) -> Result<Vec<Grant>> {
+    let at = project.map_or(organization.to_value(), |project| project.to_value());
+    let member: Option<Row> = tx
+        .optional(
+            "SELECT user_id FROM organization_user WHERE organization_id = $1 AND user_id = $2",
+            &params![organization, user],
+        )
+        .await?;
+    if member.is_none() {
+        return Ok(Vec::new());
+    }
+    // Two queries, each by its index: joined by OR they would look at all assignments of the organization.
+    let rows: Vec<Row> = tx
+        .all(
+            "SELECT a.resource_id, a.role_id, r.permissions
+             FROM role_assignment a LEFT JOIN role r ON r.id = a.role_id
+             WHERE a.principal_id = $3 AND a.resource_id IN ($1, $2) AND a.organization_id = $1
+             UNION ALL
+             SELECT a.resource_id, a.role_id, r.permissions
+             FROM group_user m
+                JOIN role_assignment a ON a.principal_id = m.group_id AND a.resource_id IN ($1, $2)
+                LEFT JOIN role r ON r.id = a.role_id
+             WHERE m.user_id = $3 AND a.organization_id = $1",
+            &[organization.to_value(), at, user.to_value()],
+        )
+        .await?;
+    read_grants(&rows)
+}
+
+/// What a member may do there.
+pub(crate) async fn permissions_of(
+    tx: &mut Tx,
+    user: UserId,
+    organization: OrganizationId,
+    project: Option<ProjectId>,
+) -> Result<Permissions> {
+    let grants = grants_of(tx, user, organization, project).await?;
+    Ok(grants.iter().fold(Permissions::NONE, |all, grant| all.and(grant.permissions)))
+}
+
+pub(crate) async fn is_owner(tx: &mut Tx, user: UserId, organization: OrganizationId) -> Result<bool> {
+    Ok(grants_of(tx, user, organization, None).await?.iter().any(Grant::is_owner))
+}
+
+/// Nobody can give what they do not hold: all that the grants allow the actor must be allowed there as well. A key that is
+/// restricted gives no more than its scopes allow either, but for the plain roles, which only look and use models.
+pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
+    use Predefined::{OrganizationReader, ProjectMember, ProjectViewer};
+    let (user, organization, scopes) = (cx.actor.user()?, cx.organization(), cx.actor.scopes);
+    for grant in grants {
+        let project = match grant.resource {
+            Resource::Project(project) => Some(project),
+            Resource::Organization(_) => None,
+        };
+        let own = permissions_of(&mut cx.tx, user, organization, project).await?;
+        let is_plain = [OrganizationReader, ProjectMember, ProjectViewer]
+            .iter()
+            .any(|role| grant.role == RoleRef::Predefined(*role));
+        let is_beyond = |permission: &&Permission| {
+            let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);
+            grant.permissions.allows(**permission) && !(own.allows(**permission) && is_in_scope)
+        };
+        if let Some(permission) = Permission::ALL.iter().find(is_beyond) {
+            return Err(Error::forbidden(permission.as_str()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a user can use a project: as a member, through a group, or as an owner of the organization.
+pub(crate) async fn has_access(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<bool> {
+    if is_owner(&mut cx.tx, user, cx.actor.organization).await? {
+        return Ok(true);
+    }
+    let row: Option<Row> = cx
+        .tx
+        .optional(
+            "SELECT o.user_id FROM organization_user o WHERE o.organization_id = $1 AND o.user_id = $2 AND (
+                EXISTS (SELECT 1 FROM project_user p WHERE p.project_id = $3 AND p.user_id = $2)
+                OR EXISTS (SELECT 1 FROM group_user m JOIN project_group g ON g.group_id = m.group_id
+                    WHERE m.user_id = $2 AND g.project_id = $3))",
+            &params![cx.organization(), user, project],
+        )
+        .await?;
+    Ok(row.is_some())
+}
+
+/// After a user has lost a membership or a role: turns the keys off that they have where they have no access any more.
+pub(crate) async fn lapse(cx: &mut Cx, user: UserId) -> Result<()> {
+    if is_owner(&mut cx.tx, user, cx.actor.organization).await? {
+        return Ok(());
+    }
+    let keys: Vec<Row> = cx
+        .tx
+        .all(
+            "UPDATE api_key SET is_active = $3
+             WHERE user_id = $1 AND organization_id = $2 AND project_id IS NOT NULL AND revoked_at IS NULL
+                AND is_active = $4
+                AND NOT EXISTS (SELECT 1 FROM project_user p WHERE p.project_id = api_key.project_id AND p.user_id = $1)
+                AND NOT EXISTS (SELECT 1 FROM group_user m JOIN project_group g ON g.group_id = m.group_id
+                    WHERE m.user_id = $1 AND g.project_id = api_key.project_id)
+             RETURNING id",
+            &params![user, cx.organization(), false, true],
+        )
+        .await?;
+    for key in keys {
+        cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
+    }
+    Ok(())
+}
+
+/// After a change: an organization without an owner could never be administered again.
+pub(crate) async fn keep_an_owner(cx: &mut Cx, param: &'static str) -> Result<()> {
+    let owner: Option<Row> = cx
+        .tx
+        .optional(
+            "SELECT o.user_id FROM role_assignment a
+                LEFT JOIN group_user m ON m.group_id = a.principal_id
+                JOIN organization_user o ON o.organization_id = $1 AND o.user_id = COALESCE(m.user_id, a.principal_id)
+             WHERE a.role_id = $2 AND a.resource_id = $1 LIMIT 1",
+            &params![cx.organization(), Predefined::OrganizationOwner.alias()],
+        )
+        .await?;
+    if owner.is_some() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        param,
+        "This is the last owner of the organization. Make another user an owner first.",
+    )
+    .code("last_owner"))
+}
+
+/// Gives a role; says whether it was not given before.
+pub(crate) async fn assign(cx: &mut Cx, resource: Resource, principal: &str, role: RoleRef) -> Result<bool> {
+    let given = cx
+        .tx
+        .execute(
+            "INSERT INTO role_assignment (resource_id, principal_id, role_id, organization_id, created_at, created_by)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (resource_id, principal_id, role_id) DO NOTHING",
+            &params![
+                resource.to_string(),
+                principal,
+                role.to_stored(),
+                cx.organization(),
+                cx.now,
+                cx.actor.owner
+            ],
+        )
+        .await?;
+    Ok(given > 0)
+}
+
+/// Takes a role; says whether it was given.
+pub(crate) async fn unassign(
+    cx: &mut Cx,
+    resource: Resource,
+    principal: &str,
+    role: RoleRef,
+) -> Result<bool> {
+    let taken = cx
+        .tx
+        .execute(
+            "DELETE FROM role_assignment WHERE resource_id = $1 AND principal_id = $2 AND role_id = $3",
+            &params![resource.to_string(), principal, role.to_stored()],
+        )
+        .await?;
+    Ok(taken > 0)
+}
+
+/// Takes all roles at a resource.
+pub(crate) async fn unassign_all(cx: &mut Cx, resource: Resource, principal: &str) -> Result<()> {
+    cx.tx
+        .execute(
+            "DELETE FROM role_assignment WHERE principal_id = $1 AND resource_id = $2",
+            &params![principal, resource.to_string()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Replaces the predefined roles that a user has been given at a resource by one, as the `role` of OpenAI's users does.
+pub(crate) async fn set_predefined(
+    cx: &mut Cx,
+    resource: Resource,
+    user: UserId,
+    role: Predefined,
+) -> Result<()> {
+    for other in Predefined::at(resource).filter(|other| *other != role) {
+        unassign(cx, resource, &user.to_string(), RoleRef::Predefined(other)).await?;
+    }
+    assign(cx, resource, &user.to_string(), RoleRef::Predefined(role)).await?;
+    Ok(())
+}
