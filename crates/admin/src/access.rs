@@ -2,7 +2,7 @@
 
 use tollgate_core::permission::{Permission, Permissions};
 use tollgate_core::role::{Predefined, Resource, RoleRef};
-use tollgate_core::{Error, OrganizationId, ProjectId, Result, UserId};
+use tollgate_core::{Error, OrganizationId, Principal, ProjectId, Result, Timestamp, UserId};
 use tollgate_store::{Entity, Row, ToValue, Tx, params};
 
 use crate::gate::Cx;
@@ -225,19 +225,23 @@ pub(crate) async fn keep_an_owner(cx: &mut Cx, param: &'static str) -> Result<()
 
 /// Gives a role; says whether it was not given before.
 pub(crate) async fn assign(cx: &mut Cx, resource: Resource, principal: &str, role: RoleRef) -> Result<bool> {
-    let given = cx
-        .tx
+    let by = (cx.organization(), Some(cx.actor.owner), cx.now);
+    assign_by(&mut cx.tx, by, resource, principal, role).await
+}
+
+/// [`assign`] for somebody who is in no context: in an organization, by whom, and when.
+pub(crate) async fn assign_by(
+    tx: &mut Tx,
+    (organization, by, now): (OrganizationId, Option<Principal>, Timestamp),
+    resource: Resource,
+    principal: &str,
+    role: RoleRef,
+) -> Result<bool> {
+    let given = tx
         .execute(
             "INSERT INTO role_assignment (resource_id, principal_id, role_id, organization_id, created_at, created_by)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (resource_id, principal_id, role_id) DO NOTHING",
-            &params![
-                resource.to_string(),
-                principal,
-                role.to_stored(),
-                cx.organization(),
-                cx.now,
-                cx.actor.owner
-            ],
+            &params![resource.to_string(), principal, role.to_stored(), organization, now, by],
         )
         .await?;
     Ok(given > 0)

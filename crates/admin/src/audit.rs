@@ -4,10 +4,10 @@
 //! update of what it belongs to, with the details in fields of ours.
 
 use serde_json::{Value, json};
-use tollgate_core::{AuditLogId, Clock, OrganizationId, ProjectId, Result};
+use tollgate_core::{AuditLogId, Clock, OrganizationId, ProjectId, Result, UserId};
 use tollgate_store::{Tx, params};
 
-use crate::actor::Actor;
+use crate::actor::{Actor, Origin};
 
 macro_rules! events {
     ($($name:ident = $text:literal,)*) => {
@@ -30,6 +30,9 @@ events! {
     GroupCreated = "group.created",
     GroupUpdated = "group.updated",
     GroupDeleted = "group.deleted",
+    InviteSent = "invite.sent",
+    InviteAccepted = "invite.accepted",
+    InviteDeleted = "invite.deleted",
     OrganizationUpdated = "organization.updated",
     ProjectCreated = "project.created",
     ProjectUpdated = "project.updated",
@@ -61,6 +64,12 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 pub(crate) enum Author<'a> {
     Actor(&'a Actor),
+    /// Somebody who is there in person, without a key.
+    Person {
+        user: UserId,
+        email: &'a str,
+        origin: &'a Origin,
+    },
     /// Somebody at the machine itself.
     Host,
 }
@@ -73,6 +82,11 @@ impl Author<'_> {
                 wire["ip_address"] = json!(actor.origin.ip.map(|ip| ip.to_string()));
                 wire["user_agent"] = json!(actor.origin.user_agent);
                 wire
+            }
+            Self::Person { user, email, origin } => {
+                let ip = origin.ip.map(|ip| ip.to_string()).unwrap_or_default();
+                json!({"type": "session", "session": {"user": {"id": user, "email": email}, "ip_address": ip},
+                    "ip_address": ip, "user_agent": origin.user_agent})
             }
             Self::Host => json!({"type": "session", "session": {}, "host": true}),
         }
@@ -90,6 +104,7 @@ pub(crate) async fn write(
     let id: AuditLogId = clock.next_id();
     let (actor_id, actor_email, actor_key_id) = match author {
         Author::Actor(actor) => (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key)),
+        Author::Person { user, email, .. } => (Some(user.to_string()), Some((*email).to_owned()), None),
         Author::Host => (None, None, None),
     };
     tx.execute(

@@ -12,6 +12,7 @@ use tollgate_replica::Replica;
 use tollgate_store::{Db, Entity, OwnedWork, Tx};
 use tollgate_wire::Dialer;
 
+use crate::acceptance::Throttle;
 use crate::actor::Actor;
 use crate::arguments::Arguments;
 use crate::audit::{self, Author, Event, Recorded};
@@ -26,6 +27,7 @@ pub struct Admin {
     ledger: Ledger,
     pub(crate) routes: Routes,
     pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) throttle: Throttle,
 }
 
 /// Parts an [`Admin`] is made of.
@@ -37,6 +39,8 @@ pub struct Parts {
     pub dialer: Dialer,
     pub ledger: Ledger,
     pub trusted_proxies: TrustedProxies,
+    /// Where people reach this server, without a slash at its end.
+    pub public_url: String,
 }
 
 /// What operations work with that outlives them.
@@ -45,6 +49,7 @@ pub(crate) struct Desk {
     pub(crate) clock: Clock,
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) replica: Arc<Replica>,
+    pub(crate) public_url: Arc<str>,
 }
 
 /// What one call of an operation works with: its transaction, and who asks when.
@@ -104,9 +109,10 @@ const SETTLING_MAX: Duration = Duration::from_secs(2);
 
 impl Admin {
     pub fn new(parts: Parts) -> Self {
-        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies } = parts;
+        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies, public_url } = parts;
         let routes = Routes::new(crate::operations());
-        Self { db, desk: Desk { clock, keyring, replica }, dialer, ledger, routes, trusted_proxies }
+        let desk = Desk { clock, keyring, replica, public_url: Arc::from(public_url) };
+        Self { db, desk, dialer, ledger, routes, trusted_proxies, throttle: Throttle::default() }
     }
 
     /// Calls an operation for an actor and returns the JSON of its answer.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tollgate_core::error::Kind;
+use tollgate_core::key::KeyKind;
 use tollgate_core::{Error, ProjectId, Result, input, not_served};
 use tollgate_replica::Refused;
 use tollgate_wire::{Exchange, Reply, percent_decoded};
 
+use crate::acceptance;
 use crate::actor::{Actor, Origin};
 use crate::arguments::Arguments;
 use crate::gate::Admin;
@@ -135,6 +137,11 @@ impl Admin {
     /// Says which path it was, with names in place of what it names.
     pub async fn serve(&self, exchange: &mut Exchange) -> Option<&'static str> {
         let mut route = None;
+        if exchange.head.path() == acceptance::PAGE {
+            let origin = self.origin(exchange);
+            acceptance::serve_page(self, exchange, origin).await;
+            return Some(acceptance::PAGE);
+        }
         match self.answer(exchange, &mut route).await {
             // Some answers show a secret, all of them show what is not for caches.
             Ok(body) => exchange.respond(&Reply::json(200, body).header("cache-control", "no-store")).await,
@@ -155,6 +162,10 @@ impl Admin {
     }
 
     async fn answer(&self, exchange: &mut Exchange, route: &mut Option<&'static str>) -> Result<Vec<u8>> {
+        if exchange.head.path() == acceptance::API && exchange.head.method() == "POST" {
+            *route = Some(acceptance::API);
+            return self.accept_invite(exchange).await;
+        }
         let (operation, names) = self.routes.find(exchange.head.method(), exchange.head.path())?;
         *route = Some(operation.path);
         self.desk.replica.check_fresh()?;
@@ -168,6 +179,22 @@ impl Admin {
             Method::Post => Arguments::Body(read_body(exchange).await?),
         };
         self.call(actor, operation, arguments.with_path(&names)?).await
+    }
+
+    /// The one operation that needs no key; with one it is for the account that owns it.
+    async fn accept_invite(&self, exchange: &mut Exchange) -> Result<Vec<u8>> {
+        self.desk.replica.check_fresh()?;
+        let owner = match exchange.head.headers.bearer() {
+            None => None,
+            Some(_) => {
+                let actor = self.authenticate(exchange, None)?;
+                actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && actor.scopes.is_unrestricted())
+            }
+        };
+        let body = Arguments::Body(read_body(exchange).await?);
+        let accepted = self.accept(body.read()?, owner, self.origin(exchange)).await?;
+        serde_json::to_vec(&accepted)
+            .map_err(|error| Error::internal("an answer cannot be written").source(error))
     }
 
     fn authenticate(&self, exchange: &Exchange, project: Option<ProjectId>) -> Result<Actor> {

@@ -5,6 +5,7 @@
 //! `gate`: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
 //! force.
 
+mod acceptance;
 mod access;
 mod actor;
 mod arguments;
@@ -13,6 +14,7 @@ mod gate;
 pub mod host;
 mod http;
 mod operation;
+mod password;
 mod query;
 mod resource;
 

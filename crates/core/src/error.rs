@@ -25,6 +25,8 @@ pub enum Kind {
     QuotaExhausted,
     /// The money is there, but reserved for requests in flight.
     BudgetHeld,
+    /// Too many attempts in a short time.
+    RateLimited,
     /// The provider limits the installation's requests, which is not a limit of the caller's.
     UpstreamLimited,
     Internal,
@@ -47,7 +49,7 @@ impl Kind {
             Self::UpgradeRequired => (426, "invalid_request_error"),
             Self::QuotaExhausted => (429, "insufficient_quota"),
             Self::BudgetHeld => (429, "budget_held"),
-            Self::UpstreamLimited => (429, "rate_limit_error"),
+            Self::RateLimited | Self::UpstreamLimited => (429, "rate_limit_error"),
             Self::Internal => (500, "server_error"),
             Self::UpstreamFailed => (502, "server_error"),
             Self::Unavailable => (503, "server_error"),

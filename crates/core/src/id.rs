@@ -168,6 +168,7 @@ ids! {
     AdjustmentId = Adjustment, "adj_", "adjustment";
     RoleId = Role, "role_", "role";
     GroupId = Group, "group_", "group";
+    InviteId = Invite, "invite-", "invite";
 }
 
 /// Who owns a key and is accountable for what it spends.

@@ -32,8 +32,8 @@ pub mod upstream;
 pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
-    AdjustmentId, AttemptId, AuditLogId, GroupId, KeyId, OrganizationId, Principal, ProjectId, RoleId,
-    ServiceAccountId, SpendLimitId, UpstreamId, UserId,
+    AdjustmentId, AttemptId, AuditLogId, GroupId, InviteId, KeyId, OrganizationId, Principal, ProjectId,
+    RoleId, ServiceAccountId, SpendLimitId, UpstreamId, UserId,
 };
 pub use money::{Money, UnitPrice};
 pub use period::{Interval, Period, Zone};

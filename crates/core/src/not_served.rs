@@ -8,7 +8,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("/v1/organization/data_retention", "data retention"),
     ("/v1/organization/external_keys", "external keys"),
     ("/v1/organization/external_storage", "external storage"),
-    ("/v1/organization/invites", "invites"),
     ("/v1/organization/spend_alerts", "spend alerts"),
     ("/v1/organization/usage", "usage of other endpoints than completions, embeddings and moderations"),
     ("/v1/organization/workload_identity_providers", "workload identity"),

@@ -84,6 +84,8 @@ permissions! {
     SpendLimitsWrite = "api.organization.spend_limits.write", Management Write Project;
     UsersRead = "api.organization.users.read", Management Read Organization;
     UsersWrite = "api.organization.users.write", Management Write Organization;
+    InvitesRead = "api.organization.invites.read", Management Read Organization;
+    InvitesWrite = "api.organization.invites.write", Management Write Organization;
     AdminApiKeysRead = "api.organization.admin_api_keys.read", Management Read Organization;
     AdminApiKeysWrite = "api.organization.admin_api_keys.write", Management Write Organization;
     AuditLogsRead = "api.organization.audit_logs.read", Management Read Organization;

@@ -153,6 +153,7 @@ impl Node {
             dialer: dialer.clone(),
             ledger: self.ledger.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
+            public_url: config.public_url.as_ref().map_or_else(|| self.url.clone(), ToString::to_string),
         }));
         let options = tollgate_gateway::Options {
             answer_time_max: config.upstream_timeout,

@@ -51,7 +51,8 @@ impl Service for Worker {
         let path = exchange.head.path();
         let is_admin = ["/v1/organization/", "/v1/projects/", "/tollgate/v1/"]
             .iter()
-            .any(|plane| path.starts_with(plane));
+            .any(|plane| path.starts_with(plane))
+            || path == "/invite";
         let tracer = self.exporter.as_ref().filter(|_| !is_admin && tollgate_gateway::is_of_gateway(path));
         let trace = tracer.map(|_| Trace::of(exchange.head.headers.get("traceparent")));
         let served = if is_admin {

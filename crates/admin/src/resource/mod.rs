@@ -8,6 +8,7 @@ mod audit_logs;
 mod books;
 mod costs;
 mod groups;
+pub(crate) mod invites;
 mod keys_of_organization;
 mod me;
 mod models;
@@ -26,7 +27,7 @@ mod spend_limits;
 mod spend_policy;
 mod upstreams;
 mod usage;
-mod users;
+pub(crate) mod users;
 
 use serde::Serialize;
 
@@ -48,6 +49,7 @@ pub(crate) fn operations() -> Operations {
         .and(access_policy::operations())
         .and(keys_of_organization::operations())
         .and(users::operations())
+        .and(invites::operations())
         .and(groups::operations())
         .and(roles::operations())
         .and(role_assignments::operations())

@@ -197,6 +197,13 @@ pub(crate) async fn find(cx: &mut Cx, id: ProjectId) -> Result<Project> {
     found.ok_or_else(|| Error::not_found("project"))
 }
 
+/// The project that is there from the beginning.
+pub(crate) async fn default(cx: &mut Cx) -> Result<ProjectId> {
+    let sql = "SELECT id FROM project WHERE organization_id = $1 AND is_default = $2 ORDER BY id LIMIT 1";
+    let row: Option<Row> = cx.tx.optional(sql, &params![cx.organization(), true]).await?;
+    row.ok_or_else(|| Error::internal("an organization without a default project"))?.at(0)
+}
+
 /// The project, if it can still be changed.
 pub(crate) async fn live(cx: &mut Cx, id: ProjectId) -> Result<Project> {
     let project = find(cx, id).await?;

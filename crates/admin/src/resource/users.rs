@@ -282,7 +282,7 @@ async fn new_person(cx: &mut Cx, email: &str, name: &str) -> Result<UserId> {
     Ok(id)
 }
 
-fn read_role(role: &str) -> Result<Predefined> {
+pub(crate) fn read_role(role: &str) -> Result<Predefined> {
     match role {
         "owner" => Ok(Predefined::OrganizationOwner),
         "reader" => Ok(Predefined::OrganizationReader),
