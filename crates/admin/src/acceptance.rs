@@ -261,7 +261,7 @@ async fn admit(
         ),
     ] {
         let recorded = Recorded { event, resource_id, project: None, payload };
-        audit::write(tx, &desk.clock, organization, &author, &recorded).await?;
+        audit::write(tx, (&desk.clock, &desk.keyring), organization, &author, &recorded).await?;
     }
     Ok(Accepted {
         object: "tollgate.invite.accepted",

@@ -4,10 +4,12 @@
 //! update of what it belongs to, with the details in fields of ours.
 
 use serde_json::{Value, json};
+use tollgate_core::secret::Keyring;
 use tollgate_core::{AuditLogId, Clock, OrganizationId, ProjectId, Result, UserId};
-use tollgate_store::{Tx, params};
+use tollgate_store::{Row, Tx, params};
 
 use crate::actor::{Actor, Origin};
+use crate::chain::{self, Entry};
 
 macro_rules! events {
     ($($name:ident = $text:literal,)*) => {
@@ -93,38 +95,37 @@ impl Author<'_> {
     }
 }
 
-/// Writes an event. Its id sorts after those before it.
+/// Writes an event, as the next in the chain of its organization. Its id sorts after those before it.
 pub(crate) async fn write(
     tx: &mut Tx,
-    clock: &Clock,
+    (clock, keyring): (&Clock, &Keyring),
     organization: OrganizationId,
     author: &Author<'_>,
     recorded: &Recorded,
 ) -> Result<()> {
     let id: AuditLogId = clock.next_id();
-    let (actor_id, actor_email, actor_key_id) = match author {
-        Author::Actor(actor) => (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key)),
+    let (actor_id, actor_email, actor_key) = match author {
+        Author::Actor(actor) => {
+            (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key.to_string()))
+        }
         Author::Person { user, email, .. } => (Some(user.to_string()), Some((*email).to_owned()), None),
         Author::Host => (None, None, None),
     };
-    tx.execute(
-        "INSERT INTO audit_log (id, organization_id, event_type, effective_at, project_id, project_name, actor,
-            actor_id, actor_email, actor_key_id, resource_id, payload)
-         VALUES ($1, $2, $3, $4, $5, (SELECT name FROM project WHERE id = $5), $6, $7, $8, $9, $10, $11)",
-        &params![
-            id,
-            organization,
-            recorded.event.as_str(),
-            clock.now(),
-            recorded.project,
-            author.wire().to_string(),
-            actor_id,
-            actor_email,
-            actor_key_id,
-            recorded.resource_id,
-            recorded.payload.to_string(),
-        ],
-    )
-    .await?;
-    Ok(())
+    let project_name: Option<Row> =
+        tx.optional("SELECT name FROM project WHERE id = $1", &params![recorded.project]).await?;
+    let entry = Entry {
+        id: id.to_string(),
+        organization,
+        event_type: recorded.event.as_str().to_owned(),
+        effective_at: clock.now().0,
+        project: recorded.project.map(|project| project.to_string()),
+        project_name: project_name.map(|row| row.at(0)).transpose()?,
+        actor: author.wire().to_string(),
+        actor_id,
+        actor_email,
+        actor_key,
+        resource_id: recorded.resource_id.clone(),
+        payload: recorded.payload.to_string(),
+    };
+    chain::append(tx, keyring, &entry).await
 }

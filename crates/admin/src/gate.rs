@@ -192,7 +192,14 @@ async fn change_in(
     }
     for recorded in std::mem::take(&mut cx.recorded) {
         let author = Author::Actor(&cx.actor);
-        audit::write(&mut cx.tx, &cx.desk.clock, cx.actor.organization, &author, &recorded).await?;
+        audit::write(
+            &mut cx.tx,
+            (&cx.desk.clock, &cx.desk.keyring),
+            cx.actor.organization,
+            &author,
+            &recorded,
+        )
+        .await?;
     }
     Ok(reply)
 }

@@ -4,7 +4,8 @@ use serde_json::json;
 use tollgate_core::key::KeyKind;
 use tollgate_core::secret::{Keyring, Secret};
 use tollgate_core::{
-    Clock, Error, KeyId, OrganizationId, Predefined, Principal, ProjectId, Result, Scopes, UserId,
+    Clock, Error, KeyId, OrganizationId, Predefined, Principal, ProjectId, Resource, Result, RoleRef, Scopes,
+    UserId,
 };
 use tollgate_store::{Entity, Row, Tx, params};
 
@@ -58,16 +59,13 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
         &params![project, user, now],
     )
     .await?;
-    for (resource, role) in [
-        (organization.to_string(), Predefined::OrganizationOwner),
-        (project.to_string(), Predefined::ProjectOwner),
-    ] {
-        tx.execute(
-            "INSERT INTO role_assignment (resource_id, principal_id, role_id, organization_id, created_at)
-             VALUES ($1, $2, $3, $4, $5)",
-            &params![resource, user, role.alias(), organization, now],
-        )
-        .await?;
+    let own = [
+        (Resource::Organization(organization), Predefined::OrganizationOwner),
+        (Resource::Project(project), Predefined::ProjectOwner),
+    ];
+    for (resource, role) in own {
+        let role = RoleRef::Predefined(role);
+        access::assign_by(tx, (organization, None, now), resource, &user.to_string(), role).await?;
     }
     for (entity, id) in [
         (Entity::Organization, organization.to_string()),
@@ -79,7 +77,7 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
     let data = json!({"name": "Default project", "title": "Default project"});
     record(
         tx,
-        clock,
+        (clock, keyring),
         organization,
         Event::ProjectCreated,
         project.to_string(),
@@ -87,8 +85,15 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
     )
     .await?;
     let data = json!({"role": "owner", "email": email, "is_operator": true});
-    record(tx, clock, organization, Event::UserAdded, user.to_string(), json!({"id": user, "data": data}))
-        .await?;
+    record(
+        tx,
+        (clock, keyring),
+        organization,
+        Event::UserAdded,
+        user.to_string(),
+        json!({"id": user, "data": data}),
+    )
+    .await?;
     let (_, admin_key) = admin_key(tx, clock, keyring, organization, user, "Bootstrap key").await?;
     Ok(Installed { organization, project, user, admin_key })
 }
@@ -129,7 +134,13 @@ pub async fn recover(
 }
 
 /// Makes a user an operator of the installation, or no longer one; says whether that changed anything.
-pub async fn set_operator(tx: &mut Tx, clock: &Clock, email: &str, is_operator: bool) -> Result<bool> {
+pub async fn set_operator(
+    tx: &mut Tx,
+    clock: &Clock,
+    keyring: &Keyring,
+    email: &str,
+    is_operator: bool,
+) -> Result<bool> {
     let user = user_by_email(tx, email).await?;
     let changed = tx
         .execute(
@@ -145,7 +156,7 @@ pub async fn set_operator(tx: &mut Tx, clock: &Clock, email: &str, is_operator: 
         tx.all("SELECT organization_id FROM organization_user WHERE user_id = $1", &params![user]).await?;
     for row in rows {
         let payload = json!({"id": user, "changes_requested": {"is_operator": is_operator}});
-        record(tx, clock, row.at(0)?, Event::UserUpdated, user.to_string(), payload).await?;
+        record(tx, (clock, keyring), row.at(0)?, Event::UserUpdated, user.to_string(), payload).await?;
     }
     Ok(true)
 }
@@ -176,18 +187,18 @@ async fn admin_key(
     };
     let (id, shown) = new.insert(tx, clock, keyring).await?;
     let payload = json!({"id": id, "data": {"scopes": [], "name": name, "owner_id": user}});
-    record(tx, clock, organization, Event::ApiKeyCreated, id.to_string(), payload).await?;
+    record(tx, (clock, keyring), organization, Event::ApiKeyCreated, id.to_string(), payload).await?;
     Ok((id, shown.0))
 }
 
 async fn record(
     tx: &mut Tx,
-    clock: &Clock,
+    with: (&Clock, &Keyring),
     organization: OrganizationId,
     event: Event,
     resource_id: String,
     payload: serde_json::Value,
 ) -> Result<()> {
     let recorded = Recorded { event, resource_id, project: None, payload };
-    audit::write(tx, clock, organization, &Author::Host, &recorded).await
+    audit::write(tx, with, organization, &Author::Host, &recorded).await
 }

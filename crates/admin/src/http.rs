@@ -184,12 +184,11 @@ impl Admin {
     /// The one operation that needs no key; with one it is for the account that owns it.
     async fn accept_invite(&self, exchange: &mut Exchange) -> Result<Vec<u8>> {
         self.desk.replica.check_fresh()?;
-        let owner = match exchange.head.headers.bearer() {
-            None => None,
-            Some(_) => {
-                let actor = self.authenticate(exchange, None)?;
-                actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && actor.scopes.is_unrestricted())
-            }
+        let owner = if exchange.head.headers.bearer().is_some() {
+            let actor = self.authenticate(exchange, None)?;
+            actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && actor.scopes.is_unrestricted())
+        } else {
+            None
         };
         let body = Arguments::Body(read_body(exchange).await?);
         let accepted = self.accept(body.read()?, owner, self.origin(exchange)).await?;

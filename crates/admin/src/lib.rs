@@ -10,6 +10,7 @@ mod access;
 mod actor;
 mod arguments;
 mod audit;
+pub mod chain;
 mod gate;
 pub mod host;
 mod http;

@@ -12,7 +12,9 @@ use crate::api::reconcile::ReconcileCommand;
 use crate::api::upstreams::{ModelCommand, UpstreamCommand};
 use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
-use crate::command::maintenance::{BackupOptions, FsckOptions, OperatorCommand, RecoverOptions};
+use crate::command::maintenance::{
+    AuditCommand, BackupOptions, FsckOptions, OperatorCommand, RecoverOptions,
+};
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
 
@@ -78,6 +80,9 @@ pub enum Command {
     /// Say who runs the installation (server stopped)
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// The audit log, in a data directory
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Projects
     #[command(subcommand)]
     Project(ProjectCommand),

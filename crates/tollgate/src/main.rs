@@ -8,7 +8,7 @@ use tollgate::api::complain_of_usage;
 use tollgate::api::session::{Failure, Session};
 use tollgate::challenge::ChallengeOptions;
 use tollgate::cli::{ApiOptions, Cli, Command};
-use tollgate::command::maintenance::FsckOptions;
+use tollgate::command::maintenance::{AuditCommand, FsckOptions};
 use tollgate::command::{dev, maintenance, serve, simulate};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Address, Error, Kind};
@@ -59,6 +59,14 @@ async fn run(cli: Cli) -> u8 {
         Command::Backup(options) => done(maintenance::backup(&options).await),
         Command::Restore(options) => done(maintenance::restore(&options)),
         Command::Recover(options) => done(maintenance::recover(&options).await),
+        Command::Audit(AuditCommand::Verify(options)) => match maintenance::audit_verify(&options).await {
+            Ok(true) => 0,
+            Ok(false) => FAILED,
+            Err(error) => done(Err(error)),
+        },
+        Command::Audit(AuditCommand::Checkpoint(options)) => {
+            done(maintenance::audit_checkpoint(&options).await)
+        }
         Command::Operator(command) => done(maintenance::operator(&command).await),
         command => over_api(command, &cli.api).await,
     }
@@ -78,6 +86,7 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
         Command::Fsck(_) => session.fsck().await,
         Command::Doctor => session.doctor().await,
         Command::Reconcile(command) => session.reconcile(command).await,
+        Command::Audit(command) => session.audit(command).await.map(well),
         Command::Project(command) => session.project(command).await.map(well),
         Command::Key(command) => session.key(command).await.map(well),
         Command::ServiceAccount(command) => session.service_account(command).await.map(well),

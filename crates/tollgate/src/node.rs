@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tollgate_admin::{Admin, Parts, host};
+use tollgate_admin::{Admin, Parts, chain, host};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
 use tollgate_gateway::{Gateway, Pool};
@@ -29,6 +29,8 @@ use crate::service::{OpenMetrics, Worker};
 use crate::{listener, secrets_file};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// So often the log says where the chains of audit events end.
+const AUDIT_HEAD_EVERY: Duration = Duration::from_hours(1);
 const LAST_USE_EVERY: Duration = Duration::from_secs(5);
 const METRICS_CONNECTIONS_MAX: usize = 64;
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -79,6 +81,7 @@ impl Node {
         let db = open(&directory, &clock).await?;
         let keyring = keyring(&db, &directory, config.secrets.as_deref()).await?;
         bootstrap(&db, &clock, &keyring, config, &url).await?;
+        chain::begin(&db, &keyring).await?;
         let recovered = recovery::settle_open_holds(&db, &clock).await?;
         if recovered > 0 {
             tracing::warn!(
@@ -129,6 +132,16 @@ impl Node {
             }
         };
         self.background.push(tokio::spawn(writing).abort_handle());
+        let db = self.db.clone();
+        let publishing = async move {
+            loop {
+                if let Err(error) = publish_audit_heads(&db).await {
+                    tracing::error!(%error, "the ends of the audit log could not be read");
+                }
+                tokio::time::sleep(AUDIT_HEAD_EVERY).await;
+            }
+        };
+        self.background.push(tokio::spawn(publishing).abort_handle());
         if let Some((files, tls)) = tls {
             let files = files.clone();
             self.background.push(tokio::spawn(watch_certificate(files, tls)).abort_handle());
@@ -301,6 +314,14 @@ fn run_worker(
     // Tasks still running are dropped with the runtime, and with them the holds they carry.
 }
 
+/// Says in the log, which is kept elsewhere, where the chains of audit events end: whoever cuts one short later is found out.
+async fn publish_audit_heads(db: &Db) -> Result<()> {
+    for checkpoint in chain::checkpoints(db).await? {
+        tracing::info!(%checkpoint, "audit log");
+    }
+    Ok(())
+}
+
 /// The lock of the directory and the socket to listen on: from the process whose place this one takes, from systemd, or new.
 async fn places(directory: &DataDir, config: &Config) -> Result<(Lock, std::net::TcpListener)> {
     let taken = if config.take_over { handover::take(&config.data)? } else { None };
@@ -347,6 +368,16 @@ pub(crate) async fn keyring(db: &Db, directory: &DataDir, path: Option<&Path>) -
     let keyring = Arc::new(secrets_file::load(&path, is_first_start)?);
     let checking = Arc::clone(&keyring);
     db.write(move |tx| Box::pin(async move { secrets_file::check_fingerprints(tx, &checking).await }))
+        .await?;
+    Ok(keyring)
+}
+
+/// The same beside a server, without writing anything.
+pub(crate) async fn keyring_to_read(db: &Db, directory: &DataDir, path: Option<&Path>) -> Result<Keyring> {
+    let path: PathBuf = path.map_or_else(|| directory.secrets(), Path::to_owned);
+    let keyring = secrets_file::load(&path, false)?;
+    let checking = keyring.clone();
+    db.read(move |tx| Box::pin(async move { secrets_file::compare_fingerprints(tx, &checking).await }))
         .await?;
     Ok(keyring)
 }

@@ -144,6 +144,19 @@ pub(crate) async fn has_fingerprints(tx: &mut Tx) -> Result<bool> {
 
 /// Compares the keyring with the fingerprints in the database and adds those of new versions.
 pub(crate) async fn check_fingerprints(tx: &mut Tx, keyring: &Keyring) -> Result<()> {
+    compare_fingerprints(tx, keyring).await?;
+    for (name, value) in fingerprints(keyring) {
+        tx.execute(
+            "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+            &params![name, value],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Compares the keyring with the fingerprints in the database.
+pub(crate) async fn compare_fingerprints(tx: &mut Tx, keyring: &Keyring) -> Result<()> {
     let own = fingerprints(keyring);
     let rows: Vec<Row> =
         tx.all("SELECT name, value FROM installation WHERE name LIKE 'fingerprint.%'", &[]).await?;
@@ -155,13 +168,6 @@ pub(crate) async fn check_fingerprints(tx: &mut Tx, keyring: &Keyring) -> Result
                  and credentials not opened with it."
             )));
         }
-    }
-    for (name, value) in own {
-        tx.execute(
-            "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
-            &params![name, value],
-        )
-        .await?;
     }
     Ok(())
 }

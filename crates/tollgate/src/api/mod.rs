@@ -2,6 +2,7 @@
 
 mod amount;
 pub mod arguments;
+mod audit;
 pub mod client;
 mod commands;
 pub mod doctor;

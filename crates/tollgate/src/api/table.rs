@@ -54,6 +54,14 @@ pub(crate) const KEYS: &[Column] = &[
     time("EXPIRES", "/expires_at"),
 ];
 
+pub(crate) const AUDIT: &[Column] = &[
+    plain("ID", "/id"),
+    time("AT", "/effective_at"),
+    plain("TYPE", "/type"),
+    plain("ACTOR", "/actor_name"),
+    plain("PROJECT", "/project/name"),
+];
+
 pub(crate) const SERVICE_ACCOUNTS: &[Column] =
     &[plain("ID", "/id"), plain("NAME", "/name"), plain("ROLE", "/role"), time("CREATED", "/created_at")];
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use tollgate_admin::host;
+use tollgate_admin::{chain, host};
 use tollgate_core::{Clock, Error, Result};
 use tollgate_ledger::fsck;
 use tollgate_store::{DataDir, Db, MIGRATIONS, Options};
@@ -64,6 +64,68 @@ pub struct OperatorOptions {
     pub email: String,
     #[command(flatten)]
     pub data: DataOptions,
+    /// The secrets file, if it is not in the data directory
+    #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AuditCommand {
+    /// Look for events that were changed, removed or put elsewhere, also while a server runs; exit 1 if there are any
+    Verify(AuditVerifyOptions),
+    /// Print where the chains of events end now, to be kept elsewhere
+    Checkpoint(DataOptions),
+    /// Show events over the API, the newest first
+    List(AuditListOptions),
+    /// Show new events as they come
+    Tail(AuditListOptions),
+    /// Write all events that are meant as lines of JSON, the oldest first
+    Export(AuditExportOptions),
+}
+
+#[derive(Args, Debug)]
+pub struct AuditListOptions {
+    #[command(flatten)]
+    pub meant: AuditFilter,
+    /// At most so many; of `tail`, so many from before
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub limit: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditExportOptions {
+    #[command(flatten)]
+    pub meant: AuditFilter,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditFilter {
+    /// Types of events, such as api_key.created
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Users, service accounts or keys that acted, by their ids
+    #[arg(long = "actor", value_name = "ID")]
+    pub actors: Vec<String>,
+    #[arg(long = "project", value_name = "ID")]
+    pub projects: Vec<String>,
+    /// What was changed, by its id
+    #[arg(long = "resource", value_name = "ID")]
+    pub resources: Vec<String>,
+    /// From this unix time on
+    #[arg(long, value_name = "SECONDS")]
+    pub since: Option<i64>,
+}
+
+#[derive(Args, Debug)]
+pub struct AuditVerifyOptions {
+    #[command(flatten)]
+    pub data: DataOptions,
+    /// The secrets file, if it is not in the data directory
+    #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+    /// What `audit checkpoint` printed before, or a line of the log: that nothing was cut off since
+    #[arg(long, value_name = "FILE")]
+    pub since: Option<PathBuf>,
 }
 
 /// Opens the database to look at it, also while a server runs.
@@ -79,6 +141,33 @@ pub async fn fsck(data: &Path) -> Result<bool> {
     let report = fsck::check(&db).await?;
     say(&report.to_string());
     Ok(report.is_balanced())
+}
+
+/// Prints what the chains of audit events say; `false` if they are not intact.
+pub async fn audit_verify(options: &AuditVerifyOptions) -> Result<bool> {
+    let since = match &options.since {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Error::bad_request(format!("Cannot read {}: {error}.", file.display())))?;
+            chain::read_checkpoints(&text)?
+        }
+        None => Vec::new(),
+    };
+    let directory = DataDir::new(&options.data.data);
+    let db = open_to_read(directory.path()).await?;
+    let keyring = node::keyring_to_read(&db, &directory, options.secrets.as_deref()).await?;
+    let verified = chain::verify(&db, &keyring, &since).await?;
+    say(&verified.to_string());
+    Ok(verified.faults.is_empty())
+}
+
+/// Prints the ends of the chains.
+pub async fn audit_checkpoint(options: &DataOptions) -> Result<()> {
+    let db = open_to_read(&options.data).await?;
+    for checkpoint in chain::checkpoints(&db).await? {
+        say(&checkpoint.to_string());
+    }
+    Ok(())
 }
 
 /// Writes a copy of the database as of one moment, also while a server runs.
@@ -160,10 +249,13 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
     let db = directory.open(Options::default())?;
     let _lock = directory.lock()?;
     db.check_schema(MIGRATIONS).await?;
+    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
     let email = options.email.clone();
     let changed = db
         .write(move |tx| {
-            Box::pin(async move { host::set_operator(tx, &Clock::system(), &email, is_operator).await })
+            Box::pin(
+                async move { host::set_operator(tx, &Clock::system(), &keyring, &email, is_operator).await },
+            )
         })
         .await?;
     let state = if is_operator { "is an operator" } else { "is no operator" };
