@@ -54,7 +54,9 @@ CREATE TABLE role_assignment (
     PRIMARY KEY (resource_id, principal_id, role_id)
 );
 CREATE INDEX role_assignment_by_principal ON role_assignment (principal_id, resource_id);
-CREATE INDEX role_assignment_by_role ON role_assignment (role_id);
+CREATE INDEX role_assignment_by_role ON role_assignment (role_id, resource_id);
+-- The keys of one member, for when they lose their access.
+CREATE INDEX api_key_by_member ON api_key (organization_id, user_id) WHERE user_id IS NOT NULL;
 
 INSERT INTO role_assignment (resource_id, principal_id, role_id, organization_id, created_at)
     SELECT organization_id, user_id, 'role-api-organization-' || role, organization_id, added_at FROM organization_user;

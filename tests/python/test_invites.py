@@ -168,7 +168,7 @@ def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     assert accepted.status == 200 and accepted.json["user_id"] == server.owner and accepted.json["organization_id"] == elsewhere
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
-        for table in ("invite", "role_assignment", "organization_user"):
+        for table in ("invite", "role_assignment", "organization_user", "audit_head"):
             database.execute(f"DELETE FROM {table} WHERE organization_id = ?", (elsewhere,))
         database.execute("DELETE FROM audit_log WHERE organization_id = ?", (elsewhere,))
         database.execute("DELETE FROM organization WHERE id = ?", (elsewhere,))

@@ -56,6 +56,7 @@ def test_what_is_kept_is_the_client_s_choice_and_what_is_not_served_is_refused(s
                         ({"input": [{"type": "item_reference"}]}, "input[0].id"), ({"input": [{"id": 5}]}, "input[0].id"), ({"input": [{"type": "item_reference", "id": "x"}] * 1001}, "input"),
                         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0]"),
                         ({"input": [{"type": "function_call_output", "output": [{"type": "input_image", "file_id": "f"}]}]}, "input[0]"),
+                        ({"input": [{"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "file_id": "f"}}]}, "input[0]"),
                         ({"max_output_tokens": -1}, "max_output_tokens"), ({"max_output_tokens": "5"}, "max_output_tokens"), ({"service_tier": "flex"}, "service_tier"),
                         ({"input": [{"content": 5}]}, "input[0].content"), ({"input": ["x"]}, "input[0]")]:
         refused = request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": "x", **more})

@@ -215,6 +215,83 @@ def test_nobody_gives_what_they_do_not_hold(server):
     assert server.post("/tollgate/v1/users", {"email": "eve@example.com", "role": "reader"}).status == 200
 
 
+def test_the_weaker_cannot_disarm_the_stronger(server):
+    project, ada, bob = server.project(), server.user(), server.user("bob@example.com")
+    strong = server.admin.roles.create(role_name="Strong", permissions=["api.organization.audit_logs.read"]).id
+    server.admin.users.roles.create(bob, role_id=strong)
+    group = server.admin.groups.create(name="Strong ones").id
+    server.admin.groups.roles.create(group, role_id=strong)
+    server.admin.groups.users.create(group, user_id=bob)
+    server.admin.projects.users.create(project, user_id=ada, role="member")
+    server.admin.projects.users.create(project, user_id=bob, role="owner")
+    demoted(server, "api.organization.users.write", "api.organization.users.read", "api.roles.write", "api.groups.write", "api.organization.projects.users.write",
+            "api.organization.projects.read")
+    [other] = server.get("/v1/organization/users", emails="other@example.com").json["data"]
+    for method, path, body in [
+        ("DELETE", f"/v1/organization/users/{other['id']}", None), ("POST", f"/v1/organization/users/{other['id']}", {"role": "reader"}),
+        ("DELETE", f"/v1/organization/users/{bob}", None), ("DELETE", f"/v1/organization/users/{bob}/roles/{strong}", None),
+        ("POST", f"/v1/organization/roles/{strong}", {"permissions": []}), ("DELETE", f"/v1/organization/groups/{group}", None),
+        ("DELETE", f"/v1/organization/groups/{group}/users/{bob}", None), ("DELETE", f"/v1/organization/groups/{group}/roles/{strong}", None),
+        ("DELETE", f"/v1/organization/projects/{project}/users/{bob}", None), ("POST", f"/v1/organization/projects/{project}/users/{bob}", {"role": "member"}),
+    ]:
+        refused = server.call(method, path, body)
+        assert refused.status == 403, (method, path, refused)
+    assert server.delete(f"/v1/organization/projects/{project}/users/{ada}").status == 200, "a plain member"
+    assert server.delete(f"/v1/organization/users/{ada}").status == 200
+
+
+def test_a_path_alone_says_who_is_meant(server):
+    """Its permission is that of the path: a name in the query or the body must not turn it on somebody else."""
+    ada, project, group = server.user(), server.project(), server.admin.groups.create(name="Team").id
+    server.admin.projects.users.create(project, user_id=ada, role="member")
+    of_group, of_project = f"/v1/organization/groups/{group}/roles", f"/v1/projects/{project}"
+    for method, path, body, param in [
+        ("DELETE", f"{of_group}/{OWNER}?user_id={server.owner}", None, "user_id"), ("GET", f"{of_group}?user_id={ada}", None, "user_id"),
+        ("POST", of_group, {"role_id": READER, "user_id": ada}, "user_id"), ("POST", of_group, {"role_id": MEMBER, "project_id": project}, "project_id"),
+        ("GET", f"/v1/organization/users/{ada}/roles?group_id={group}", None, "group_id"), ("GET", f"/v1/organization/users/{ada}/roles?project_id={project}", None, "project_id"),
+        ("POST", f"{of_project}/users/{ada}/roles", {"role_id": VIEWER, "group_id": group}, "group_id"),
+        ("POST", "/v1/organization/roles", {"role_name": "x", "permissions": [], "project_id": project}, "project_id"),
+        ("GET", f"/v1/organization/roles?project_id={project}", None, "project_id"),
+    ]:
+        refused = server.call(method, path, body)
+        assert refused.status == 400 and (refused.error["code"], refused.error["param"]) == ("unknown_parameter", param), (method, path, refused)
+
+
+def test_an_account_s_key_is_no_way_to_what_its_maker_may_not(server):
+    project = server.project()
+    weak = server.admin.projects.roles.create(project, role_name="Accounts", permissions=["api.organization.projects.service_accounts.write", "api.organization.projects.read"]).id
+    sleeping = server.admin.projects.service_accounts.create(project, name="none", create_service_account_only=True).id
+    demoted(server, project=project, project_role=weak)
+    accounts = f"/v1/organization/projects/{project}/service_accounts"
+    assert server.post(accounts, {"name": "x"}).status == 403
+    assert server.post(f"{accounts}/{sleeping}", {"role": "member"}).status == 403
+    assert server.post(accounts, {"name": "x", "create_service_account_only": True}).status == 200
+
+
+def test_whoever_may_manage_everything_can_make_an_owner(server):
+    key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "all", "scopes": ["api.management.read", "api.management.write"]}).json["value"])
+    assert server.post("/tollgate/v1/users", {"email": "ada@example.com", "role": "owner"}, key=key).status == 200
+
+
+def test_whoever_loses_every_role_can_be_given_one_again(server):
+    project, ada = server.project(), server.user()
+    members = server.admin.projects.users
+    members.create(project, user_id=ada, role="member")
+    members.roles.delete(MEMBER, project_id=project, user_id=ada)
+    assert list(members.roles.list(ada, project_id=project)) == []
+    members.create(project, user_id=ada, role="member")
+    assert [role.name for role in members.roles.list(ada, project_id=project)] == ["member"]
+
+
+def test_a_key_says_of_itself_what_it_may(gateway):
+    project, ada = gateway.project(), gateway.user()
+    gateway.admin.projects.users.create(project, user_id=ada, role=VIEWER)
+    key = gateway.key(project, user_id=ada)["value"]
+    assert gateway.get("/tollgate/v1/me", key=key).json["models"] == [] and gateway.chat(key).status == 403
+    gateway.admin.projects.users.update(ada, project_id=project, role="member")
+    assert gateway.get("/tollgate/v1/me", key=key).json["models"] and gateway.chat(key).status == 200
+
+
 def test_a_project_s_owner_rules_the_project_and_nothing_else(server):
     ours, theirs, ada = server.project("Ours"), server.project("Theirs"), server.user()
     demoted(server, project=ours, project_role="owner")
@@ -266,10 +343,13 @@ def test_changes_of_roles_and_groups_are_in_the_audit_log(server):
     assert {"group.updated", "project.updated"} <= set(events)
 
 
-def test_whoever_leaves_is_told_which_accounts_they_have_seen_the_keys_of(server):
+def test_whoever_removes_somebody_is_told_which_keys_they_have_seen(server):
     server.user(role="owner")
     project = server.project()
     mine = server.admin.projects.service_accounts.create(project, name="robot")
     server.remember(mine.api_key.value)
+    bob = server.user("bob@example.com")
+    server.admin.projects.users.create(project, user_id=bob, role="member")
+    for_bob = server.key(project, user_id=bob)["id"]
     left = server.delete(f"/v1/organization/users/{server.owner}").json
-    assert left["service_account_ids"] == [mine.id]
+    assert left["service_account_ids"] == [mine.id] and left["made_api_key_ids"] == [mine.api_key.id, for_bob]

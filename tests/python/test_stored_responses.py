@@ -84,11 +84,14 @@ def test_an_item_is_named_instead_of_being_sent(gateway, project, client, strang
     assert second.usage.input_tokens > 7 + 3
     assert recorded(gateway) == billed(simulator)
     assert float(gateway.requests()[0]["bound"]) > 100_000 * 0.15e-6, "what is named may be as long as the model takes"
+    # What stands in an input somebody has put there, under whatever id: seeing it makes it nobody's own.
     [of_input] = client.responses.input_items.list(first.id).data
-    assert client.responses.create(model="gpt-4o-mini", input=[{"type": "item_reference", "id": of_input.id}], max_output_tokens=100).status == "completed"
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="gpt-4o-mini", input=[{"type": "item_reference", "id": of_input.id}], max_output_tokens=100)
 
     before = len(simulator.requests)
-    for form in [{"type": "item_reference"}, {}, {"type": None}, {"type": "message"}, {"type": "reasoning", "summary": []}, {"type": "reasoning", "summary": [], "content": []}]:
+    for form in [{"type": "item_reference"}, {}, {"type": None}, {"type": "message"}, {"type": "reasoning", "summary": []}, {"type": "reasoning", "summary": [], "content": []},
+                 {"type": "reasoning", "summary": [], "encrypted_content": ""}, {"type": "image_generation_call"}]:
         refused = [request(gateway.url, "POST", "/v1/responses", key=stranger, body={"model": "gpt-4o-mini", "input": [{**form, "id": id}]}) for id in (item.id, "msg_absent")]
         assert [(answer.status, answer.error["param"]) for answer in refused] == [(404, "input")] * 2, (form, refused)
         assert refused[0].body.replace(item.id.encode(), b"msg_absent") == refused[1].body

@@ -3,7 +3,7 @@
 use tollgate_core::permission::{Permission, Permissions};
 use tollgate_core::role::{Predefined, Resource, RoleRef};
 use tollgate_core::{Error, OrganizationId, Principal, ProjectId, Result, Timestamp, UserId};
-use tollgate_store::{Entity, Row, ToValue, Tx, params};
+use tollgate_store::{Entity, Row, Sql, ToValue, Tx, params};
 
 use crate::gate::Cx;
 
@@ -11,10 +11,9 @@ use crate::gate::Cx;
 pub(crate) const ORGANIZATION_ROLE: &str = "CASE WHEN EXISTS (SELECT 1 FROM role_assignment ra
             WHERE ra.principal_id = o.user_id AND ra.resource_id = o.organization_id
                 AND ra.role_id = 'role-api-organization-owner')
-        OR EXISTS (SELECT 1 FROM group_user gu
-            JOIN role_assignment ra ON ra.principal_id = gu.group_id AND ra.resource_id = o.organization_id
-                AND ra.role_id = 'role-api-organization-owner'
-            WHERE gu.user_id = o.user_id)
+        OR EXISTS (SELECT 1 FROM group_user gu CROSS JOIN role_assignment ra
+            WHERE gu.user_id = o.user_id AND ra.principal_id = gu.group_id AND ra.resource_id = o.organization_id
+                AND ra.role_id = 'role-api-organization-owner')
         THEN 'owner' ELSE 'reader' END";
 
 /// The same of a member of a project, of whom `p` is the row of `project_user`. One who has only roles that people have made is
@@ -39,6 +38,13 @@ pub(crate) struct Grant {
 impl Grant {
     pub(crate) fn of(resource: Resource, role: Predefined) -> Self {
         Self { resource, role: RoleRef::Predefined(role), permissions: role.permissions() }
+    }
+
+    /// Whether it is a predefined role that only looks and uses models.
+    fn is_plain(&self) -> bool {
+        use Predefined::{OrganizationReader, ProjectMember, ProjectViewer};
+        let plain = [OrganizationReader, ProjectMember, ProjectViewer];
+        plain.iter().any(|role| self.role == RoleRef::Predefined(*role))
     }
 
     fn is_owner(&self) -> bool {
@@ -101,7 +107,8 @@ pub(crate) async fn grants_of(
     if member.is_none() {
         return Ok(Vec::new());
     }
-    // Two queries, each by its index: joined by OR they would look at all assignments of the organization.
+    // Two queries, each by its index, and the second from the user's groups on (CROSS JOIN keeps that order): otherwise all
+    // assignments of the organization would be looked at.
     let rows: Vec<Row> = tx
         .all(
             "SELECT a.resource_id, a.role_id, r.permissions
@@ -109,10 +116,9 @@ pub(crate) async fn grants_of(
              WHERE a.principal_id = $3 AND a.resource_id IN ($1, $2) AND a.organization_id = $1
              UNION ALL
              SELECT a.resource_id, a.role_id, r.permissions
-             FROM group_user m
-                JOIN role_assignment a ON a.principal_id = m.group_id AND a.resource_id IN ($1, $2)
-                LEFT JOIN role r ON r.id = a.role_id
-             WHERE m.user_id = $3 AND a.organization_id = $1",
+             FROM group_user m CROSS JOIN role_assignment a LEFT JOIN role r ON r.id = a.role_id
+             WHERE m.user_id = $3 AND a.principal_id = m.group_id AND a.resource_id IN ($1, $2)
+                AND a.organization_id = $1",
             &[organization.to_value(), at, user.to_value()],
         )
         .await?;
@@ -134,10 +140,9 @@ pub(crate) async fn is_owner(tx: &mut Tx, user: UserId, organization: Organizati
     Ok(grants_of(tx, user, organization, None).await?.iter().any(Grant::is_owner))
 }
 
-/// Nobody can give what they do not hold: all that the grants allow the actor must be allowed there as well. A key that is
-/// restricted gives no more than its scopes allow either, but for the plain roles, which only look and use models.
+/// Nobody can give what they do not hold: all that the grants allow the actor must be allowed there as well. A key
+/// that is restricted gives no more than its scopes allow either, but for the plain roles, which only look and use models.
 pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
-    use Predefined::{OrganizationReader, ProjectMember, ProjectViewer};
     let (user, organization, scopes) = (cx.actor.user()?, cx.organization(), cx.actor.scopes);
     for grant in grants {
         let project = match grant.resource {
@@ -145,18 +150,24 @@ pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<(
             Resource::Organization(_) => None,
         };
         let own = permissions_of(&mut cx.tx, user, organization, project).await?;
-        let is_plain = [OrganizationReader, ProjectMember, ProjectViewer]
-            .iter()
-            .any(|role| grant.role == RoleRef::Predefined(*role));
+        let is_plain = grant.is_plain();
         let is_beyond = |permission: &&Permission| {
             let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);
-            grant.permissions.allows(**permission) && !(own.allows(**permission) && is_in_scope)
+            // An umbrella is what it covers.
+            let is_given = grant.permissions.allows(**permission) && !permission.is_umbrella();
+            is_given && !(own.allows(**permission) && is_in_scope)
         };
         if let Some(permission) = Permission::ALL.iter().find(is_beyond) {
             return Err(Error::forbidden(permission.as_str()));
         }
     }
     Ok(())
+}
+
+/// Nor can the weaker disarm the stronger: nobody takes what they do not hold, but for the plain roles.
+pub(crate) async fn refuse_taking_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
+    let taken: Vec<Grant> = grants.iter().copied().filter(|grant| !grant.is_plain()).collect();
+    refuse_beyond_own(cx, &taken).await
 }
 
 /// Whether a user can use a project: as a member, through a group, or as an owner of the organization.
@@ -179,24 +190,34 @@ pub(crate) async fn has_access(cx: &mut Cx, project: ProjectId, user: UserId) ->
 
 /// After a user has lost a membership or a role: turns the keys off that they have where they have no access any more.
 pub(crate) async fn lapse(cx: &mut Cx, user: UserId) -> Result<()> {
-    if is_owner(&mut cx.tx, user, cx.actor.organization).await? {
-        return Ok(());
-    }
-    let keys: Vec<Row> = cx
-        .tx
-        .all(
-            "UPDATE api_key SET is_active = $3
-             WHERE user_id = $1 AND organization_id = $2 AND project_id IS NOT NULL AND revoked_at IS NULL
-                AND is_active = $4
-                AND NOT EXISTS (SELECT 1 FROM project_user p WHERE p.project_id = api_key.project_id AND p.user_id = $1)
-                AND NOT EXISTS (SELECT 1 FROM group_user m JOIN project_group g ON g.group_id = m.group_id
-                    WHERE m.user_id = $1 AND g.project_id = api_key.project_id)
-             RETURNING id",
-            &params![user, cx.organization(), false, true],
-        )
-        .await?;
-    for key in keys {
-        cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
+    lapse_all(cx, &[user]).await
+}
+
+/// The same of many users.
+pub(crate) async fn lapse_all(cx: &mut Cx, users: &[UserId]) -> Result<()> {
+    const AT_ONCE: usize = 500;
+    for some in users.chunks(AT_ONCE) {
+        let mut values =
+            params![false, cx.organization(), true, Predefined::OrganizationOwner.alias()].to_vec();
+        let sql = Sql::from("UPDATE api_key SET is_active = $1 WHERE organization_id = $2 AND user_id IN ")
+            .push_list(&mut values, some.iter().map(ToValue::to_value))
+            .push(
+                " AND project_id IS NOT NULL AND revoked_at IS NULL AND is_active = $3
+                    AND NOT EXISTS (SELECT 1 FROM project_user p
+                        WHERE p.project_id = api_key.project_id AND p.user_id = api_key.user_id)
+                    AND NOT EXISTS (SELECT 1 FROM group_user m CROSS JOIN project_group g
+                        WHERE m.user_id = api_key.user_id AND g.group_id = m.group_id AND g.project_id = api_key.project_id)
+                    AND NOT EXISTS (SELECT 1 FROM role_assignment a
+                        WHERE a.resource_id = $2 AND a.principal_id = api_key.user_id AND a.role_id = $4)
+                    AND NOT EXISTS (SELECT 1 FROM group_user m CROSS JOIN role_assignment a
+                        WHERE m.user_id = api_key.user_id AND a.principal_id = m.group_id AND a.resource_id = $2
+                            AND a.role_id = $4)
+                 RETURNING id",
+            );
+        let keys: Vec<Row> = cx.tx.all(sql, &values).await?;
+        for key in keys {
+            cx.changed_named(Entity::ApiKey, &key.at::<String>(0)?).await?;
+        }
     }
     Ok(())
 }

@@ -37,6 +37,8 @@ pub struct Actor {
     /// What the owner's roles allow there, or at the organization.
     pub permissions: Permissions,
     pub is_operator: bool,
+    /// Whether the key itself may call models.
+    pub calls_models: bool,
     pub origin: Origin,
 }
 
@@ -58,6 +60,7 @@ impl Actor {
                 .map(|user| snapshot.permissions(user.id, key.organization, at))
                 .unwrap_or_default(),
             is_operator: user.is_some_and(|user| user.is_operator),
+            calls_models: snapshot.allows(key, Permission::ModelRequest),
             origin,
         }
     }

@@ -131,6 +131,11 @@ impl Permission {
         self.facts().0 == Realm::Model
     }
 
+    /// Whether it only stands for others.
+    pub const fn is_umbrella(self) -> bool {
+        matches!(self, Self::AllRead | Self::ManagementRead | Self::ManagementWrite)
+    }
+
     /// Whether a role of a project, or one of the organization, can give it.
     pub fn is_of_role(self, is_of_project: bool) -> bool {
         match self.reach() {

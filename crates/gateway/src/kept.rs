@@ -56,20 +56,6 @@ impl Made {
         is_kept.then(|| Self { id, status, items: output.map(ids).unwrap_or_default() })
     }
 
-    /// The items that the answer to a question about a response lists: its output, or a page of its input.
-    pub(crate) fn listed(response: &str, answer: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Lists<'a> {
-            #[serde(borrow, default)]
-            output: Option<&'a RawValue>,
-            #[serde(borrow, default)]
-            data: Option<&'a RawValue>,
-        }
-        let Lists { output, data } = serde_json::from_slice(answer).ok()?;
-        let items: Vec<String> = [output, data].into_iter().flatten().flat_map(ids).collect();
-        (!items.is_empty()).then(|| Self { id: response.to_owned(), status: None, items })
-    }
-
     /// Whether it is still being made, with nobody connected.
     pub(crate) fn is_underway(&self) -> bool {
         matches!(self.status.as_deref(), Some("queued" | "in_progress"))
@@ -123,6 +109,33 @@ pub(crate) async fn record(
         })
     })
     .await
+}
+
+/// Writes down what of a response is not known yet, as of one that was made in the background. Its input is not looked at: a
+/// client can put into it whatever id it likes.
+pub(crate) async fn complete(
+    db: &Db,
+    project: ProjectId,
+    made: Made,
+    upstream: UpstreamId,
+    now: Timestamp,
+) -> Result<()> {
+    let mut made = made;
+    let items = std::mem::take(&mut made.items);
+    let missing = db.read(move |tx| {
+        Box::pin(async move {
+            let mut missing = Vec::new();
+            for item in items {
+                let sql = "SELECT id FROM stored_item WHERE project_id = $1 AND id = $2";
+                if tx.optional::<Row>(sql, &params![project, item]).await?.is_none() {
+                    missing.push(item);
+                }
+            }
+            Ok(missing)
+        })
+    });
+    made.items = missing.await?;
+    if made.items.is_empty() { Ok(()) } else { record(db, project, &made, upstream, now).await }
 }
 
 /// Where a project's response is kept.
@@ -244,7 +257,5 @@ mod tests {
             assert_eq!(items(&format!(r#"{{"id":"resp_1","output":{none}}}"#)), Some(vec![]), "{none}");
         }
         assert_eq!(items(r#"{"id":"resp_1","store":false,"output":[{"id":"rs_1"}]}"#), None);
-        let page = br#"{"object":"list","data":[{"id":"msg_1"}]}"#;
-        assert_eq!(Made::listed("resp_1", page).unwrap().items, ["msg_1"]);
     }
 }

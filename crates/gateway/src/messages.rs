@@ -188,9 +188,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 Ok(content)
             }
 
-            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Content<'de>, M::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Content { has_files: true, ..Content::default() })
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, map: M) -> Result<Content<'de>, M::Error> {
+                let part = Part::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Content { has_files: true, has_stored: part.is_stored(), ..Content::default() })
             }
         }
         deserializer.deserialize_any(Either)
@@ -211,6 +211,7 @@ fields! {
         id: Raw<'a>,
         role: Raw<'a>,
         encrypted_content: Raw<'a>,
+        result: Raw<'a>,
         content: Option<Content<'a>>,
         output: Option<Content<'a>>,
         summary: Option<Content<'a>>,
@@ -221,7 +222,9 @@ impl Item<'_> {
     /// Whether it only names what the provider keeps. The type of such an item may be left out.
     fn is_reference(&self) -> bool {
         match self.r#type.as_ref().map(|Text(kind)| kind.as_ref()) {
+            // A picture that was made is only ever named, or comes with it.
             Some("item_reference") => true,
+            Some("image_generation_call") => !is_given(self.result),
             None | Some("message") => is_given(self.id) && (self.content.is_none() || !is_given(self.role)),
             Some(_) => false,
         }
@@ -244,7 +247,8 @@ impl Item<'_> {
     /// Reasoning that is named and not there is looked up, as far as the provider keeps it.
     fn is_looked_up(&self) -> bool {
         let is_reasoning = self.r#type.as_ref().is_some_and(|Text(kind)| kind == "reasoning");
-        is_reasoning && is_given(self.id) && !is_given(self.encrypted_content)
+        let is_empty = self.encrypted_content.0.is_none_or(|raw| matches!(raw.get(), "null" | "\"\""));
+        is_reasoning && is_given(self.id) && is_empty
     }
 
     /// Whether a provider that makes its reasoning known has put it in.

@@ -40,11 +40,6 @@ impl Action {
         }
     }
 
-    /// Whether the answer lists items of the response.
-    pub(crate) const fn lists_items(self) -> bool {
-        matches!(self, Self::Retrieve | Self::InputItems)
-    }
-
     const fn route(self) -> &'static str {
         match self {
             Self::Retrieve | Self::Delete => "/v1/responses/{response_id}",

@@ -52,8 +52,11 @@ pub(crate) async fn serve(
         kept::forget(&gateway.db, caller.project, response).await?;
     }
     // Made in the background, it has its items only now.
-    if let Some(made) = Made::listed(response, &body).filter(|_| action.lists_items()) {
-        relay::record(gateway, caller.project, found, &made).await;
+    if let Some(made) = Made::read(&body).filter(|made| action == Action::Retrieve && made.id == response) {
+        let completed = kept::complete(&gateway.db, caller.project, made, found, gateway.clock.now()).await;
+        if let Err(error) = completed {
+            tracing::error!(%error, response, "the items of a stored response could not be written down");
+        }
     }
     exchange.respond(&Reply { status, headers, body }).await;
     Ok(())

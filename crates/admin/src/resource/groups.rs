@@ -7,7 +7,7 @@ use tollgate_core::page::{self, NextPage};
 use tollgate_core::{Error, GroupId, Permission, Result, Timestamp, UserId};
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
-use crate::access;
+use crate::access::{self, Grant};
 use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
@@ -145,8 +145,9 @@ async fn update(cx: &mut Cx, input: UpdateGroup) -> Result<Group> {
 /// With it end the roles that its users have through it.
 async fn delete(cx: &mut Cx, input: OneGroup) -> Result<Deleted<GroupId>> {
     let group = find(cx, input.group_id.id()?).await?.id;
-    let members: Vec<Row> =
-        cx.tx.all("SELECT user_id FROM group_user WHERE group_id = $1", &params![group]).await?;
+    let grants = grants_to(cx, group).await?;
+    access::refuse_taking_beyond_own(cx, &grants).await?;
+    let members = users_of(cx, group).await?;
     for sql in [
         "DELETE FROM role_assignment WHERE principal_id = $1",
         "DELETE FROM project_group WHERE group_id = $1",
@@ -157,11 +158,7 @@ async fn delete(cx: &mut Cx, input: OneGroup) -> Result<Deleted<GroupId>> {
     }
     access::keep_an_owner(cx, "group_id").await?;
     cx.changed(Entity::Group, group).await?;
-    for row in members {
-        let user: UserId = row.at(0)?;
-        cx.changed(Entity::User, user).await?;
-        access::lapse(cx, user).await?;
-    }
+    access::lapse_all(cx, &members).await?;
     cx.record(Event::GroupDeleted, group, None, json!({"id": group}));
     Ok(Deleted::new("group.deleted", group))
 }
@@ -238,8 +235,7 @@ pub(crate) struct AddedGroupUser {
 async fn add_user(cx: &mut Cx, input: AddGroupUser) -> Result<AddedGroupUser> {
     let group = find(cx, input.group_id.id()?).await?.id;
     let user = users::named(cx, "user_id", &input.user_id).await?;
-    let organization = cx.organization();
-    let grants = access::grants_to(&mut cx.tx, organization, &group.to_string()).await?;
+    let grants = grants_to(cx, group).await?;
     access::refuse_beyond_own(cx, &grants).await?;
     let added = cx
         .tx
@@ -286,6 +282,8 @@ pub(crate) struct RemovedGroupUser {
 async fn remove_user(cx: &mut Cx, input: OneGroupUser) -> Result<RemovedGroupUser> {
     let group = find(cx, input.group_id.id()?).await?.id;
     let user = find_user(cx, group, input.user_id.id()?).await?.id;
+    let grants = grants_to(cx, group).await?;
+    access::refuse_taking_beyond_own(cx, &grants).await?;
     cx.tx
         .execute("DELETE FROM group_user WHERE group_id = $1 AND user_id = $2", &params![group, user])
         .await?;
@@ -307,4 +305,16 @@ pub(crate) async fn find(cx: &mut Cx, id: GroupId) -> Result<Group> {
         )
         .await?;
     found.ok_or_else(|| Error::not_found("group"))
+}
+
+pub(crate) async fn users_of(cx: &mut Cx, group: GroupId) -> Result<Vec<UserId>> {
+    let rows: Vec<Row> =
+        cx.tx.all("SELECT user_id FROM group_user WHERE group_id = $1", &params![group]).await?;
+    rows.iter().map(|row| row.at(0)).collect()
+}
+
+/// Who is in a group has what it has.
+async fn grants_to(cx: &mut Cx, group: GroupId) -> Result<Vec<Grant>> {
+    let organization = cx.organization();
+    access::grants_to(&mut cx.tx, organization, &group.to_string()).await
 }

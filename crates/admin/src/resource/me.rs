@@ -5,7 +5,7 @@ use serde_json::Value;
 use tollgate_core::budget::{Payer, Scope};
 use tollgate_core::key::KeyKind;
 use tollgate_core::{
-    Error, KeyId, Money, OrganizationId, Period, Permission, ProjectId, Result, Scopes, Timestamp,
+    Error, KeyId, Money, OrganizationId, Period, ProjectId, Result, Scopes, Timestamp,
 };
 use tollgate_ledger::spend_limit;
 use tollgate_store::{Row, params};
@@ -95,7 +95,7 @@ fn models(cx: &Cx) -> Option<Vec<String>> {
     if cx.actor.kind == KeyKind::Admin {
         return None;
     }
-    if !cx.actor.scopes.allows(Permission::ModelRequest) {
+    if !cx.actor.calls_models {
         return Some(Vec::new());
     }
     let mut models: Vec<String> =

@@ -146,6 +146,10 @@ pub(crate) struct Removed {
 async fn delete(cx: &mut Cx, input: OneProjectGroup) -> Result<Removed> {
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let group = find(cx, project, input.group_id.id()?).await?.group_id;
+    let organization = cx.organization();
+    let mut grants = access::grants_to(&mut cx.tx, organization, &group.to_string()).await?;
+    grants.retain(|grant| grant.resource == Resource::Project(project));
+    access::refuse_taking_beyond_own(cx, &grants).await?;
     cx.tx
         .execute(
             "DELETE FROM project_group WHERE project_id = $1 AND group_id = $2",
@@ -154,11 +158,8 @@ async fn delete(cx: &mut Cx, input: OneProjectGroup) -> Result<Removed> {
         .await?;
     access::unassign_all(cx, Resource::Project(project), &group.to_string()).await?;
     cx.changed(Entity::Group, group).await?;
-    let users: Vec<Row> =
-        cx.tx.all("SELECT user_id FROM group_user WHERE group_id = $1", &params![group]).await?;
-    for row in users {
-        access::lapse(cx, row.at(0)?).await?;
-    }
+    let users = groups::users_of(cx, group).await?;
+    access::lapse_all(cx, &users).await?;
     let payload = json!({"id": project, "changes_requested": {"group_removed": group}});
     cx.record(Event::ProjectUpdated, project, Some(project), payload);
     Ok(Removed { object: "project.group.deleted", deleted: true })

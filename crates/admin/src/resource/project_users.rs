@@ -10,7 +10,7 @@ use tollgate_core::page::{self, Page};
 use tollgate_core::{Error, Permission, Predefined, ProjectId, Resource, Result, RoleRef, Timestamp, UserId};
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
-use crate::access;
+use crate::access::{self, Grant};
 use crate::arguments::PathId;
 use crate::audit::Event;
 use crate::gate::Cx;
@@ -98,8 +98,16 @@ async fn create(cx: &mut Cx, input: CreateProjectUser) -> Result<ProjectUser> {
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let role = read_role(cx, project, &input.role).await?;
     let user = chosen(cx, input.user_id.as_deref(), input.email.as_deref()).await?;
+    let held = held(cx, project, user).await?;
     match find(cx, project, user).await {
-        Ok(member) if !has(cx, project, user, &role).await? => {
+        // Every role was taken from them.
+        Ok(_) if held.is_empty() => {
+            give(cx, project, user, &role).await?;
+            cx.changed(Entity::User, user).await?;
+            let payload = json!({"id": user, "data": {"role": role.name}});
+            cx.record(Event::UserAdded, user, Some(project), payload);
+        }
+        Ok(member) if !held.iter().any(|grant| grant.role == role.role) => {
             let message = format!(
                 "The user is a member of the project already, as {}. Update it instead.",
                 member.role
@@ -133,6 +141,10 @@ async fn add(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Resu
 /// A predefined role takes the place of the one before; any other is one more.
 async fn give(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Result<()> {
     let resource = Resource::Project(project);
+    let mut grants = held(cx, project, user).await?;
+    // What it takes the place of is taken.
+    grants.retain(|grant| matches!(grant.role, RoleRef::Predefined(_)));
+    access::refuse_taking_beyond_own(cx, &grants).await?;
     access::refuse_beyond_own(cx, &[role.grant(resource)]).await?;
     match role.role {
         RoleRef::Predefined(role) => access::set_predefined(cx, resource, user, role).await,
@@ -143,16 +155,12 @@ async fn give(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Res
     }
 }
 
-/// Whether a member was given a role of the project.
-async fn has(cx: &mut Cx, project: ProjectId, user: UserId, role: &Role) -> Result<bool> {
-    let row: Option<Row> = cx
-        .tx
-        .optional(
-            "SELECT role_id FROM role_assignment WHERE resource_id = $1 AND principal_id = $2 AND role_id = $3",
-            &params![project, user, role.role.to_stored()],
-        )
-        .await?;
-    Ok(row.is_some())
+/// The roles of the project that a member was given in person.
+async fn held(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<Vec<Grant>> {
+    let organization = cx.organization();
+    let mut grants = access::grants_to(&mut cx.tx, organization, &user.to_string()).await?;
+    grants.retain(|grant| grant.resource == Resource::Project(project));
+    Ok(grants)
 }
 
 /// The member of the organization that is meant.
@@ -231,6 +239,8 @@ async fn update(cx: &mut Cx, input: UpdateProjectUser) -> Result<ProjectUser> {
 async fn delete(cx: &mut Cx, input: OneProjectUser) -> Result<Deleted<UserId>> {
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let user = find(cx, project, input.user_id.id()?).await?.id;
+    let grants = held(cx, project, user).await?;
+    access::refuse_taking_beyond_own(cx, &grants).await?;
     cx.tx
         .execute("DELETE FROM project_user WHERE project_id = $1 AND user_id = $2", &params![project, user])
         .await?;

@@ -29,40 +29,87 @@ pub(crate) fn operations() -> Operations {
     const OF_PROJECT_GROUP: &str = "/v1/projects/{project_id}/groups/{group_id}/roles";
     const ONE_OF_PROJECT_GROUP: &str = "/v1/projects/{project_id}/groups/{group_id}/roles/{role_id}";
     Operations::new()
-        .get(OF_USER, "list-user-role-assignments", Needs(UsersRead), list)
-        .post(OF_USER, "assign-user-role", Needs(UsersWrite), RoleAssignmentCreated, assign)
-        .get(ONE_OF_USER, "retrieve-user-role", Needs(UsersRead), retrieve)
-        .delete(ONE_OF_USER, "unassign-user-role", Needs(UsersWrite), RoleAssignmentDeleted, unassign)
-        .get(OF_GROUP, "list-group-role-assignments", Needs(RolesRead), list)
-        .post(OF_GROUP, "assign-group-role", Needs(RolesWrite), RoleAssignmentCreated, assign)
-        .get(ONE_OF_GROUP, "retrieve-group-role", Needs(RolesRead), retrieve)
-        .delete(ONE_OF_GROUP, "unassign-group-role", Needs(RolesWrite), RoleAssignmentDeleted, unassign)
-        .get(OF_PROJECT_USER, "list-project-user-role-assignments", Needs(ProjectUsersRead), list)
+        .get(OF_USER, "list-user-role-assignments", Needs(UsersRead), list::<USER>)
+        .post(OF_USER, "assign-user-role", Needs(UsersWrite), RoleAssignmentCreated, assign::<USER>)
+        .get(ONE_OF_USER, "retrieve-user-role", Needs(UsersRead), retrieve::<USER>)
+        .delete(ONE_OF_USER, "unassign-user-role", Needs(UsersWrite), RoleAssignmentDeleted, unassign::<USER>)
+        .get(OF_GROUP, "list-group-role-assignments", Needs(RolesRead), list::<GROUP>)
+        .post(OF_GROUP, "assign-group-role", Needs(RolesWrite), RoleAssignmentCreated, assign::<GROUP>)
+        .get(ONE_OF_GROUP, "retrieve-group-role", Needs(RolesRead), retrieve::<GROUP>)
+        .delete(
+            ONE_OF_GROUP,
+            "unassign-group-role",
+            Needs(RolesWrite),
+            RoleAssignmentDeleted,
+            unassign::<GROUP>,
+        )
+        .get(
+            OF_PROJECT_USER,
+            "list-project-user-role-assignments",
+            Needs(ProjectUsersRead),
+            list::<PROJECT_USER>,
+        )
         .post(
             OF_PROJECT_USER,
             "assign-project-user-role",
             Needs(ProjectUsersWrite),
             RoleAssignmentCreated,
-            assign,
+            assign::<PROJECT_USER>,
         )
-        .get(ONE_OF_PROJECT_USER, "retrieve-project-user-role", Needs(ProjectUsersRead), retrieve)
+        .get(
+            ONE_OF_PROJECT_USER,
+            "retrieve-project-user-role",
+            Needs(ProjectUsersRead),
+            retrieve::<PROJECT_USER>,
+        )
         .delete(
             ONE_OF_PROJECT_USER,
             "unassign-project-user-role",
             Needs(ProjectUsersWrite),
             RoleAssignmentDeleted,
-            unassign,
+            unassign::<PROJECT_USER>,
         )
-        .get(OF_PROJECT_GROUP, "list-project-group-role-assignments", Needs(RolesRead), list)
-        .post(OF_PROJECT_GROUP, "assign-project-group-role", Needs(RolesWrite), RoleAssignmentCreated, assign)
-        .get(ONE_OF_PROJECT_GROUP, "retrieve-project-group-role", Needs(RolesRead), retrieve)
+        .get(OF_PROJECT_GROUP, "list-project-group-role-assignments", Needs(RolesRead), list::<PROJECT_GROUP>)
+        .post(
+            OF_PROJECT_GROUP,
+            "assign-project-group-role",
+            Needs(RolesWrite),
+            RoleAssignmentCreated,
+            assign::<PROJECT_GROUP>,
+        )
+        .get(ONE_OF_PROJECT_GROUP, "retrieve-project-group-role", Needs(RolesRead), retrieve::<PROJECT_GROUP>)
         .delete(
             ONE_OF_PROJECT_GROUP,
             "unassign-project-group-role",
             Needs(RolesWrite),
             RoleAssignmentDeleted,
-            unassign,
+            unassign::<PROJECT_GROUP>,
         )
+}
+
+/// What the path of an operation names: a user or a group, and whether at a project. Its input may name nothing else, for
+/// its permission is that of the path.
+const USER: u8 = 0;
+const GROUP: u8 = 1;
+const PROJECT_USER: u8 = 2;
+const PROJECT_GROUP: u8 = 3;
+
+/// Refuses what the path does not name.
+fn refuse_strangers<const OF: u8>(project: bool, user: bool, group: bool) -> Result<()> {
+    let is_at_project = matches!(OF, PROJECT_USER | PROJECT_GROUP);
+    let is_user = matches!(OF, USER | PROJECT_USER);
+    let strangers = [
+        ("project_id", project && !is_at_project),
+        ("user_id", user && !is_user),
+        ("group_id", group && is_user),
+    ];
+    match strangers.iter().find(|(_, is_stranger)| *is_stranger) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let message = format!("Unknown parameter: '{name}'.");
+            Err(Error::bad_request(message).code("unknown_parameter").param(*name))
+        }
+    }
 }
 
 /// Whose roles are asked about.
@@ -152,9 +199,8 @@ async fn held(cx: &mut Cx, resource: Resource, holder: Holder) -> Result<Vec<(St
         .all(
             "SELECT role_id, principal_id FROM role_assignment WHERE principal_id = $1 AND resource_id = $2
              UNION ALL
-             SELECT a.role_id, a.principal_id FROM group_user m
-                JOIN role_assignment a ON a.principal_id = m.group_id AND a.resource_id = $2
-             WHERE m.user_id = $1
+             SELECT a.role_id, a.principal_id FROM group_user m CROSS JOIN role_assignment a
+             WHERE m.user_id = $1 AND a.principal_id = m.group_id AND a.resource_id = $2
              ORDER BY 1, 2",
             &params![holder.id(), resource.to_string()],
         )
@@ -184,8 +230,9 @@ pub(crate) struct ListHeld {
     order: Order,
 }
 
-async fn list(cx: &mut Cx, input: ListHeld) -> Result<NextPage<HeldRole>> {
+async fn list<const OF: u8>(cx: &mut Cx, input: ListHeld) -> Result<NextPage<HeldRole>> {
     let limit = page::limit(input.limit, 1000, 0, 1000)?;
+    refuse_strangers::<OF>(input.project_id.is_some(), input.user_id.is_some(), input.group_id.is_some())?;
     let resource = roles::resource(cx, input.project_id.as_ref()).await?;
     let holder = holder(cx, resource, input.user_id.as_ref(), input.group_id.as_ref()).await?;
     let mut all = Vec::new();
@@ -220,7 +267,8 @@ pub(crate) struct Assigned {
 }
 
 /// Giving a role a second time changes nothing.
-async fn assign(cx: &mut Cx, input: AssignRole) -> Result<Assigned> {
+async fn assign<const OF: u8>(cx: &mut Cx, input: AssignRole) -> Result<Assigned> {
+    refuse_strangers::<OF>(input.project_id.is_some(), input.user_id.is_some(), input.group_id.is_some())?;
     let resource = roles::live_resource(cx, input.project_id.as_ref()).await?;
     let holder = holder(cx, resource, input.user_id.as_ref(), input.group_id.as_ref()).await?;
     let role = chosen(cx, resource, &input.role_id).await?;
@@ -293,7 +341,8 @@ pub(crate) struct OneHeld {
     role_id: String,
 }
 
-async fn retrieve(cx: &mut Cx, input: OneHeld) -> Result<HeldRole> {
+async fn retrieve<const OF: u8>(cx: &mut Cx, input: OneHeld) -> Result<HeldRole> {
+    refuse_strangers::<OF>(input.project_id.is_some(), input.user_id.is_some(), input.group_id.is_some())?;
     let resource = roles::resource(cx, input.project_id.as_ref()).await?;
     let holder = holder(cx, resource, input.user_id.as_ref(), input.group_id.as_ref()).await?;
     let role = roles::find(cx, resource, &input.role_id).await?;
@@ -309,10 +358,13 @@ pub(crate) struct Unassigned {
     deleted: bool,
 }
 
-async fn unassign(cx: &mut Cx, input: OneHeld) -> Result<Unassigned> {
+async fn unassign<const OF: u8>(cx: &mut Cx, input: OneHeld) -> Result<Unassigned> {
+    refuse_strangers::<OF>(input.project_id.is_some(), input.user_id.is_some(), input.group_id.is_some())?;
     let resource = roles::live_resource(cx, input.project_id.as_ref()).await?;
     let holder = holder(cx, resource, input.user_id.as_ref(), input.group_id.as_ref()).await?;
-    let role = roles::find(cx, resource, &input.role_id).await?.role;
+    let role = roles::find(cx, resource, &input.role_id).await?;
+    access::refuse_taking_beyond_own(cx, &[role.grant(resource)]).await?;
+    let role = role.role;
     if !access::unassign(cx, resource, &holder.id(), role).await? {
         return Err(Error::not_found("role"));
     }
@@ -322,11 +374,8 @@ async fn unassign(cx: &mut Cx, input: OneHeld) -> Result<Unassigned> {
         match holder {
             Holder::User(user) => access::lapse(cx, user).await?,
             Holder::Group(group) => {
-                let users: Vec<Row> =
-                    cx.tx.all("SELECT user_id FROM group_user WHERE group_id = $1", &params![group]).await?;
-                for row in users {
-                    access::lapse(cx, row.at(0)?).await?;
-                }
+                let users = groups::users_of(cx, group).await?;
+                access::lapse_all(cx, &users).await?;
             }
         }
     }

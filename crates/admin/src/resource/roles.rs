@@ -25,16 +25,16 @@ pub(crate) fn operations() -> Operations {
     const ALL_OF_PROJECT: &str = "/v1/projects/{project_id}/roles";
     const ONE_OF_PROJECT: &str = "/v1/projects/{project_id}/roles/{role_id}";
     Operations::new()
-        .get(ALL, "list-roles", Needs(RolesRead), list)
-        .post(ALL, "create-role", Needs(RolesWrite), Event::RoleCreated, create)
-        .get(ONE, "retrieve-role", Needs(RolesRead), retrieve)
-        .post(ONE, "update-role", Needs(RolesWrite), Event::RoleUpdated, update)
-        .delete(ONE, "delete-role", Needs(RolesWrite), Event::RoleDeleted, delete)
-        .get(ALL_OF_PROJECT, "list-project-roles", Needs(RolesRead), list)
-        .post(ALL_OF_PROJECT, "create-project-role", Needs(RolesWrite), Event::RoleCreated, create)
-        .get(ONE_OF_PROJECT, "retrieve-project-role", Needs(RolesRead), retrieve)
-        .post(ONE_OF_PROJECT, "update-project-role", Needs(RolesWrite), Event::RoleUpdated, update)
-        .delete(ONE_OF_PROJECT, "delete-project-role", Needs(RolesWrite), Event::RoleDeleted, delete)
+        .get(ALL, "list-roles", Needs(RolesRead), list::<false>)
+        .post(ALL, "create-role", Needs(RolesWrite), Event::RoleCreated, create::<false>)
+        .get(ONE, "retrieve-role", Needs(RolesRead), retrieve::<false>)
+        .post(ONE, "update-role", Needs(RolesWrite), Event::RoleUpdated, update::<false>)
+        .delete(ONE, "delete-role", Needs(RolesWrite), Event::RoleDeleted, delete::<false>)
+        .get(ALL_OF_PROJECT, "list-project-roles", Needs(RolesRead), list::<true>)
+        .post(ALL_OF_PROJECT, "create-project-role", Needs(RolesWrite), Event::RoleCreated, create::<true>)
+        .get(ONE_OF_PROJECT, "retrieve-project-role", Needs(RolesRead), retrieve::<true>)
+        .post(ONE_OF_PROJECT, "update-project-role", Needs(RolesWrite), Event::RoleUpdated, update::<true>)
+        .delete(ONE_OF_PROJECT, "delete-project-role", Needs(RolesWrite), Event::RoleDeleted, delete::<true>)
 }
 
 /// Custom roles of one resource: they are listed together.
@@ -119,6 +119,15 @@ impl FromRow for Role {
     }
 }
 
+/// The project is the path's to name, for the permission that was asked for is that of the path.
+fn refuse_stranger(is_of_project: bool, names_project: bool) -> Result<()> {
+    if is_of_project == names_project {
+        return Ok(());
+    }
+    let message = "Unknown parameter: 'project_id'.";
+    Err(Error::bad_request(message).code("unknown_parameter").param("project_id"))
+}
+
 /// The project that a path names, or the organization.
 pub(crate) async fn resource(cx: &mut Cx, project: Option<&PathId<kind::Project>>) -> Result<Resource> {
     match project {
@@ -146,7 +155,8 @@ pub(crate) struct ListRoles {
 }
 
 /// The predefined ones first.
-async fn list(cx: &mut Cx, input: ListRoles) -> Result<NextPage<Role>> {
+async fn list<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: ListRoles) -> Result<NextPage<Role>> {
+    refuse_stranger(IS_OF_PROJECT, input.project_id.is_some())?;
     let limit = page::limit(input.limit, 1000, 0, 1000)?;
     let resource = resource(cx, input.project_id.as_ref()).await?;
     let mut roles: Vec<Role> =
@@ -192,7 +202,8 @@ pub(crate) struct CreateRole {
     description: Option<String>,
 }
 
-async fn create(cx: &mut Cx, input: CreateRole) -> Result<Role> {
+async fn create<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: CreateRole) -> Result<Role> {
+    refuse_stranger(IS_OF_PROJECT, input.project_id.is_some())?;
     let name = arguments::name("role_name", &input.role_name)?;
     let description = read_description(input.description)?;
     let resource = live_resource(cx, input.project_id.as_ref()).await?;
@@ -263,7 +274,8 @@ pub(crate) struct OneRole {
     role_id: String,
 }
 
-async fn retrieve(cx: &mut Cx, input: OneRole) -> Result<Role> {
+async fn retrieve<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: OneRole) -> Result<Role> {
+    refuse_stranger(IS_OF_PROJECT, input.project_id.is_some())?;
     let resource = resource(cx, input.project_id.as_ref()).await?;
     find(cx, resource, &input.role_id).await
 }
@@ -279,7 +291,8 @@ pub(crate) struct UpdateRole {
     description: Patch<String>,
 }
 
-async fn update(cx: &mut Cx, input: UpdateRole) -> Result<Role> {
+async fn update<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: UpdateRole) -> Result<Role> {
+    refuse_stranger(IS_OF_PROJECT, input.project_id.is_some())?;
     let resource = live_resource(cx, input.project_id.as_ref()).await?;
     let before = find(cx, resource, &input.role_id).await?;
     let RoleRef::Custom(id) = before.role else { return Err(predefined("changed")) };
@@ -299,8 +312,12 @@ async fn update(cx: &mut Cx, input: UpdateRole) -> Result<Role> {
         None => old,
     };
     if new != old {
-        let grant = Grant { resource, role: before.role, permissions: new.expanded() };
-        access::refuse_beyond_own(cx, &[grant]).await?;
+        let grant = |permissions: Permissions| Grant {
+            resource,
+            role: before.role,
+            permissions: permissions.expanded(),
+        };
+        access::refuse_beyond_own(cx, &[grant(old), grant(new)]).await?;
     }
     if (&name, &description, new) == (&before.name, &before.description, old) {
         cx.unchanged();
@@ -328,7 +345,8 @@ fn predefined(what: &str) -> Error {
     Error::invalid("role_id", format!("A predefined role cannot be {what}.")).code("predefined_role")
 }
 
-async fn delete(cx: &mut Cx, input: OneRole) -> Result<Deleted<String>> {
+async fn delete<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: OneRole) -> Result<Deleted<String>> {
+    refuse_stranger(IS_OF_PROJECT, input.project_id.is_some())?;
     let resource = live_resource(cx, input.project_id.as_ref()).await?;
     let role = find(cx, resource, &input.role_id).await?;
     let RoleRef::Custom(id) = role.role else { return Err(predefined("deleted")) };

@@ -138,6 +138,10 @@ async fn create(cx: &mut Cx, input: CreateAccount) -> Result<CreatedAccount> {
         return Err(Error::invalid("expires_in_seconds", message));
     }
     let expires_at = api_keys::expiry(cx, input.expires_in_seconds)?;
+    if !is_alone {
+        // Its key may do what a member may.
+        api_keys::granted_scopes(cx, &[], KeyKind::ServiceAccount)?;
+    }
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let id: ServiceAccountId = cx.id();
     let role = if is_alone { "none" } else { "member" };
@@ -230,6 +234,9 @@ async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
             &params![name, input.role, account.id],
         )
         .await?;
+    if input.role.is_some() {
+        api_keys::granted_scopes(cx, &[], KeyKind::ServiceAccount)?;
+    }
     // What its keys may do follows from its role.
     for (key, _) in keys(cx, account.id).await? {
         cx.changed(Entity::ApiKey, key).await?;

@@ -2,6 +2,8 @@
 //!
 //! Removing one ends all their keys for good, and the answer lists them.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -113,7 +115,8 @@ pub(crate) struct UpdateUser {
 }
 
 async fn update(cx: &mut Cx, input: UpdateUser) -> Result<User> {
-    let resource = Resource::Organization(cx.organization());
+    let organization = cx.organization();
+    let resource = Resource::Organization(organization);
     let role = match (&input.role, &input.role_id) {
         (Some(_), Some(_)) => {
             let message = "Give at most one of 'role' and 'role_id'.";
@@ -130,6 +133,10 @@ async fn update(cx: &mut Cx, input: UpdateUser) -> Result<User> {
         return Ok(user);
     }
     if let Some(role) = &role {
+        let mut grants = access::grants_to(&mut cx.tx, organization, &user.id.to_string()).await?;
+        // What it takes the place of is taken.
+        grants.retain(|grant| grant.resource == resource && matches!(grant.role, RoleRef::Predefined(_)));
+        access::refuse_taking_beyond_own(cx, &grants).await?;
         access::refuse_beyond_own(cx, &[role.grant(resource)]).await?;
         match role.role {
             RoleRef::Predefined(predefined) => {
@@ -174,10 +181,34 @@ pub(crate) struct UserDeleted {
     revoked_api_key_ids: Vec<KeyId>,
     /// Accounts of which they have made keys that go on: whoever made a key has seen it.
     service_account_ids: Vec<ServiceAccountId>,
+    /// The same keys, and those that they have made for other people.
+    made_api_key_ids: Vec<KeyId>,
+}
+
+/// Keys that somebody has made and does not own, and the service accounts that own some of them.
+async fn made_by(cx: &mut Cx, user: UserId) -> Result<(Vec<ServiceAccountId>, Vec<KeyId>)> {
+    let rows: Vec<Row> = cx
+        .tx
+        .all(
+            "SELECT id, service_account_id FROM api_key
+             WHERE created_by = $1 AND organization_id = $2 AND (user_id IS NULL OR user_id <> $1) AND revoked_at IS NULL
+             ORDER BY id",
+            &params![user, cx.organization()],
+        )
+        .await?;
+    let (mut accounts, mut keys) = (BTreeSet::new(), Vec::with_capacity(rows.len()));
+    for row in rows {
+        keys.push(row.at(0)?);
+        accounts.extend(row.at::<Option<ServiceAccountId>>(1)?);
+    }
+    Ok((accounts.into_iter().collect(), keys))
 }
 
 async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
     let user = find(cx, input.user_id.id()?).await?;
+    let organization = cx.organization();
+    let grants = access::grants_to(&mut cx.tx, organization, &user.id.to_string()).await?;
+    access::refuse_taking_beyond_own(cx, &grants).await?;
     let keys: Vec<Row> = cx
         .tx
         .all(
@@ -192,16 +223,7 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
         api_keys::revoke(cx, id, project).await?;
         revoked_api_key_ids.push(id);
     }
-    let accounts: Vec<Row> = cx
-        .tx
-        .all(
-            "SELECT DISTINCT service_account_id FROM api_key
-             WHERE created_by = $1 AND organization_id = $2 AND service_account_id IS NOT NULL AND revoked_at IS NULL
-             ORDER BY service_account_id",
-            &params![user.id, cx.organization()],
-        )
-        .await?;
-    let service_account_ids = accounts.iter().map(|row| row.at(0)).collect::<Result<Vec<_>>>()?;
+    let (service_account_ids, made_api_key_ids) = made_by(cx, user.id).await?;
     cx.tx
         .execute(
             "DELETE FROM project_user WHERE user_id = $1
@@ -223,7 +245,7 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
         user.id,
         None,
         json!({"id": user.id, "revoked_api_key_ids": revoked_api_key_ids,
-            "service_account_ids": service_account_ids}),
+            "service_account_ids": service_account_ids, "made_api_key_ids": made_api_key_ids}),
     );
     Ok(UserDeleted {
         object: "organization.user.deleted",
@@ -231,6 +253,7 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
         deleted: true,
         revoked_api_key_ids,
         service_account_ids,
+        made_api_key_ids,
     })
 }
 

@@ -131,7 +131,7 @@ pub(crate) fn cancels(upstream: &Upstream, call: &Call) -> bool {
 
 /// Writes down whose a response is and its items, before its id is told. If that fails the answer is still the client's; the id then
 /// opens nothing.
-pub(crate) async fn record(gateway: &Gateway, project: ProjectId, upstream: UpstreamId, made: &Made) {
+async fn record(gateway: &Gateway, project: ProjectId, upstream: UpstreamId, made: &Made) {
     let recorded = kept::record(&gateway.db, project, made, upstream, gateway.clock.now()).await;
     if let Err(error) = recorded {
         tracing::error!(%error, response = made.id, "whose a stored response is could not be written down");

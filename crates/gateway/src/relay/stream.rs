@@ -65,6 +65,11 @@ pub(super) async fn stream(
         }
         client.send(gateway, exchange, &mut frame).await;
     };
+    // Of what came after the client had gone.
+    if let Some(last) = observer.made().filter(|_| call.is_kept) {
+        record(gateway, asked.caller.project, upstream.id, &last).await;
+        made.get_or_insert(last.id);
+    }
     note_end(gateway, &upstream, &asked.model.id, status, since);
     if is_whole {
         observer.rest(&mut frame);
