@@ -230,6 +230,7 @@ pub(crate) async fn keep_an_owner(cx: &mut Cx, param: &'static str) -> Result<()
             "SELECT o.user_id FROM role_assignment a
                 LEFT JOIN group_user m ON m.group_id = a.principal_id
                 JOIN organization_user o ON o.organization_id = $1 AND o.user_id = COALESCE(m.user_id, a.principal_id)
+                    AND o.frozen_at IS NULL
              WHERE a.role_id = $2 AND a.resource_id = $1 LIMIT 1",
             &params![cx.organization(), Predefined::OrganizationOwner.alias()],
         )

@@ -88,13 +88,16 @@ pub(crate) fn text(param: &'static str, text: &str, length_max: usize) -> Result
 }
 
 /// A number of seconds until something expires: up to a year.
-pub(crate) fn expires_in(seconds: i64) -> Result<i64> {
+pub(crate) fn expires_in(value: i64) -> Result<i64> {
+    seconds("expires_in_seconds", value)
+}
+
+pub(crate) fn seconds(param: &'static str, seconds: i64) -> Result<i64> {
     const YEAR: i64 = 31_536_000;
     if (1..=YEAR).contains(&seconds) {
         return Ok(seconds);
     }
-    let message =
-        format!("Invalid 'expires_in_seconds': expected a value from 1 to {YEAR}, but got {seconds}.");
+    let message = format!("Invalid '{param}': expected a value from 1 to {YEAR}, but got {seconds}.");
     let code = if seconds < 1 { "integer_below_min_value" } else { "integer_above_max_value" };
-    Err(Error::invalid("expires_in_seconds", message).code(code))
+    Err(Error::invalid(param, message).code(code))
 }

@@ -66,6 +66,8 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 pub(crate) enum Author<'a> {
     Actor(&'a Actor),
+    /// An operator, in the log of an organization that is not theirs: who they are is not its business.
+    Operator,
     /// Somebody who is there in person, without a key.
     Person {
         user: UserId,
@@ -90,6 +92,7 @@ impl Author<'_> {
                 json!({"type": "session", "session": {"user": {"id": user, "email": email}, "ip_address": ip},
                     "ip_address": ip, "user_agent": origin.user_agent})
             }
+            Self::Operator => json!({"type": "session", "session": {}, "operator": true}),
             Self::Host => json!({"type": "session", "session": {}, "host": true}),
         }
     }
@@ -109,7 +112,7 @@ pub(crate) async fn write(
             (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key.to_string()))
         }
         Author::Person { user, email, .. } => (Some(user.to_string()), Some((*email).to_owned()), None),
-        Author::Host => (None, None, None),
+        Author::Operator | Author::Host => (None, None, None),
     };
     let project_name: Option<Row> =
         tx.optional("SELECT name FROM project WHERE id = $1", &params![recorded.project]).await?;

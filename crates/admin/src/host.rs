@@ -28,15 +28,36 @@ pub async fn is_installed(tx: &mut Tx) -> Result<bool> {
     Ok(row.get::<i64>("organizations")? > 0)
 }
 
-/// Makes an organization with its default project and an owner, who is the operator, with an admin key.
+/// Makes the first organization, whose owner is the operator.
 pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email: &str) -> Result<Installed> {
-    let email = crate::resource::read_email(owner_email)?;
+    let founding =
+        Founding { name: "Default organization", owner_email, owner_name: "Owner", is_operator: true };
+    found(tx, (clock, keyring), &founding, &Author::Host).await
+}
+
+/// What a new organization is to be.
+pub(crate) struct Founding<'f> {
+    pub(crate) name: &'f str,
+    /// Of somebody who may have an account already.
+    pub(crate) owner_email: &'f str,
+    pub(crate) owner_name: &'f str,
+    pub(crate) is_operator: bool,
+}
+
+/// Makes an organization with its default project, and an owner with an admin key.
+pub(crate) async fn found(
+    tx: &mut Tx,
+    with: (&Clock, &Keyring),
+    founding: &Founding<'_>,
+    author: &Author<'_>,
+) -> Result<Installed> {
+    let email = crate::resource::read_email(founding.owner_email)?;
+    let (clock, keyring) = with;
     let now = clock.now();
-    let (organization, project, user): (OrganizationId, ProjectId, UserId) =
-        (clock.next_id(), clock.next_id(), clock.next_id());
+    let (organization, project): (OrganizationId, ProjectId) = (clock.next_id(), clock.next_id());
     tx.execute(
         "INSERT INTO organization (id, name, created_at) VALUES ($1, $2, $3)",
-        &params![organization, "Default organization", now],
+        &params![organization, founding.name, now],
     )
     .await?;
     tx.execute(
@@ -44,26 +65,21 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
         &params![project, organization, "Default project", true, now],
     )
     .await?;
-    tx.execute(
-        "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ($1, $2, $3, $4, $5)",
-        &params![user, email, "Owner", true, now],
-    )
-    .await?;
-    tx.execute(
-        "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
-        &params![organization, user, now],
-    )
-    .await?;
-    tx.execute(
-        "INSERT INTO project_user (project_id, user_id, added_at) VALUES ($1, $2, $3)",
-        &params![project, user, now],
-    )
-    .await?;
+    let user = owner(tx, clock, &email, founding).await?;
     let own = [
-        (Resource::Organization(organization), Predefined::OrganizationOwner),
-        (Resource::Project(project), Predefined::ProjectOwner),
+        (
+            "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
+            Resource::Organization(organization),
+            Predefined::OrganizationOwner,
+        ),
+        (
+            "INSERT INTO project_user (project_id, user_id, added_at) VALUES ($1, $2, $3)",
+            Resource::Project(project),
+            Predefined::ProjectOwner,
+        ),
     ];
-    for (resource, role) in own {
+    for (membership, resource, role) in own {
+        tx.execute(membership, &params![resource.to_string(), user, now]).await?;
         let role = RoleRef::Predefined(role);
         access::assign_by(tx, (organization, None, now), resource, &user.to_string(), role).await?;
     }
@@ -74,28 +90,35 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
     ] {
         tx.log_change(Some(organization), entity, &id).await?;
     }
-    let data = json!({"name": "Default project", "title": "Default project"});
-    record(
-        tx,
-        (clock, keyring),
-        organization,
-        Event::ProjectCreated,
-        project.to_string(),
-        json!({"id": project, "data": data}),
-    )
-    .await?;
-    let data = json!({"role": "owner", "email": email, "is_operator": true});
-    record(
-        tx,
-        (clock, keyring),
-        organization,
-        Event::UserAdded,
-        user.to_string(),
-        json!({"id": user, "data": data}),
-    )
-    .await?;
-    let (_, admin_key) = admin_key(tx, clock, keyring, organization, user, "Bootstrap key").await?;
+    let mut data = json!({"role": "owner", "email": email});
+    if founding.is_operator {
+        data["is_operator"] = json!(true);
+    }
+    let project_data = json!({"name": "Default project", "title": "Default project"});
+    for (event, resource_id, payload) in [
+        (Event::ProjectCreated, project.to_string(), json!({"id": project, "data": project_data})),
+        (Event::UserAdded, user.to_string(), json!({"id": user, "data": data})),
+    ] {
+        let recorded = Recorded { event, resource_id, project: None, payload };
+        audit::write(tx, with, organization, author, &recorded).await?;
+    }
+    let (_, admin_key) = admin_key(tx, (clock, keyring), organization, user, "Bootstrap key", author).await?;
     Ok(Installed { organization, project, user, admin_key })
+}
+
+/// The account of an address, which is made if there is none.
+async fn owner(tx: &mut Tx, clock: &Clock, email: &str, founding: &Founding<'_>) -> Result<UserId> {
+    let known: Option<Row> = tx.optional("SELECT id FROM app_user WHERE email = $1", &params![email]).await?;
+    if let Some(row) = known {
+        return row.at(0);
+    }
+    let user: UserId = clock.next_id();
+    tx.execute(
+        "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ($1, $2, $3, $4, $5)",
+        &params![user, email, founding.owner_name, founding.is_operator, clock.now()],
+    )
+    .await?;
+    Ok(user)
 }
 
 /// Makes an unrestricted admin key for an owner, in every organization they own, and returns them with their names.
@@ -127,7 +150,8 @@ pub async fn recover(
     }
     let mut keys = Vec::with_capacity(owned.len());
     for (organization, name) in owned {
-        let (_, key) = admin_key(tx, clock, keyring, organization, user, "Recovery key").await?;
+        let (_, key) =
+            admin_key(tx, (clock, keyring), organization, user, "Recovery key", &Author::Host).await?;
         keys.push((name, key));
     }
     Ok(keys)
@@ -169,11 +193,11 @@ async fn user_by_email(tx: &mut Tx, email: &str) -> Result<UserId> {
 
 async fn admin_key(
     tx: &mut Tx,
-    clock: &Clock,
-    keyring: &Keyring,
+    (clock, keyring): (&Clock, &Keyring),
     organization: OrganizationId,
     user: UserId,
     name: &str,
+    author: &Author<'_>,
 ) -> Result<(KeyId, Secret)> {
     let new = NewKeyRow {
         kind: KeyKind::Admin,
@@ -187,7 +211,9 @@ async fn admin_key(
     };
     let (id, shown) = new.insert(tx, clock, keyring).await?;
     let payload = json!({"id": id, "data": {"scopes": [], "name": name, "owner_id": user}});
-    record(tx, (clock, keyring), organization, Event::ApiKeyCreated, id.to_string(), payload).await?;
+    let recorded =
+        Recorded { event: Event::ApiKeyCreated, resource_id: id.to_string(), project: None, payload };
+    audit::write(tx, (clock, keyring), organization, author, &recorded).await?;
     Ok((id, shown.0))
 }
 

@@ -72,6 +72,9 @@ permissions! {
     UsageRead = "api.usage.read", Management Read Project;
     /// Corrections and refunds of what requests cost.
     UsageWrite = "tollgate.usage.write", Management Write Organization;
+    /// The organization's own settings.
+    OrganizationRead = "api.organization.read", Management Read Organization;
+    OrganizationWrite = "api.organization.write", Management Write Organization;
     ProjectsRead = "api.organization.projects.read", Management Read Project;
     ProjectsWrite = "api.organization.projects.write", Management Write Project;
     ProjectUsersRead = "api.organization.projects.users.read", Management Read Project;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tollgate_core::error::Kind;
 use tollgate_core::key::{PresentedKey, mask};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Error, ProjectId, Timestamp};
+use tollgate_core::{Error, ProjectId, Timestamp, UserId};
 
 use crate::snapshot::{Key, Snapshot};
 
@@ -18,6 +18,8 @@ pub enum Refused {
     /// The owner has lost access to the project.
     Inactive,
     ProjectArchived,
+    /// The key or what it belongs to, in a word.
+    Frozen(&'static str),
 }
 
 impl Snapshot {
@@ -39,10 +41,34 @@ impl Snapshot {
         if !key.is_active {
             return Err(Refused::Inactive);
         }
+        if let Some(what) = self.frozen(key) {
+            return Err(Refused::Frozen(what));
+        }
         match key.project.map(|project| self.project(project)) {
             Some(Some(project)) if project.is_archived => Err(Refused::ProjectArchived),
             Some(None) => Err(Refused::Incorrect),
             _ => Ok(key),
+        }
+    }
+}
+
+impl Snapshot {
+    /// What of a key is frozen. A frozen organization can still be administered.
+    fn frozen(&self, key: &Key) -> Option<&'static str> {
+        let is_user =
+            |user: UserId| self.user(user).is_some_and(|user| user.frozen_in.contains(&key.organization));
+        let is_project = |project: ProjectId| self.project(project).is_some_and(|project| project.is_frozen);
+        let is_organization = || self.organization(key.organization).is_some_and(|own| own.is_frozen);
+        if key.is_frozen {
+            Some("key")
+        } else if key.owner.user().is_some_and(is_user) {
+            Some("owner of the key")
+        } else if key.project.is_some_and(is_project) {
+            Some("project")
+        } else if key.project.is_some() && is_organization() {
+            Some("organization")
+        } else {
+            None
         }
     }
 }
@@ -60,6 +86,10 @@ impl Refused {
                     "The API key {} is inactive: its owner has no access to the project.",
                     mask(presented)
                 ),
+            ),
+            Self::Frozen(what) => (
+                "frozen",
+                format!("The API key {} cannot be used for now: the {what} is frozen.", mask(presented)),
             ),
             Self::ProjectArchived => (
                 "not_authorized_invalid_project",

@@ -59,6 +59,7 @@ fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
         scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
         expires_at: expiries.into_iter().flatten().min(),
         is_active: row.get("is_active")?,
+        is_frozen: is_set(row, "frozen_at")?,
         owner_has_role: row.get("owner_has_role")?,
         pepper_version: row.get("pepper_version")?,
         verifier,
@@ -69,7 +70,7 @@ fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
 
 const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
         k.id, k.number, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
-        k.last_used_at, k.is_active, k.revoked_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role
+        k.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
 
@@ -87,13 +88,19 @@ pub(crate) async fn secrets_of(tx: &mut Tx, key: &str) -> Result<Vec<SecretRow>>
     tx.all(Sql::from(SECRETS).push("WHERE k.id = $1"), &params![key]).await
 }
 
+/// Whether something has happened, of which a column says when.
+fn is_set(row: &Row, column: &str) -> Result<bool> {
+    Ok(row.get::<Option<Timestamp>>(column)?.is_some())
+}
+
 impl FromRow for Project {
     fn from_row(row: &Row) -> Result<Self> {
         Ok(Self {
             id: row.get("id")?,
             organization: row.get("organization_id")?,
             name: row.get("name")?,
-            is_archived: row.get::<Option<Timestamp>>("archived_at")?.is_some(),
+            is_archived: is_set(row, "archived_at")?,
+            is_frozen: is_set(row, "frozen_at")?,
             spend_policy: read_spend_policy(row)?,
             allows_browsers: row.get::<Option<String>>("browser_requests")?.as_deref() == Some("allow"),
         })
@@ -114,19 +121,19 @@ pub fn read_spend_policy(row: &Row) -> Result<SpendPolicy> {
 /// One project, or all.
 pub(crate) async fn projects(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Project>> {
     let sql =
-        "SELECT id, organization_id, name, archived_at, when_exceeded, clamp_output_min, budget_wait_ms,
+        "SELECT id, organization_id, name, archived_at, frozen_at, when_exceeded, clamp_output_min, budget_wait_ms,
         browser_requests FROM project";
     one_or_all(tx, sql, " WHERE id = $1", only).await
 }
 
 impl FromRow for Organization {
     fn from_row(row: &Row) -> Result<Self> {
-        Ok(Self { id: row.get("id")?, name: row.get("name")? })
+        Ok(Self { id: row.get("id")?, name: row.get("name")?, is_frozen: is_set(row, "frozen_at")? })
     }
 }
 
 pub(crate) async fn organizations(tx: &mut Tx) -> Result<HashMap<OrganizationId, Arc<Organization>>> {
-    let all: Vec<Organization> = tx.all("SELECT id, name FROM organization", &[]).await?;
+    let all: Vec<Organization> = tx.all("SELECT id, name, frozen_at FROM organization", &[]).await?;
     Ok(all.into_iter().map(|organization| (organization.id, Arc::new(organization))).collect())
 }
 
@@ -137,13 +144,17 @@ pub(crate) async fn users(tx: &mut Tx, only: Option<&str>) -> Result<Vec<User>> 
     let mut users: HashMap<UserId, User> = HashMap::with_capacity(rows.len());
     for row in rows {
         let (id, email, is_operator) = (row.get("id")?, row.get("email")?, row.get("is_operator")?);
-        let (organizations, roles, groups) = Default::default();
-        users.insert(id, User { id, email, is_operator, organizations, roles, groups });
+        let (organizations, frozen_in, roles, groups) = Default::default();
+        users.insert(id, User { id, email, is_operator, organizations, frozen_in, roles, groups });
     }
-    let sql = "SELECT user_id, organization_id FROM organization_user";
+    let sql = "SELECT user_id, organization_id, frozen_at FROM organization_user";
     for row in one_or_all::<Row>(tx, sql, " WHERE user_id = $1", only).await? {
         if let Some(user) = users.get_mut(&row.get("user_id")?) {
-            user.organizations.push(row.get("organization_id")?);
+            let organization = row.get("organization_id")?;
+            user.organizations.push(organization);
+            if is_set(&row, "frozen_at")? {
+                user.frozen_in.push(organization);
+            }
         }
     }
     let sql = "SELECT user_id, group_id FROM group_user";

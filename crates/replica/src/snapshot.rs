@@ -33,6 +33,7 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     /// Off while the owner has no access to the project.
     pub is_active: bool,
+    pub(crate) is_frozen: bool,
     /// Off for a service account with the role `none`, whose keys can do nothing.
     pub owner_has_role: bool,
     pub(crate) pepper_version: i64,
@@ -63,6 +64,7 @@ pub struct Project {
     pub organization: OrganizationId,
     pub name: String,
     pub is_archived: bool,
+    pub(crate) is_frozen: bool,
     pub spend_policy: SpendPolicy,
     /// Whether long-lived keys work from a browser.
     pub allows_browsers: bool,
@@ -92,6 +94,7 @@ impl Default for SpendPolicy {
 pub struct Organization {
     pub id: OrganizationId,
     pub name: String,
+    pub(crate) is_frozen: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +104,8 @@ pub struct User {
     pub is_operator: bool,
     /// The organizations of which they are a member: few.
     pub(crate) organizations: Vec<OrganizationId>,
+    /// Those of them in which they are frozen: mostly none.
+    pub(crate) frozen_in: Vec<OrganizationId>,
     /// The roles that they have been given themselves.
     pub(crate) roles: Vec<(Resource, RoleRef)>,
     pub(crate) groups: Vec<GroupId>,

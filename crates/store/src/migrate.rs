@@ -29,6 +29,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 10, sql: include_str!("../../../migrations/0010_roles_and_groups.sql") },
     Migration { version: 11, sql: include_str!("../../../migrations/0011_invites.sql") },
     Migration { version: 12, sql: include_str!("../../../migrations/0012_audit_chain.sql") },
+    Migration { version: 13, sql: include_str!("../../../migrations/0013_freeze_and_key_policy.sql") },
 ];
 
 /// What bringing a database up to date meant.

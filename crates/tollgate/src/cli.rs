@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::Format;
-use crate::api::arguments::{CostCommand, KeyCommand, ProjectCommand, ServiceAccountCommand, UsageCommand};
+use crate::api::arguments::{
+    CostCommand, KeyCommand, OrganizationCommand, ProjectCommand, ServiceAccountCommand, UsageCommand,
+};
 use crate::api::ledger::LedgerCommand;
 use crate::api::limits::SpendLimitCommand;
 use crate::api::reconcile::ReconcileCommand;
@@ -83,6 +85,9 @@ pub enum Command {
     /// The audit log, in a data directory
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Organizations of the installation (operators)
+    #[command(subcommand)]
+    Organization(OrganizationCommand),
     /// Projects
     #[command(subcommand)]
     Project(ProjectCommand),

@@ -87,6 +87,7 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
         Command::Doctor => session.doctor().await,
         Command::Reconcile(command) => session.reconcile(command).await,
         Command::Audit(command) => session.audit(command).await.map(well),
+        Command::Organization(command) => session.organization(command).await.map(well),
         Command::Project(command) => session.project(command).await.map(well),
         Command::Key(command) => session.key(command).await.map(well),
         Command::ServiceAccount(command) => session.service_account(command).await.map(well),

@@ -14,7 +14,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, api_keys};
+use crate::resource::{Deleted, NewKeyRow, api_keys, key_policy};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{AdminApiKeysRead, AdminApiKeysWrite};
@@ -39,6 +39,8 @@ pub(crate) struct AdminKey {
     owner: Owner,
     /// Extension.
     scopes: Scopes,
+    /// Extension.
+    frozen_at: Option<Timestamp>,
     #[serde(skip)]
     locator: Locator,
 }
@@ -86,6 +88,7 @@ impl FromRow for AdminKey {
                 role: row.get("user_role")?,
             },
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+            frozen_at: row.get("frozen_at")?,
             locator: row.get("locator")?,
         })
     }
@@ -146,7 +149,7 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
         let message = "A key can give only scopes that it has itself.";
         return Err(Error::new(tollgate_core::Kind::Forbidden, message).param("scopes"));
     }
-    let wished = api_keys::expiry(cx, input.expires_in_seconds)?;
+    let wished = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let expires_at = match (wished, cx.actor.expires_at) {
         (Some(wished), Some(own)) if wished > own => {
             let message = format!("A key cannot outlive the one that makes it, which expires at {own}.");

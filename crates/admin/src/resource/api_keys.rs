@@ -18,7 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, projects, service_accounts, spend_defaults};
+use crate::resource::{Deleted, NewKeyRow, key_policy, projects, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectApiKeysRead, ProjectApiKeysWrite};
@@ -45,6 +45,8 @@ pub(crate) struct ApiKey {
     owner_project_access: &'static str,
     /// Extension: OpenAI takes scopes and never shows them.
     scopes: Scopes,
+    /// Extension.
+    frozen_at: Option<Timestamp>,
     #[serde(skip)]
     locator: Locator,
 }
@@ -132,6 +134,7 @@ impl FromRow for ApiKey {
             owner,
             owner_project_access: if row.get("is_active")? { "active" } else { "inactive" },
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+            frozen_at: row.get("frozen_at")?,
             locator: row.get("locator")?,
         })
     }
@@ -200,9 +203,10 @@ pub(crate) struct CreatedKey {
 
 async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
     let name = arguments::name("name", &input.name)?;
-    let expires_at = expiry(cx, input.expires_in_seconds)?;
+    let expires_at = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let owner = owner(cx, project, input.user_id.as_deref(), input.service_account_id.as_deref()).await?;
+    key_policy::check_owner(cx, owner).await?;
     let kind = match owner {
         Principal::User(_) => KeyKind::Project,
         Principal::ServiceAccount(_) => KeyKind::ServiceAccount,
@@ -235,10 +239,6 @@ pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, Shown
         spend_defaults::apply(cx, Scope::Key(id)).await?;
     }
     Ok((id, value))
-}
-
-pub(crate) fn expiry(cx: &Cx, expires_in_seconds: Option<i64>) -> Result<Option<Timestamp>> {
-    Ok(expires_in_seconds.map(arguments::expires_in).transpose()?.map(|seconds| cx.now.plus_seconds(seconds)))
 }
 
 /// Scopes of a new key. Nobody can give what they do not hold.
@@ -346,7 +346,10 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
         Some(wished) => granted_scopes(cx, wished, kind)?,
         None => key.scopes,
     };
-    let expires_at = expiry(cx, input.expires_in_seconds)?.or(key.expires_at);
+    let expires_at = match input.expires_in_seconds {
+        Some(seconds) => key_policy::expiry(cx, Some(seconds)).await?,
+        None => key.expires_at,
+    };
     cx.tx
         .execute(
             "UPDATE api_key SET scopes = $1, expires_at = $2 WHERE id = $3",

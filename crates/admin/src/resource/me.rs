@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tollgate_core::budget::{Payer, Scope};
 use tollgate_core::key::KeyKind;
-use tollgate_core::{
-    Error, KeyId, Money, OrganizationId, Period, ProjectId, Result, Scopes, Timestamp,
-};
+use tollgate_core::{Error, KeyId, Money, OrganizationId, Period, ProjectId, Result, Scopes, Timestamp};
 use tollgate_ledger::spend_limit;
 use tollgate_store::{Row, params};
 

@@ -7,12 +7,15 @@ mod api_keys;
 mod audit_logs;
 mod books;
 mod costs;
+mod freezes;
 mod groups;
 pub(crate) mod invites;
+mod key_policy;
 mod keys_of_organization;
 mod me;
 mod models;
 mod new_key;
+mod organizations;
 mod permissions;
 mod project_groups;
 mod project_users;
@@ -51,6 +54,8 @@ pub(crate) fn operations() -> Operations {
         .and(users::operations())
         .and(invites::operations())
         .and(groups::operations())
+        .and(freezes::operations())
+        .and(key_policy::operations())
         .and(roles::operations())
         .and(role_assignments::operations())
         .and(project_groups::operations())
@@ -58,6 +63,7 @@ pub(crate) fn operations() -> Operations {
         .and(audit_logs::operations())
         .and(usage::operations())
         .and(costs::operations())
+        .and(organizations::operations())
         .and(me::operations())
         .and(permissions::operations())
         .and(requests::operations())

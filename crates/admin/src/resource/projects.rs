@@ -44,6 +44,8 @@ pub(crate) struct Project {
     status: &'static str,
     residency: Option<&'static str>,
     external_key_id: Option<&'static str>,
+    /// Extension.
+    pub(crate) frozen_at: Option<Timestamp>,
     #[serde(skip)]
     is_default: bool,
 }
@@ -60,6 +62,7 @@ impl FromRow for Project {
             archived_at,
             residency: None,
             external_key_id: None,
+            frozen_at: row.get("frozen_at")?,
             is_default: row.get("is_default")?,
         })
     }

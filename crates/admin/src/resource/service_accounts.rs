@@ -14,7 +14,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, api_keys, projects};
+use crate::resource::{Deleted, NewKeyRow, api_keys, key_policy, projects};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ServiceAccountsRead, ServiceAccountsWrite};
@@ -137,7 +137,7 @@ async fn create(cx: &mut Cx, input: CreateAccount) -> Result<CreatedAccount> {
         let message = "'expires_in_seconds' is for the key, and 'create_service_account_only' asks for none.";
         return Err(Error::invalid("expires_in_seconds", message));
     }
-    let expires_at = api_keys::expiry(cx, input.expires_in_seconds)?;
+    let expires_at = if is_alone { None } else { key_policy::expiry(cx, input.expires_in_seconds).await? };
     if !is_alone {
         // Its key may do what a member may.
         api_keys::granted_scopes(cx, &[], KeyKind::ServiceAccount)?;
@@ -284,7 +284,7 @@ pub(crate) struct CreateAccountKey {
 
 async fn create_key(cx: &mut Cx, input: CreateAccountKey) -> Result<ServiceAccountKey> {
     let name = arguments::name("name", input.name.as_deref().unwrap_or(KEY_NAME))?;
-    let expires_at = api_keys::expiry(cx, input.expires_in_seconds)?;
+    let expires_at = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let account = find(cx, project, input.service_account_id.id()?).await?.id;
     let wished = input.scopes.unwrap_or_default();

@@ -44,6 +44,8 @@ pub(crate) struct User {
     added_at: Timestamp,
     developer_persona: Option<String>,
     technical_level: Option<String>,
+    /// Extension.
+    pub(crate) frozen_at: Option<Timestamp>,
 }
 
 impl FromRow for User {
@@ -57,11 +59,13 @@ impl FromRow for User {
             added_at: row.get("added_at")?,
             developer_persona: row.get("developer_persona")?,
             technical_level: row.get("technical_level")?,
+            frozen_at: row.get("frozen_at")?,
         })
     }
 }
 
-const MEMBERS: &str = "SELECT u.id, u.name, u.email, o.added_at, o.developer_persona, o.technical_level, ";
+const MEMBERS: &str =
+    "SELECT u.id, u.name, u.email, o.added_at, o.developer_persona, o.technical_level, o.frozen_at, ";
 const OF_ORGANIZATION: &str = " AS role
     FROM organization_user o JOIN app_user u ON u.id = o.user_id WHERE o.organization_id = $1";
 

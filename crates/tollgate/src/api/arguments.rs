@@ -19,6 +19,33 @@ pub struct Many {
 }
 
 #[derive(Subcommand, Debug)]
+pub enum OrganizationCommand {
+    List {
+        #[command(flatten)]
+        many: Many,
+    },
+    Get {
+        id: String,
+    },
+    /// Make one, with a default project and an owner, whose admin key is shown once
+    Create {
+        name: String,
+        /// The owner, who may have an account already
+        #[arg(long, value_name = "EMAIL")]
+        owner_email: String,
+        /// Write the admin key to a file that only you can read, instead of showing it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Rename
+    Update {
+        id: String,
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Subcommand, Debug)]
 pub enum ProjectCommand {
     List {
         #[command(flatten)]

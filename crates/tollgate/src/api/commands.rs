@@ -7,8 +7,8 @@ use tollgate_core::time::Clock;
 
 use crate::api::amount;
 use crate::api::arguments::{
-    CostBy, CostCommand, InProject, KeyCommand, Period, ProjectCommand, ServiceAccountCommand, UsageBy,
-    UsageCommand,
+    CostBy, CostCommand, InProject, KeyCommand, OrganizationCommand, Period, ProjectCommand,
+    ServiceAccountCommand, UsageBy, UsageCommand,
 };
 use crate::api::client::encoded;
 use crate::api::output::Format;
@@ -17,6 +17,26 @@ use crate::api::session::{Done, Failure, PROJECTS, Session};
 use crate::api::table::{self, Column};
 
 impl Session {
+    pub async fn organization(&self, command: OrganizationCommand) -> Done {
+        const ALL: &str = "/tollgate/v1/organizations";
+        self.needs_tollgate("see or make organizations")?;
+        let one = |id: &str| format!("{ALL}/{}", encoded(id));
+        let columns = table::ORGANIZATIONS;
+        match command {
+            OrganizationCommand::List { many } => self.list(columns, ALL, &[], &many).await,
+            OrganizationCommand::Get { id } => self.show(columns, &self.client.get(&one(&id), &[]).await?),
+            OrganizationCommand::Create { name, owner_email, out } => {
+                let out = out.as_deref().map(Out::create).transpose()?;
+                let body = json!({"name": name, "owner_email": owner_email});
+                let made = self.client.post(ALL, &body).await?;
+                self.show_secret(columns, &made, &made["admin_api_key"], out)
+            }
+            OrganizationCommand::Update { id, name } => {
+                self.show(columns, &self.client.post(&one(&id), &json!({"name": name})).await?)
+            }
+        }
+    }
+
     pub async fn project(&self, command: ProjectCommand) -> Done {
         let one = |id: &str| format!("{PROJECTS}/{}", encoded(id));
         match command {
@@ -84,7 +104,7 @@ impl Session {
         if let Some(out) = out {
             let path = out.write(secret)?;
             let mut shown = made.clone();
-            for holder in ["/value", "/api_key/value"] {
+            for holder in ["/value", "/api_key/value", "/admin_api_key"] {
                 if let Some(value) = shown.pointer_mut(holder) {
                     *value = Value::Null;
                 }

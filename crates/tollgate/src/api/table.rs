@@ -54,6 +54,13 @@ pub(crate) const KEYS: &[Column] = &[
     time("EXPIRES", "/expires_at"),
 ];
 
+pub(crate) const ORGANIZATIONS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    time("CREATED", "/created_at"),
+    time("FROZEN", "/frozen_at"),
+];
+
 pub(crate) const AUDIT: &[Column] = &[
     plain("ID", "/id"),
     time("AT", "/effective_at"),
