@@ -20,6 +20,7 @@ mod query;
 mod resource;
 
 pub use actor::{Actor, Origin};
+pub use audit::Event;
 pub use gate::{Admin, Parts};
 pub use http::TrustedProxies;
 pub use operation::{Access, Operation, Operations};

@@ -82,6 +82,8 @@ pub enum Command {
     /// Say who runs the installation (server stopped)
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Print the table of the administration's operations, as JSON: what each is called, where it is, what it needs
+    Operations,
     /// The audit log, in a data directory
     #[command(subcommand)]
     Audit(AuditCommand),

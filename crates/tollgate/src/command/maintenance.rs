@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use tollgate_admin::{chain, host};
-use tollgate_core::{Clock, Error, Result};
+use serde_json::{Value, json};
+use tollgate_admin::{Access, Event, Operation, chain, host};
+use tollgate_core::{Clock, Error, Permission, Result};
 use tollgate_ledger::fsck;
 use tollgate_store::{DataDir, Db, MIGRATIONS, Options};
 
@@ -141,6 +142,25 @@ pub async fn fsck(data: &Path) -> Result<bool> {
     let report = fsck::check(&db).await?;
     say(&report.to_string());
     Ok(report.is_balanced())
+}
+
+/// Prints the table of operations.
+pub fn operations() -> Result<()> {
+    let operations = tollgate_admin::operations();
+    let row = |operation: &Operation| {
+        let (needs, or_operator) = match operation.access {
+            Access::Needs(permission) => (Some(permission.as_str()), false),
+            Access::OperatorOr(permission) => (Some(permission.as_str()), true),
+            Access::Operator => (Some(Permission::Operator.as_str()), false),
+            Access::AnyKey => (None, false),
+        };
+        json!({"id": operation.id, "method": operation.method.as_str(), "path": operation.path, "needs": needs,
+            "or_operator": or_operator, "event": operation.event.map(Event::as_str)})
+    };
+    let rows: Vec<Value> = operations.iter().map(row).collect();
+    let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;
+    say(&text);
+    Ok(())
 }
 
 /// Prints what the chains of audit events say; `false` if they are not intact.
