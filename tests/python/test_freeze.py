@@ -2,6 +2,8 @@
 
 import pytest
 
+from harness import run
+
 
 @pytest.fixture
 def held(gateway):
@@ -72,3 +74,27 @@ def test_absent_things_cannot_be_frozen(server):
             assert server.post(f"/tollgate/v1/{path}/{word}", {}).status == 404
     server.admin.projects.archive(project)
     assert server.post(f"/tollgate/v1/projects/{project}/freeze", {}).error["code"] == "project_archived"
+
+
+def test_the_weaker_cannot_freeze_the_stronger(server):
+    """Not one who owns through a group either, nor their admin keys."""
+    group, ada = server.admin.groups.create(name="Owners").id, server.user()
+    server.admin.groups.roles.create(group, role_id="role-api-organization-owner")
+    server.admin.groups.users.create(group, user_id=ada)
+    own = server.post("/v1/organization/admin_api_keys", {"name": "owner's"}).json
+    server.remember(own["value"])
+    weak = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "weak", "scopes": ["api.organization.users.write", "api.organization.admin_api_keys.write"]}).json["value"])
+    for method, path in [("POST", f"/tollgate/v1/users/{ada}/freeze"), ("DELETE", f"/v1/organization/users/{ada}")]:
+        assert server.call(method, path, {} if method == "POST" else None, key=weak).status == 403
+    # Another's keys are another's power; one's own are one's own to end.
+    assert server.call("DELETE", f"/v1/organization/admin_api_keys/{own['id']}", key=weak).status == 200
+
+
+def test_a_frozen_owner_is_recovered_at_the_machine(server):
+    other = server.user("other@example.com", role="owner")
+    assert server.post(f"/tollgate/v1/users/{other}/freeze", {}).status == 200
+    assert server.process.stop() == 0
+    key = server.remember(run("recover", "--data", server.data, "--owner-email", "other@example.com", check=0).stdout.strip())
+    server.start()
+    assert server.get("/v1/organization/users", key=key).status == 200 and server.admin.users.retrieve(other).frozen_at is None
+    assert run("audit", "verify", "--data", server.data).returncode == 0

@@ -6,7 +6,7 @@ import urllib.parse
 import openai
 import pytest
 
-from harness import request
+from harness import request, run
 
 PASSWORD = "correct horse battery"
 
@@ -151,7 +151,7 @@ def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     with sqlite3.connect(server.data / "tollgate.db") as database:
         # Another organization beside ours that the owner is no member of.
         elsewhere = "org-" + "0" * 25 + "1"
-        database.execute("INSERT INTO organization VALUES (?, 'Other', 0)", (elsewhere,))
+        database.execute("INSERT INTO organization (id, name, created_at) VALUES (?, 'Other', 0)", (elsewhere,))
         database.execute("INSERT INTO role_assignment VALUES (?, ?, 'role-api-organization-owner', ?, 0, NULL)", (elsewhere, other, elsewhere))
         database.execute("INSERT INTO organization_user (organization_id, user_id, added_at) VALUES (?, ?, 0)", (elsewhere, other))
     server.start()
@@ -188,6 +188,47 @@ def test_an_invite_gives_no_more_than_its_sender_holds(server):
     late = accept(server, token_of(strong))
     assert late.status == 400 and late.error["code"] == "invite_invalid", late
     assert accept(server, token_of(sent.json)).status == 200, "a reader can still vouch for a reader"
+
+
+def test_a_frozen_sender_vouches_for_nobody(server):
+    mallory = server.user("mallory@example.com", role="owner")
+    key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "hers"}).json["value"])
+    assert server.process.stop() == 0
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        database.execute("UPDATE api_key SET user_id = ? WHERE name = 'hers'", (mallory,))
+    server.start()
+    sent = server.post("/v1/organization/invites", {"email": "second@example.com", "role": "owner", "projects": []}, key=key).json
+    server.remember(token_of(sent))
+    assert server.post(f"/tollgate/v1/users/{mallory}/freeze", {}).status == 200
+    refused = accept(server, token_of(sent))
+    assert refused.status == 400 and refused.error["code"] == "invite_invalid"
+    assert server.post(f"/tollgate/v1/users/{mallory}/unfreeze", {}).status == 200 and accept(server, token_of(sent)).status == 200
+
+
+def test_a_member_s_open_invites_end_with_them(server):
+    """Who is put in by hand needs no invite, and who is removed must not come back by an old one."""
+    sent = invite(server, role="owner")
+    user = server.user("ada@example.com")
+    assert server.get(f"/v1/organization/invites/{sent['id']}").status == 404
+    server.admin.users.delete(user)
+    assert accept(server, token_of(sent)).error["code"] == "invite_invalid"
+
+
+def test_who_joins_a_project_by_an_invite_is_in_its_log(server):
+    project = server.project()
+    user = accept(server, token_of(invite(server, projects=[{"id": project, "role": "owner"}]))).json["user_id"]
+    [event] = list(server.admin.audit_logs.list(project_ids=[project], event_types=["user.added"]))
+    assert (event.user_added.id, event.user_added.data.role) == (user, "owner")
+
+
+def test_a_password_that_somebody_else_had_set_can_be_taken_away(server):
+    user = accept(server, token_of(invite(server))).json["user_id"]
+    server.admin.users.delete(user)
+    assert server.process.stop() == 0
+    assert "has no password now" in run("password", "clear", "ada@example.com", "--data", server.data, check=0).stdout
+    assert "had no password" in run("password", "clear", "ada@example.com", "--data", server.data, check=0).stdout
+    server.start()
+    assert accept(server, token_of(invite(server)), password="the real one's password").json["user_id"] == user
 
 
 def test_attempts_are_limited(server):

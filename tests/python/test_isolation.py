@@ -30,7 +30,7 @@ def foreign(server):
     assert server.process.stop() == 0
     with sqlite3.connect(server.data / "tollgate.db") as database:
         other = "org-" + ABSENT[:-1] + "1"
-        database.execute("INSERT INTO organization VALUES (?, 'Other', 0)", (other,))
+        database.execute("INSERT INTO organization (id, name, created_at) VALUES (?, 'Other', 0)", (other,))
         for table, column, value in [("project", "id", project), ("organization_user", "user_id", user), ("api_key", "project_id", project),
                                      ("api_key", "id", admin["id"]), ("spend_limit", "id", limit), ("user_group", "id", group),
                                      ("role", "id", role), ("role_assignment", "principal_id", user), ("role_assignment", "principal_id", group)]:

@@ -1,5 +1,7 @@
 """What an organization asks of new keys, the same wherever they are made."""
 
+import sqlite3
+
 import pytest
 
 POLICY = "/tollgate/v1/organization/key_policy"
@@ -61,6 +63,30 @@ def test_every_way_to_make_a_key_obeys_it(server):
     key = server.get(f"/v1/organization/projects/{project}/api_keys").json["data"][0]["id"]
     longer = server.post(f"/v1/organization/projects/{project}/api_keys/{key}", {"expires_in_seconds": 90_000})
     assert longer.status == 400 and longer.error["param"] == "expires_in_seconds"
+
+
+def test_moving_an_expiry_again_and_again_does_not_outlive_the_maximum(server):
+    project = server.project()
+    server.post(POLICY, {"max_expires_in_seconds": 86_400})
+    key = server.key(project, expires_in_seconds=3_600)
+    path = f"/v1/organization/projects/{project}/api_keys/{key['id']}"
+    assert server.post(path, {"expires_in_seconds": 80_000}).status == 200
+    assert server.process.stop() == 0
+    with sqlite3.connect(server.data / "tollgate.db") as database:
+        database.execute("UPDATE api_key SET created_at = created_at - 80000 WHERE id = ?", (key["id"],))
+    server.start()
+    refused = server.post(path, {"expires_in_seconds": 80_000})
+    assert refused.status == 400 and refused.error["param"] == "expires_in_seconds", refused
+    assert server.post(path, {"expires_in_seconds": 3_600}).status == 200
+
+
+def test_a_default_that_nobody_asked_for_refuses_nobody(server):
+    short = server.post("/v1/organization/admin_api_keys", {"name": "short", "expires_in_seconds": 3_600}).json
+    server.remember(short["value"])
+    server.post(POLICY, {"default_expires_in_seconds": 86_400})
+    made = server.post("/v1/organization/admin_api_keys", {"name": "x"}, key=short["value"])
+    server.remember(made.json["value"])
+    assert made.status == 200 and made.json["expires_at"] == short["expires_at"]
 
 
 def test_an_organization_can_ask_for_keys_of_accounts_only(server):

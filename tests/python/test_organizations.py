@@ -70,6 +70,19 @@ def test_the_same_person_owns_in_two(server):
     assert request(server.url, "POST", f"/v1/organization/projects/{server.default_project}/archive", key=made["admin_api_key"], body={}).status == 404
 
 
+def test_founding_one_gives_nobody_the_keys_of_another(server):
+    """Nor more than the founder's own key may, for as long as that may."""
+    server.user("other@example.com", role="owner")
+    made = server.post(ALL, {"name": "Theirs", "owner_email": "other@example.com"}).json
+    assert made["admin_api_key"] is None and made["user_id"] != server.owner
+    short = server.post("/v1/organization/admin_api_keys", {"name": "short", "scopes": ["tollgate.operator"], "expires_in_seconds": 3600}).json
+    server.remember(short["value"])
+    mine = server.post(ALL, {"name": "Mine", "owner_email": "owner@localhost"}, key=short["value"]).json
+    server.remember(mine["admin_api_key"])
+    me = server.get("/tollgate/v1/me", key=mine["admin_api_key"]).json
+    assert (me["scopes"], me["expires_at"]) == (["tollgate.operator"], short["expires_at"])
+
+
 def test_a_frozen_one_leaves_the_others_alone(gateway):
     made = second(gateway)
     key = gateway.remember(request(gateway.url, "POST", f"/v1/organization/projects/{made['project_id']}/api_keys", key=made["admin_api_key"], body={"name": "x"}).json["value"])

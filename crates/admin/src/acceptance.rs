@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::secret::Secret;
-use tollgate_core::{Error, InviteId, Kind, OrganizationId, Principal, Resource, Result, Timestamp, UserId};
+use tollgate_core::{
+    Error, InviteId, Kind, OrganizationId, Principal, Resource, Result, RoleRef, Timestamp, UserId,
+};
 use tollgate_store::{Entity, Row, Tx, params};
 use tollgate_wire::{Exchange, Reply};
 
@@ -25,29 +27,56 @@ use crate::query::Query;
 use crate::resource::invites::{self, Invite};
 use crate::resource::users;
 
+/// The longest form or body.
+pub(crate) const FORM_MAX: usize = 16 * 1024;
 /// Where the API takes it, and where people do.
 pub(crate) const API: &str = "/tollgate/v1/invites/accept";
 pub(crate) const PAGE: &str = "/invite";
 
-/// Attempts of one address in a minute; each may cost the check of a password.
+/// Attempts in a minute from one address, and of one account; each may cost the check of a password.
 const ATTEMPTS_MAX: u32 = 10;
 const MINUTE_SECONDS: i64 = 60;
-/// Addresses that are remembered; with more of them all are one.
-const ADDRESSES_MAX: usize = 10_000;
+/// Addresses and accounts that are told apart; those beyond are one.
+const SOURCES_MAX: usize = 10_000;
 
-/// Counts the attempts of each address.
+/// Counts attempts: by the address they come from, and by the account that they are of.
 #[derive(Default)]
-pub(crate) struct Throttle(Mutex<(i64, HashMap<Option<IpAddr>, u32>)>);
+pub(crate) struct Throttle(Mutex<(i64, HashMap<Source, u32>)>);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Source {
+    Address(IpAddr),
+    Account(String),
+    /// All that there was no room to tell apart.
+    Other,
+}
 
 impl Throttle {
-    fn pass(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
+    /// Of IPv6 a network of 64 bits is one address: everybody has so many.
+    pub(crate) fn pass_address(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
+        let source = match address {
+            Some(IpAddr::V6(address)) => {
+                let network = u128::from(address) & !u128::from(u64::MAX);
+                Source::Address(IpAddr::V6(network.into()))
+            }
+            Some(address) => Source::Address(address),
+            None => Source::Other,
+        };
+        self.pass(source, now)
+    }
+
+    fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
+        self.pass(Source::Account(email.to_owned()), now)
+    }
+
+    fn pass(&self, source: Source, now: Timestamp) -> Result<()> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let minute = now.floor_to(MINUTE_SECONDS).0;
         if counted.0 != minute {
             *counted = (minute, HashMap::new());
         }
-        let address = if counted.1.len() < ADDRESSES_MAX { address } else { None };
-        let count = counted.1.entry(address).or_default();
+        let is_told_apart = counted.1.len() < SOURCES_MAX || counted.1.contains_key(&source);
+        let count = counted.1.entry(if is_told_apart { source } else { Source::Other }).or_default();
         *count += 1;
         if *count <= ATTEMPTS_MAX {
             return Ok(());
@@ -95,7 +124,7 @@ struct Known {
 }
 
 impl Admin {
-    /// Accepts an invite. `owner` is whoever presents a key besides the token.
+    /// Accepts an invite. `owner` is whoever presents a key besides the token. The address was let pass before.
     pub(crate) async fn accept(
         &self,
         input: Acceptance,
@@ -103,7 +132,6 @@ impl Admin {
         origin: Origin,
     ) -> Result<Accepted> {
         let now = self.desk.clock.now();
-        self.throttle.pass(origin.ip, now)?;
         let (desk, token) = (self.desk.clone(), input.token.clone());
         let read = self.db.read(move |tx| {
             Box::pin(async move {
@@ -113,6 +141,7 @@ impl Admin {
             })
         });
         let (invite, known) = read.await?;
+        self.throttle.pass_account(&invite.email, now)?;
         let account = account(input.name.as_deref(), input.password, &invite, known, owner).await?;
         let (desk, token) = (self.desk.clone(), input.token);
         let work = self.db.write(move |tx| {
@@ -227,6 +256,7 @@ async fn admit(
         &params![organization, user, now],
     )
     .await?;
+    let mut joined = Vec::new();
     for grant in grants {
         if let Resource::Project(project) = grant.resource {
             let found: Option<Row> = tx
@@ -245,22 +275,30 @@ async fn admit(
                 &params![project, user, now],
             )
             .await?;
+            joined.push((project, grant.role));
         }
         let by = (organization, Some(Principal::User(inviter)), now);
         access::assign_by(tx, by, grant.resource, &user.to_string(), grant.role).await?;
     }
-    tx.execute("UPDATE invite SET accepted_at = $1 WHERE id = $2", &params![now, invite.id]).await?;
+    let sql = "UPDATE invite SET accepted_at = $1 WHERE id = $2 AND accepted_at IS NULL";
+    if tx.execute(sql, &params![now, invite.id]).await? == 0 {
+        return Err(Error::bad_request("The invite was accepted already.")
+            .code("invite_accepted")
+            .param("token"));
+    }
     tx.log_change(Some(organization), Entity::User, &user.to_string()).await?;
     let author = Author::Person { user, email: &invite.email, origin };
-    for (event, resource_id, payload) in [
-        (Event::InviteAccepted, invite.id.to_string(), json!({"id": invite.id})),
-        (
-            Event::UserAdded,
-            user.to_string(),
-            json!({"id": user, "data": {"role": invite.role, "email": invite.email}}),
-        ),
-    ] {
-        let recorded = Recorded { event, resource_id, project: None, payload };
+    let added = |role: &str| json!({"id": user, "data": {"role": role, "email": invite.email}});
+    let mut events = vec![
+        (Event::InviteAccepted, invite.id.to_string(), None, json!({"id": invite.id})),
+        (Event::UserAdded, user.to_string(), None, added(&invite.role)),
+    ];
+    for (project, role) in joined {
+        let RoleRef::Predefined(role) = role else { continue };
+        events.push((Event::UserAdded, user.to_string(), Some(project), added(role.name())));
+    }
+    for (event, resource_id, project, payload) in events {
+        let recorded = Recorded { event, resource_id, project, payload };
         audit::write(tx, (&desk.clock, &desk.keyring), organization, &author, &recorded).await?;
     }
     Ok(Accepted {
@@ -352,7 +390,7 @@ struct Link {
 }
 
 async fn submit(admin: &Admin, exchange: &mut Exchange, origin: Origin) -> Result<String> {
-    const FORM_MAX: usize = 16 * 1024;
+    admin.throttle.pass_address(origin.ip, admin.desk.clock.now())?;
     let bytes = exchange.read_body(FORM_MAX).await.map_err(|error| error.into_error(FORM_MAX))?;
     let text = String::from_utf8(bytes).map_err(|_| Error::bad_request("The form is not UTF-8."))?;
     let input: Acceptance = Query::parse(&text)?.read()?;
@@ -433,14 +471,26 @@ mod tests {
     #[test]
     fn an_address_has_so_many_attempts_in_a_minute() {
         let throttle = Throttle::default();
-        let (one, other): (Option<IpAddr>, _) = (Some([1, 2, 3, 4].into()), Some([1, 2, 3, 5].into()));
-        for _ in 0..ATTEMPTS_MAX {
-            throttle.pass(one, Timestamp(120)).unwrap();
+        let pass = |address: &str, now| throttle.pass_address(address.parse().ok(), Timestamp(now));
+        for number in 0..ATTEMPTS_MAX {
+            pass("1.2.3.4", 120).unwrap();
+            pass(&format!("2001:db8::{number}"), 120).unwrap();
         }
-        let refused = throttle.pass(one, Timestamp(130)).unwrap_err();
+        let refused = pass("1.2.3.4", 130).unwrap_err();
         assert_eq!((refused.status(), refused.code), (429, Some("rate_limit_exceeded")));
-        throttle.pass(other, Timestamp(130)).unwrap();
-        throttle.pass(one, Timestamp(180)).unwrap();
+        assert!(pass("2001:db8::ffff", 130).is_err(), "it is the same network");
+        pass("2001:db8:0:1::1", 130).unwrap();
+        pass("1.2.3.5", 130).unwrap();
+        pass("1.2.3.4", 180).unwrap();
+        // Nobody who is known suffers from a crowd.
+        for number in 0..2 * u32::try_from(SOURCES_MAX).unwrap() {
+            let _ = throttle.pass_address(Some(IpAddr::V4(number.into())), Timestamp(181));
+        }
+        pass("1.2.3.4", 181).unwrap();
+        for _ in 0..ATTEMPTS_MAX {
+            throttle.pass_account("ada@example.com", Timestamp(240)).unwrap();
+        }
+        assert!(throttle.pass_account("ada@example.com", Timestamp(240)).is_err());
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Grant {
         plain.iter().any(|role| self.role == RoleRef::Predefined(*role))
     }
 
-    fn is_owner(&self) -> bool {
+    pub(crate) fn is_owner(&self) -> bool {
         self.role == RoleRef::Predefined(Predefined::OrganizationOwner)
     }
 }
@@ -89,8 +89,23 @@ pub(crate) async fn grants_to(
     read_grants(&rows)
 }
 
+/// All roles of a user, everywhere in the organization: their own and those of their groups.
+pub(crate) async fn grants_everywhere(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    user: UserId,
+) -> Result<Vec<Grant>> {
+    let mut grants = grants_to(tx, organization, &user.to_string()).await?;
+    let groups: Vec<Row> =
+        tx.all("SELECT group_id FROM group_user WHERE user_id = $1", &params![user]).await?;
+    for row in groups {
+        grants.extend(grants_to(tx, organization, &row.at::<String>(0)?).await?);
+    }
+    Ok(grants)
+}
+
 /// The roles of a member at the organization and at one of its projects, their own and those of their groups. Whoever is no
-/// member has none.
+/// member, or frozen, has none.
 pub(crate) async fn grants_of(
     tx: &mut Tx,
     user: UserId,
@@ -100,7 +115,8 @@ pub(crate) async fn grants_of(
     let at = project.map_or(organization.to_value(), |project| project.to_value());
     let member: Option<Row> = tx
         .optional(
-            "SELECT user_id FROM organization_user WHERE organization_id = $1 AND user_id = $2",
+            "SELECT user_id FROM organization_user
+             WHERE organization_id = $1 AND user_id = $2 AND frozen_at IS NULL",
             &params![organization, user],
         )
         .await?;

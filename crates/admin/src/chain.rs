@@ -134,7 +134,8 @@ fn read_mac(row: &Row) -> Result<Mac> {
 }
 
 /// Chains the events of organizations from before there were chains. Where there is a chain it is left as it is: what
-/// stands beside it was put there by somebody else.
+/// stands beside it was put there by somebody else. Whoever takes all of a chain away makes it look as from before; only a
+/// checkpoint that is kept elsewhere tells.
 pub async fn begin(db: &Db, keyring: &Keyring) -> Result<()> {
     let keyring = keyring.clone();
     db.write(move |tx| {
@@ -142,7 +143,9 @@ pub async fn begin(db: &Db, keyring: &Keyring) -> Result<()> {
             let organizations: Vec<Row> = tx
                 .all(
                     "SELECT DISTINCT a.organization_id FROM audit_log a
-                     WHERE NOT EXISTS (SELECT 1 FROM audit_head h WHERE h.organization_id = a.organization_id)",
+                     WHERE NOT EXISTS (SELECT 1 FROM audit_head h WHERE h.organization_id = a.organization_id)
+                        AND NOT EXISTS (SELECT 1 FROM audit_log b
+                            WHERE b.organization_id = a.organization_id AND b.mac IS NOT NULL)",
                     &[],
                 )
                 .await?;
@@ -287,6 +290,8 @@ struct Verifier<'v> {
     keyring: &'v Keyring,
     heads: BTreeMap<OrganizationId, &'v Checkpoint>,
     since: &'v [Checkpoint],
+    /// What the checkpoints say of rows, by organization and number.
+    known: BTreeMap<(OrganizationId, i64), Vec<&'v Mac>>,
     /// The last row that was looked at of each organization.
     ends: BTreeMap<OrganizationId, (i64, Mac)>,
     verified: Verified,
@@ -295,7 +300,11 @@ struct Verifier<'v> {
 impl<'v> Verifier<'v> {
     fn new(keyring: &'v Keyring, heads: &'v [Checkpoint], since: &'v [Checkpoint]) -> Self {
         let heads = heads.iter().map(|head| (head.organization, head)).collect();
-        Self { keyring, heads, since, ends: BTreeMap::new(), verified: Verified::default() }
+        let mut known: BTreeMap<_, Vec<&Mac>> = BTreeMap::new();
+        for one in since {
+            known.entry((one.organization, one.seq)).or_default().push(&one.mac);
+        }
+        Self { keyring, heads, since, known, ends: BTreeMap::new(), verified: Verified::default() }
     }
 
     fn fault(&mut self, fault: String) {
@@ -326,8 +335,8 @@ impl<'v> Verifier<'v> {
             }
             Some(_) => {}
         }
-        let known = self.since.iter().find(|known| known.organization == organization && known.seq == seq);
-        if known.is_some_and(|known| known.mac != *mac) {
+        let known = self.known.get(&(organization, seq));
+        if known.is_some_and(|known| known.iter().any(|known| *known != mac)) {
             self.fault(format!("{organization}: {seq}, {id}, is not the one of the checkpoint"));
         }
         self.ends.insert(organization, (seq, *mac));
@@ -358,11 +367,12 @@ impl<'v> Verifier<'v> {
     }
 }
 
-/// An error for what is no checkpoint.
+/// Reads checkpoints, one in a line, which may be one of the server's log; an error for a line without any.
 pub fn read_checkpoints(text: &str) -> Result<Vec<Checkpoint>> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let read = |line: &str| {
-        Checkpoint::parse(line).ok_or_else(|| {
+        let mut words = line.split(|letter: char| letter.is_whitespace() || "=\"',".contains(letter));
+        words.find_map(Checkpoint::parse).ok_or_else(|| {
             let shown: String = line.chars().take(120).collect();
             Error::bad_request(format!(
                 "'{shown}' is no checkpoint, as `tollgate audit checkpoint` prints them."
@@ -464,6 +474,8 @@ mod tests {
         let (_, heads) = chains(&keyring(), 3);
         let text = format!("{}\n\n{}\n", heads[0], heads[1]);
         assert_eq!(read_checkpoints(&text).unwrap(), heads);
+        let logged = format!("2026-11-25T18:00:00Z  INFO tollgate: audit log checkpoint={}", heads[0]);
+        assert_eq!(read_checkpoints(&logged).unwrap(), heads[..1]);
         for bad in ["", "x", "org-1:2:3", &format!("{}:1", heads[0]), &heads[0].to_string()[1..]] {
             assert_eq!(Checkpoint::parse(bad), None, "{bad}");
         }

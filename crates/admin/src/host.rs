@@ -5,11 +5,11 @@ use tollgate_core::key::KeyKind;
 use tollgate_core::secret::{Keyring, Secret};
 use tollgate_core::{
     Clock, Error, KeyId, OrganizationId, Predefined, Principal, ProjectId, Resource, Result, RoleRef, Scopes,
-    UserId,
+    Timestamp, UserId,
 };
 use tollgate_store::{Entity, Row, Tx, params};
 
-use crate::access;
+use crate::access::{self, Grant};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::resource::NewKeyRow;
 
@@ -30,9 +30,26 @@ pub async fn is_installed(tx: &mut Tx) -> Result<bool> {
 
 /// Makes the first organization, whose owner is the operator.
 pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email: &str) -> Result<Installed> {
-    let founding =
-        Founding { name: "Default organization", owner_email, owner_name: "Owner", is_operator: true };
-    found(tx, (clock, keyring), &founding, &Author::Host).await
+    let founding = Founding {
+        name: "Default organization",
+        owner_email,
+        owner_name: "Owner",
+        is_operator: true,
+        founder: None,
+    };
+    let founded = found(tx, (clock, keyring), &founding, &Author::Host).await?;
+    let Founded { organization, project, user, admin_key } = founded;
+    let admin_key = admin_key.ok_or_else(|| Error::internal("the first owner had an account already"))?;
+    Ok(Installed { organization, project, user, admin_key })
+}
+
+/// What was made.
+pub(crate) struct Founded {
+    pub(crate) organization: OrganizationId,
+    pub(crate) project: ProjectId,
+    pub(crate) user: UserId,
+    /// Of the owner; `None` for somebody else who has an account already, for it would open all that is theirs.
+    pub(crate) admin_key: Option<Secret>,
 }
 
 /// What a new organization is to be.
@@ -42,6 +59,8 @@ pub(crate) struct Founding<'f> {
     pub(crate) owner_email: &'f str,
     pub(crate) owner_name: &'f str,
     pub(crate) is_operator: bool,
+    /// Who founds it, with what their key may and until when: a key for their own account may no more.
+    pub(crate) founder: Option<(UserId, Scopes, Option<Timestamp>)>,
 }
 
 /// Makes an organization with its default project, and an owner with an admin key.
@@ -50,9 +69,9 @@ pub(crate) async fn found(
     with: (&Clock, &Keyring),
     founding: &Founding<'_>,
     author: &Author<'_>,
-) -> Result<Installed> {
+) -> Result<Founded> {
     let email = crate::resource::read_email(founding.owner_email)?;
-    let (clock, keyring) = with;
+    let (clock, _) = with;
     let now = clock.now();
     let (organization, project): (OrganizationId, ProjectId) = (clock.next_id(), clock.next_id());
     tx.execute(
@@ -65,7 +84,7 @@ pub(crate) async fn found(
         &params![project, organization, "Default project", true, now],
     )
     .await?;
-    let user = owner(tx, clock, &email, founding).await?;
+    let (user, is_new) = owner(tx, clock, &email, founding).await?;
     let own = [
         (
             "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
@@ -102,15 +121,26 @@ pub(crate) async fn found(
         let recorded = Recorded { event, resource_id, project: None, payload };
         audit::write(tx, with, organization, author, &recorded).await?;
     }
-    let (_, admin_key) = admin_key(tx, (clock, keyring), organization, user, "Bootstrap key", author).await?;
-    Ok(Installed { organization, project, user, admin_key })
+    let founder = founding.founder.filter(|(founder, ..)| *founder == user);
+    let power = if is_new {
+        Some((Scopes::UNRESTRICTED, None))
+    } else {
+        founder.map(|(_, scopes, until)| (scopes, until))
+    };
+    let admin_key = match power {
+        Some(power) => {
+            Some(admin_key(tx, with, (organization, user), ("Bootstrap key", power), author).await?.1)
+        }
+        None => None,
+    };
+    Ok(Founded { organization, project, user, admin_key })
 }
 
-/// The account of an address, which is made if there is none.
-async fn owner(tx: &mut Tx, clock: &Clock, email: &str, founding: &Founding<'_>) -> Result<UserId> {
+/// The account of an address, which is made if there is none; says whether it was.
+async fn owner(tx: &mut Tx, clock: &Clock, email: &str, founding: &Founding<'_>) -> Result<(UserId, bool)> {
     let known: Option<Row> = tx.optional("SELECT id FROM app_user WHERE email = $1", &params![email]).await?;
     if let Some(row) = known {
-        return row.at(0);
+        return Ok((row.at(0)?, false));
     }
     let user: UserId = clock.next_id();
     tx.execute(
@@ -118,7 +148,7 @@ async fn owner(tx: &mut Tx, clock: &Clock, email: &str, founding: &Founding<'_>)
         &params![user, email, founding.owner_name, founding.is_operator, clock.now()],
     )
     .await?;
-    Ok(user)
+    Ok((user, true))
 }
 
 /// Makes an unrestricted admin key for an owner, in every organization they own, and returns them with their names.
@@ -139,7 +169,9 @@ pub async fn recover(
     let mut owned = Vec::with_capacity(rows.len());
     for row in rows {
         let (organization, name): (OrganizationId, String) = (row.get("id")?, row.get("name")?);
-        if access::is_owner(tx, user, organization).await? {
+        // One who is frozen as well: this is how they come back if nobody else can.
+        let grants = access::grants_everywhere(tx, organization, user).await?;
+        if grants.iter().any(Grant::is_owner) {
             owned.push((organization, name));
         }
     }
@@ -150,8 +182,21 @@ pub async fn recover(
     }
     let mut keys = Vec::with_capacity(owned.len());
     for (organization, name) in owned {
-        let (_, key) =
-            admin_key(tx, (clock, keyring), organization, user, "Recovery key", &Author::Host).await?;
+        // One who was frozen meanwhile could do nothing with it.
+        let thawed = tx
+            .execute(
+                "UPDATE organization_user SET frozen_at = NULL
+                 WHERE organization_id = $1 AND user_id = $2 AND frozen_at IS NOT NULL",
+                &params![organization, user],
+            )
+            .await?;
+        if thawed > 0 {
+            tx.log_change(Some(organization), Entity::User, &user.to_string()).await?;
+            let payload = json!({"id": user, "changes_requested": {"frozen": false}});
+            record(tx, (clock, keyring), organization, Event::UserUpdated, user.to_string(), payload).await?;
+        }
+        let named = ("Recovery key", (Scopes::UNRESTRICTED, None));
+        let (_, key) = admin_key(tx, (clock, keyring), (organization, user), named, &Author::Host).await?;
         keys.push((name, key));
     }
     Ok(keys)
@@ -194,9 +239,8 @@ async fn user_by_email(tx: &mut Tx, email: &str) -> Result<UserId> {
 async fn admin_key(
     tx: &mut Tx,
     (clock, keyring): (&Clock, &Keyring),
-    organization: OrganizationId,
-    user: UserId,
-    name: &str,
+    (organization, user): (OrganizationId, UserId),
+    (name, (scopes, expires_at)): (&str, (Scopes, Option<Timestamp>)),
     author: &Author<'_>,
 ) -> Result<(KeyId, Secret)> {
     let new = NewKeyRow {
@@ -205,12 +249,12 @@ async fn admin_key(
         project: None,
         owner: Principal::User(user),
         name: name.to_owned(),
-        scopes: Scopes::UNRESTRICTED,
-        expires_at: None,
+        scopes,
+        expires_at,
         created_by: None,
     };
     let (id, shown) = new.insert(tx, clock, keyring).await?;
-    let payload = json!({"id": id, "data": {"scopes": [], "name": name, "owner_id": user}});
+    let payload = json!({"id": id, "data": {"scopes": scopes, "name": name, "owner_id": user, "expires_at": expires_at}});
     let recorded =
         Recorded { event: Event::ApiKeyCreated, resource_id: id.to_string(), project: None, payload };
     audit::write(tx, (clock, keyring), organization, author, &recorded).await?;
@@ -227,4 +271,20 @@ async fn record(
 ) -> Result<()> {
     let recorded = Recorded { event, resource_id, project: None, payload };
     audit::write(tx, with, organization, &Author::Host, &recorded).await
+}
+
+/// Takes the password of an account away, as of one that somebody else had set; says whether it had one.
+pub async fn clear_password(tx: &mut Tx, clock: &Clock, keyring: &Keyring, email: &str) -> Result<bool> {
+    let user = user_by_email(tx, email).await?;
+    let sql = "UPDATE app_user SET password = NULL WHERE id = $1 AND password IS NOT NULL";
+    if tx.execute(sql, &params![user]).await? == 0 {
+        return Ok(false);
+    }
+    let rows: Vec<Row> =
+        tx.all("SELECT organization_id FROM organization_user WHERE user_id = $1", &params![user]).await?;
+    for row in rows {
+        let payload = json!({"id": user, "changes_requested": {"password": "cleared"}});
+        record(tx, (clock, keyring), row.at(0)?, Event::UserUpdated, user.to_string(), payload).await?;
+    }
+    Ok(true)
 }

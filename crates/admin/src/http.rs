@@ -184,13 +184,14 @@ impl Admin {
     /// The one operation that needs no key; with one it is for the account that owns it.
     async fn accept_invite(&self, exchange: &mut Exchange) -> Result<Vec<u8>> {
         self.desk.replica.check_fresh()?;
+        self.throttle.pass_address(self.origin(exchange).ip, self.desk.clock.now())?;
         let owner = if exchange.head.headers.bearer().is_some() {
             let actor = self.authenticate(exchange, None)?;
             actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && actor.scopes.is_unrestricted())
         } else {
             None
         };
-        let body = Arguments::Body(read_body(exchange).await?);
+        let body = Arguments::Body(read_body_of(exchange, acceptance::FORM_MAX).await?);
         let accepted = self.accept(body.read()?, owner, self.origin(exchange)).await?;
         serde_json::to_vec(&accepted)
             .map_err(|error| Error::internal("an answer cannot be written").source(error))
@@ -224,7 +225,11 @@ impl Admin {
 
 /// The body's object; none at all is an empty one, as some clients post it.
 async fn read_body(exchange: &mut Exchange) -> Result<Map<String, Value>> {
-    let bytes = exchange.read_body(BODY_BYTES_MAX).await.map_err(|error| error.into_error(BODY_BYTES_MAX))?;
+    read_body_of(exchange, BODY_BYTES_MAX).await
+}
+
+async fn read_body_of(exchange: &mut Exchange, bytes_max: usize) -> Result<Map<String, Value>> {
+    let bytes = exchange.read_body(bytes_max).await.map_err(|error| error.into_error(bytes_max))?;
     if bytes.trim_ascii().is_empty() {
         Ok(Map::new())
     } else {

@@ -13,6 +13,8 @@ const LENGTH_MAX: usize = 1_024;
 const AT_ONCE: usize = 2;
 
 static RUNNING: Semaphore = Semaphore::const_new(AT_ONCE);
+/// Those that run and those that wait for them. Beyond it whoever asks is told to come back.
+static ADMITTED: Semaphore = Semaphore::const_new(16);
 
 /// Refuses what is no password for a new account.
 pub(crate) fn check(password: &Secret) -> Result<()> {
@@ -54,6 +56,7 @@ async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'stati
         let message = "Too many passwords are being checked. Please try again.";
         Error::new(Kind::RateLimited, message).code("rate_limit_exceeded").header("retry-after", "1")
     };
+    let _admitted = ADMITTED.try_acquire().map_err(|_| busy())?;
     let _running = RUNNING.acquire().await.map_err(|_| busy())?;
     tokio::task::spawn_blocking(work)
         .await

@@ -15,7 +15,7 @@ use crate::api::upstreams::{ModelCommand, UpstreamCommand};
 use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
 use crate::command::maintenance::{
-    AuditCommand, BackupOptions, FsckOptions, OperatorCommand, RecoverOptions,
+    AuditCommand, BackupOptions, FsckOptions, OperatorCommand, PasswordCommand, RecoverOptions,
 };
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
@@ -82,6 +82,9 @@ pub enum Command {
     /// Say who runs the installation (server stopped)
     #[command(subcommand)]
     Operator(OperatorCommand),
+    /// Passwords of accounts
+    #[command(subcommand)]
+    Password(PasswordCommand),
     /// Print the table of the administration's operations, as JSON: what each is called, where it is, what it needs
     Operations,
     /// The audit log, in a data directory

@@ -67,6 +67,7 @@ async fn run(cli: Cli) -> u8 {
         Command::Audit(AuditCommand::Checkpoint(options)) => {
             done(maintenance::audit_checkpoint(&options).await)
         }
+        Command::Password(command) => done(maintenance::password(&command).await),
         Command::Operations => done(maintenance::operations()),
         Command::Operator(command) => done(maintenance::operator(&command).await),
         command => over_api(command, &cli.api).await,

@@ -14,7 +14,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, api_keys, key_policy};
+use crate::resource::{Deleted, NewKeyRow, api_keys, freezes, key_policy};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{AdminApiKeysRead, AdminApiKeysWrite};
@@ -151,6 +151,8 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
     }
     let wished = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let expires_at = match (wished, cx.actor.expires_at) {
+        // Nobody asked for the organization's default.
+        (Some(usual), Some(own)) if input.expires_in_seconds.is_none() => Some(usual.min(own)),
         (Some(wished), Some(own)) if wished > own => {
             let message = format!("A key cannot outlive the one that makes it, which expires at {own}.");
             return Err(Error::invalid("expires_in_seconds", message));
@@ -182,7 +184,9 @@ async fn retrieve(cx: &mut Cx, input: OneAdminKey) -> Result<AdminKey> {
 }
 
 async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
-    let key = find(cx, input.key_id.id()?).await?.id;
+    let key = find(cx, input.key_id.id()?).await?;
+    freezes::refuse_of_stronger(cx, Some(key.owner.id)).await?;
+    let key = key.id;
     api_keys::revoke(cx, key, None).await?;
     Ok(Deleted::new("organization.admin_api_key.deleted", key))
 }

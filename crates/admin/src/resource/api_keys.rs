@@ -347,7 +347,7 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
         None => key.scopes,
     };
     let expires_at = match input.expires_in_seconds {
-        Some(seconds) => key_policy::expiry(cx, Some(seconds)).await?,
+        Some(seconds) => key_policy::moved_expiry(cx, seconds, key.created_at).await?,
         None => key.expires_at,
     };
     cx.tx

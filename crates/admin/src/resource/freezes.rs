@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::{Id, Identified, kind};
-use tollgate_core::{Error, KeyId, Permission, Principal, ProjectId, Result, Timestamp};
+use tollgate_core::{Error, KeyId, Permission, Principal, ProjectId, Result, Timestamp, UserId};
 use tollgate_store::{Entity, Row, Sql, params};
 
 use crate::access;
@@ -136,7 +136,18 @@ async fn admin_key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneAdminKey) -> Re
         return Err(Error::invalid("key_id", message).code("own_key"));
     }
     let row: Option<Row> = cx.tx.optional(sql, &params![id, cx.organization()]).await?;
+    if let Some(row) = &row {
+        refuse_of_stronger(cx, row.get("user_id")?).await?;
+    }
     freeze_key::<IS_FROZEN>(cx, id, row, None).await
+}
+
+/// Ending the admin keys of the stronger would disarm them.
+pub(crate) async fn refuse_of_stronger(cx: &mut Cx, owner: Option<UserId>) -> Result<()> {
+    let Some(owner) = owner.filter(|owner| Principal::User(*owner) != cx.actor.owner) else { return Ok(()) };
+    let organization = cx.organization();
+    let grants = access::grants_everywhere(&mut cx.tx, organization, owner).await?;
+    access::refuse_taking_beyond_own(cx, &grants).await
 }
 
 async fn freeze_key<const IS_FROZEN: bool>(
@@ -165,7 +176,7 @@ async fn user<const IS_FROZEN: bool>(cx: &mut Cx, input: OneUser) -> Result<Free
         return Err(Error::invalid("user_id", message).code("own_user"));
     }
     let organization = cx.organization();
-    let grants = access::grants_to(&mut cx.tx, organization, &user.id.to_string()).await?;
+    let grants = access::grants_everywhere(&mut cx.tx, organization, user.id).await?;
     access::refuse_taking_beyond_own(cx, &grants).await?;
     let subject = Subject { id: user.id, entity: Entity::User, event: Event::UserUpdated, project: None };
     let sql = "UPDATE organization_user SET frozen_at = $1 WHERE user_id = $2 AND organization_id = $3";

@@ -318,6 +318,22 @@ async fn delete(cx: &mut Cx, input: OneInvite) -> Result<Deleted<InviteId>> {
     Ok(Deleted::new("organization.invite.deleted", invite.id))
 }
 
+/// Ends the invites of an address that were not accepted: it is a member without them, or is to be none.
+pub(crate) async fn withdraw(cx: &mut Cx, email: &str) -> Result<()> {
+    let rows: Vec<Row> = cx
+        .tx
+        .all(
+            "DELETE FROM invite WHERE organization_id = $1 AND email = $2 AND accepted_at IS NULL RETURNING id",
+            &params![cx.organization(), email],
+        )
+        .await?;
+    for row in rows {
+        let id: InviteId = row.at(0)?;
+        cx.record(Event::InviteDeleted, id, None, json!({"id": id}));
+    }
+    Ok(())
+}
+
 async fn find(cx: &mut Cx, id: InviteId) -> Result<Invite> {
     let sql = Sql::from("SELECT * FROM invite WHERE id = $1 AND organization_id = $2");
     let found: Option<Invite> = cx.tx.optional(sql, &params![id, cx.organization()]).await?;

@@ -152,6 +152,25 @@ pub(crate) async fn expiry(cx: &mut Cx, wished: Option<i64>) -> Result<Option<Ti
     Ok(Some(cx.now.plus_seconds(seconds)))
 }
 
+/// When a key of that age expires instead: no key lives longer in all than the organization allows.
+pub(crate) async fn moved_expiry(
+    cx: &mut Cx,
+    seconds: i64,
+    created_at: Timestamp,
+) -> Result<Option<Timestamp>> {
+    let expires_at = expiry(cx, Some(seconds)).await?;
+    let max = read(cx).await?.max_expires_in_seconds;
+    let last = max.map(|max| created_at.plus_seconds(max));
+    if let (Some(at), Some(last)) = (expires_at, last)
+        && at > last
+    {
+        let message =
+            format!("The key was made at {created_at}; the organization lets it live until {last} at most.");
+        return Err(Error::invalid("expires_in_seconds", message).code("integer_above_max_value"));
+    }
+    Ok(expires_at)
+}
+
 /// Refuses a project key whose owner is none that the organization allows.
 pub(crate) async fn check_owner(cx: &mut Cx, owner: Principal) -> Result<()> {
     let policy = read(cx).await?;

@@ -76,7 +76,8 @@ pub(crate) struct CreatedOrganization {
     organization: Organization,
     project_id: ProjectId,
     user_id: UserId,
-    admin_api_key: ShownOnce,
+    /// Null for somebody else who has an account already: a key would open all that is theirs.
+    admin_api_key: Option<ShownOnce>,
 }
 
 /// Somebody who is known by the address from another organization is the same person.
@@ -88,6 +89,7 @@ async fn create(cx: &mut Cx, input: CreateOrganization) -> Result<CreatedOrganiz
         owner_email: &input.owner_email,
         owner_name: &input.owner_email,
         is_operator: false,
+        founder: Some((cx.actor.user()?, cx.actor.scopes, cx.actor.expires_at)),
     };
     let with = (&cx.desk.clock, &*cx.desk.keyring);
     let founded = host::found(&mut cx.tx, with, &founding, &Author::Operator).await?;
@@ -102,7 +104,7 @@ async fn create(cx: &mut Cx, input: CreateOrganization) -> Result<CreatedOrganiz
         organization: find(cx, id).await?,
         project_id: founded.project,
         user_id: founded.user,
-        admin_api_key: ShownOnce(founded.admin_key),
+        admin_api_key: founded.admin_key.map(ShownOnce),
     })
 }
 

@@ -21,7 +21,7 @@ use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::roles::Role;
-use crate::resource::{api_keys, role_assignments};
+use crate::resource::{api_keys, invites, role_assignments};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{UsersRead, UsersWrite};
@@ -211,8 +211,9 @@ async fn made_by(cx: &mut Cx, user: UserId) -> Result<(Vec<ServiceAccountId>, Ve
 async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
     let user = find(cx, input.user_id.id()?).await?;
     let organization = cx.organization();
-    let grants = access::grants_to(&mut cx.tx, organization, &user.id.to_string()).await?;
+    let grants = access::grants_everywhere(&mut cx.tx, organization, user.id).await?;
     access::refuse_taking_beyond_own(cx, &grants).await?;
+    invites::withdraw(cx, &user.email).await?;
     let keys: Vec<Row> = cx
         .tx
         .all(
@@ -293,6 +294,7 @@ async fn create(cx: &mut Cx, input: CreateUser) -> Result<User> {
     let resource = Resource::Organization(cx.organization());
     access::refuse_beyond_own(cx, &[Grant::of(resource, role)]).await?;
     access::set_predefined(cx, resource, id, role).await?;
+    invites::withdraw(cx, &email).await?;
     cx.changed(Entity::User, id).await?;
     cx.record(Event::UserAdded, id, None, json!({"id": id, "data": {"role": role.name(), "email": email}}));
     find(cx, id).await

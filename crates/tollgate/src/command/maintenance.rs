@@ -71,6 +71,12 @@ pub struct OperatorOptions {
 }
 
 #[derive(Subcommand, Debug)]
+pub enum PasswordCommand {
+    /// Take the password of an account away, as of one that somebody else had set (server stopped)
+    Clear(OperatorOptions),
+}
+
+#[derive(Subcommand, Debug)]
 pub enum AuditCommand {
     /// Look for events that were changed, removed or put elsewhere, also while a server runs; exit 1 if there are any
     Verify(AuditVerifyOptions),
@@ -238,6 +244,7 @@ pub async fn recover(options: &RecoverOptions) -> Result<()> {
     let _lock = directory.lock()?;
     db.check_schema(MIGRATIONS).await?;
     let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
+    chain::begin(&db, &keyring).await?;
     let email = options.owner_email.clone();
     let keys = db
         .write(move |tx| Box::pin(async move { host::recover(tx, &Clock::system(), &keyring, &email).await }))
@@ -270,6 +277,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
     let _lock = directory.lock()?;
     db.check_schema(MIGRATIONS).await?;
     let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
+    chain::begin(&db, &keyring).await?;
     let email = options.email.clone();
     let changed = db
         .write(move |tx| {
@@ -281,6 +289,26 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
     let state = if is_operator { "is an operator" } else { "is no operator" };
     let when = if changed { "now" } else { "already" };
     say(&format!("{} {state} {when}.", options.email));
+    Ok(())
+}
+
+/// Takes the password of an account away. The server must not run.
+pub async fn password(command: &PasswordCommand) -> Result<()> {
+    let PasswordCommand::Clear(options) = command;
+    let directory = DataDir::new(&options.data.data);
+    let db = directory.open(Options::default())?;
+    let _lock = directory.lock()?;
+    db.check_schema(MIGRATIONS).await?;
+    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
+    chain::begin(&db, &keyring).await?;
+    let email = options.email.clone();
+    let had_one = db
+        .write(move |tx| {
+            Box::pin(async move { host::clear_password(tx, &Clock::system(), &keyring, &email).await })
+        })
+        .await?;
+    let state = if had_one { "has no password now" } else { "had no password" };
+    say(&format!("{} {state}.", options.email));
     Ok(())
 }
 
