@@ -13,7 +13,7 @@ use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
 use crate::last_use::LastUse;
 use crate::rows::{self, SecretRow};
-use crate::snapshot::{Key, Snapshot};
+use crate::snapshot::{ByLocator, Key, Snapshot};
 
 /// How long a change may wait to be applied before its caller is told that it is not in force yet.
 const REACH_MAX: Duration = Duration::from_secs(10);
@@ -38,7 +38,11 @@ impl Replica {
     /// Reads everything. The replica is current as of now; [`Replica::follow`] keeps it so.
     pub async fn load(db: Db, keyring: Arc<Keyring>, clock: Clock) -> Result<Arc<Self>> {
         let reading = Arc::clone(&keyring);
-        let snapshot = db.read(move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
+        // The rest first: what changes while the keys are read is read again, by its number in the change log.
+        let mut snapshot = db.read(move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
+        for key in load_keys(&db).await? {
+            snapshot.keys.insert(ByLocator(key), ());
+        }
         Ok(Arc::new(Self {
             applied: watch::Sender::new(snapshot.seq),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -153,14 +157,19 @@ impl Replica {
     }
 }
 
+/// All keys, read by two threads at once.
+async fn load_keys(db: &Db) -> Result<impl Iterator<Item = Arc<Key>>> {
+    let last = db.read(|tx| Box::pin(rows::last_number(tx))).await?;
+    let middle = last / 2;
+    let part = |above, up_to| db.read(move |tx| Box::pin(rows::keys_between(tx, above, up_to)));
+    let (older, newer) = tokio::try_join!(part(-1, middle), part(middle, i64::MAX))?;
+    Ok(older.into_iter().chain(newer))
+}
+
+/// All but the keys.
 async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     let mut snapshot = Snapshot::empty();
     snapshot.seq = tx.last_change().await?;
-    rows::for_each_secret(tx, |secret| {
-        put_secret(&mut snapshot, secret);
-        Ok(())
-    })
-    .await?;
     for project in rows::projects(tx, None).await? {
         snapshot.projects.insert(project.id, Arc::new(project));
     }
@@ -243,8 +252,8 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
 fn put_secret(snapshot: &mut Snapshot, secret: SecretRow) {
     let Some(key) = secret.key else { return snapshot.keys.remove(&secret.locator) };
     // The row may be older than what this node has seen of the key.
-    if let Some(before) = snapshot.keys.get(&secret.locator) {
+    if let Some(before) = snapshot.key(&secret.locator) {
         key.last_used_at.fetch_max(before.last_used_at.load(Ordering::Relaxed), Ordering::Relaxed);
     }
-    snapshot.keys.insert(secret.locator, Arc::new(key));
+    snapshot.keys.insert(ByLocator(Arc::new(key)), ());
 }

@@ -23,12 +23,35 @@ pub(crate) struct SecretRow {
     pub(crate) key: Option<Key>,
 }
 
+/// The columns of [`SECRETS`], by their places: a node reads millions of them when it starts, and looking for a name costs.
+mod column {
+    pub(super) const LOCATOR: usize = 0;
+    pub(super) const VERIFIER: usize = 1;
+    pub(super) const SCHEME: usize = 2;
+    pub(super) const PEPPER_VERSION: usize = 3;
+    pub(super) const SECRET_EXPIRES_AT: usize = 4;
+    pub(super) const ID: usize = 5;
+    pub(super) const NUMBER: usize = 6;
+    pub(super) const KIND: usize = 7;
+    pub(super) const ORGANIZATION: usize = 8;
+    pub(super) const PROJECT: usize = 9;
+    pub(super) const USER: usize = 10;
+    pub(super) const SERVICE_ACCOUNT: usize = 11;
+    pub(super) const SCOPES: usize = 12;
+    pub(super) const EXPIRES_AT: usize = 13;
+    pub(super) const LAST_USED_AT: usize = 14;
+    pub(super) const IS_ACTIVE: usize = 15;
+    pub(super) const REVOKED_AT: usize = 16;
+    pub(super) const FROZEN_AT: usize = 17;
+    pub(super) const OWNER_HAS_ROLE: usize = 18;
+}
+
 impl FromRow for SecretRow {
     fn from_row(row: &Row) -> Result<Self> {
-        let locator: Locator = row.get("locator")?;
-        let verifier: Option<Vec<u8>> = row.get("verifier")?;
-        let scheme: String = row.get("scheme")?;
-        let is_revoked = row.get::<Option<Timestamp>>("revoked_at")?.is_some();
+        let locator: Locator = row.at(column::LOCATOR)?;
+        let verifier: Option<Vec<u8>> = row.at(column::VERIFIER)?;
+        let scheme: String = row.at(column::SCHEME)?;
+        let is_revoked = row.at::<Option<Timestamp>>(column::REVOKED_AT)?.is_some();
         let verifier = verifier.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         // A verifier of a scheme that this version does not know proves nothing.
         let key = match verifier.filter(|_| !is_revoked && scheme == "hmac-sha256") {
@@ -40,28 +63,28 @@ impl FromRow for SecretRow {
 }
 
 fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
-    let kind: String = row.get("kind")?;
-    let owner = match (row.get("user_id")?, row.get("service_account_id")?) {
+    let kind: String = row.at(column::KIND)?;
+    let owner = match (row.at(column::USER)?, row.at(column::SERVICE_ACCOUNT)?) {
         (Some(user), None) => Principal::User(user),
         (None, Some(account)) => Principal::ServiceAccount(account),
         _ => return Err(Error::internal("an API key has no single owner")),
     };
-    let expiries: [Option<Timestamp>; 2] = [row.get("expires_at")?, row.get("secret_expires_at")?];
-    let last_used_at: Option<Timestamp> = row.get("last_used_at")?;
+    let expiries: [Option<Timestamp>; 2] = [row.at(column::EXPIRES_AT)?, row.at(column::SECRET_EXPIRES_AT)?];
+    let last_used_at: Option<Timestamp> = row.at(column::LAST_USED_AT)?;
     Ok(Key {
-        id: row.get("id")?,
-        number: row.get("number")?,
+        id: row.at(column::ID)?,
+        number: row.at(column::NUMBER)?,
         locator,
         kind: KeyKind::parse(&kind).ok_or_else(|| Error::internal("an API key of an unknown kind"))?,
-        organization: row.get("organization_id")?,
-        project: row.get("project_id")?,
+        organization: row.at(column::ORGANIZATION)?,
+        project: row.at(column::PROJECT)?,
         owner,
-        scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+        scopes: Scopes::from_stored(&row.at::<String>(column::SCOPES)?),
         expires_at: expiries.into_iter().flatten().min(),
-        is_active: row.get("is_active")?,
-        is_frozen: is_set(row, "frozen_at")?,
-        owner_has_role: row.get("owner_has_role")?,
-        pepper_version: row.get("pepper_version")?,
+        is_active: row.at(column::IS_ACTIVE)?,
+        is_frozen: row.at::<Option<Timestamp>>(column::FROZEN_AT)?.is_some(),
+        owner_has_role: row.at(column::OWNER_HAS_ROLE)?,
+        pepper_version: row.at(column::PEPPER_VERSION)?,
         verifier,
         last_used_at: AtomicI64::new(last_used_at.map_or(0, |at| at.0)),
         is_use_unwritten: AtomicBool::new(false),
@@ -74,13 +97,23 @@ const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version,
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
 
-/// Every secret that opens something, one at a time.
-pub(crate) async fn for_each_secret(
-    tx: &mut Tx,
-    each: impl FnMut(SecretRow) -> Result<()> + Send,
-) -> Result<()> {
-    let sql = Sql::from(SECRETS).push("WHERE s.verifier IS NOT NULL AND k.revoked_at IS NULL");
-    tx.for_each(sql, &[], each).await
+/// The highest number of a key.
+pub(crate) async fn last_number(tx: &mut Tx) -> Result<i64> {
+    let row: Row = tx.one("SELECT COALESCE(MAX(number), 0) FROM api_key", &[]).await?;
+    row.at(0)
+}
+
+/// The keys above a number up to another, with each of their secrets that opens something.
+pub(crate) async fn keys_between(tx: &mut Tx, above: i64, up_to: i64) -> Result<Vec<Arc<Key>>> {
+    let sql = Sql::from(SECRETS)
+        .push("WHERE k.number > $1 AND k.number <= $2 AND s.verifier IS NOT NULL AND k.revoked_at IS NULL");
+    let mut keys = Vec::new();
+    tx.for_each(sql, &params![above, up_to], |secret: SecretRow| {
+        keys.extend(secret.key.map(Arc::new));
+        Ok(())
+    })
+    .await?;
+    Ok(keys)
 }
 
 /// All secrets a key ever had.

@@ -28,8 +28,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
         usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.shards.iter().flat_map(|shard| shard.values())
+    /// The key that equals `key`, of a map whose keys are all there is to it.
+    pub(crate) fn get_key<Q>(&self, key: &Q) -> Option<&K>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.shards[self.shard(key)].get_key_value(key).map(|(key, _)| key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.shards.iter().flat_map(|shard| shard.keys())
     }
 
     pub(crate) fn get<Q>(&self, key: &Q) -> Option<&V>
@@ -43,10 +52,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
     /// Changes this copy; others that share the shard keep theirs.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         let shard = self.shard(&key);
-        Arc::make_mut(&mut self.shards[shard]).insert(key, value);
+        let shard = Arc::make_mut(&mut self.shards[shard]);
+        // A key that equals the new one would stay in its place.
+        shard.remove(&key);
+        shard.insert(key, value);
     }
 
-    pub(crate) fn remove(&mut self, key: &K) {
+    pub(crate) fn remove<Q>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
         let shard = self.shard(key);
         if self.shards[shard].contains_key(key) {
             Arc::make_mut(&mut self.shards[shard]).remove(key);

@@ -1,6 +1,8 @@
 //! What a request sees: one state of everything that authorizes it.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -51,6 +53,30 @@ impl Key {
         }
     }
 }
+
+/// A key that is found by its locator.
+#[derive(Clone)]
+pub(crate) struct ByLocator(pub(crate) Arc<Key>);
+
+impl Borrow<Locator> for ByLocator {
+    fn borrow(&self) -> &Locator {
+        &self.0.locator
+    }
+}
+
+impl Hash for ByLocator {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.locator.hash(state);
+    }
+}
+
+impl PartialEq for ByLocator {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.locator == other.0.locator
+    }
+}
+
+impl Eq for ByLocator {}
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,7 +189,8 @@ pub struct KeyCounts {
 pub struct Snapshot {
     /// The number of the last change that is in here.
     pub seq: i64,
-    pub(crate) keys: Sharded<Locator, Arc<Key>>,
+    /// Found by their locators, which they have themselves: millions of them should not be kept twice.
+    pub(crate) keys: Sharded<ByLocator, ()>,
     pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
     pub(crate) users: Sharded<UserId, Arc<User>>,
     pub(crate) groups: Sharded<GroupId, Arc<Group>>,
@@ -196,13 +223,13 @@ impl Snapshot {
     }
 
     pub fn key(&self, locator: &Locator) -> Option<&Arc<Key>> {
-        self.keys.get(locator)
+        self.keys.get_key(locator).map(|ByLocator(key)| key)
     }
 
     /// How many keys there are in each state. Looks at all of them.
     pub fn count_keys(&self, now: Timestamp) -> KeyCounts {
         let mut counts = KeyCounts::default();
-        for key in self.keys.values() {
+        for ByLocator(key) in self.keys.keys() {
             match key.expires_at {
                 Some(at) if at <= now => counts.expired += 1,
                 _ if !key.is_active => counts.inactive += 1,

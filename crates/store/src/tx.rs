@@ -73,7 +73,7 @@ impl Tx {
         let text = self.session.text(&sql.into());
         let mut rows = Vec::new();
         query(&self.session.connection, &text, params, |row| {
-            rows.push(T::from_row(&row)?);
+            rows.push(T::from_row(row)?);
             Ok(())
         })?;
         Ok(rows)
@@ -88,7 +88,7 @@ impl Tx {
         mut each: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
         let text = self.session.text(&sql.into());
-        query(&self.session.connection, &text, params, |row| each(T::from_row(&row)?))
+        query(&self.session.connection, &text, params, |row| each(T::from_row(row)?))
     }
 
     /// The first row of a query, if there is one.
@@ -134,16 +134,19 @@ fn query(
     connection: &Connection,
     text: &str,
     params: &[Value],
-    mut each: impl FnMut(Row) -> Result<()>,
+    mut each: impl FnMut(&Row) -> Result<()>,
 ) -> Result<()> {
     let mut statement = connection.prepare_cached(text).map_err(from_driver)?;
     bind(&mut statement, params)?;
     let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
+    // One row for all, whose memory is used again: a node reads millions when it starts.
+    let mut current = Row { values: vec![Value::Null; columns.len()], columns };
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(from_driver)? {
-        let value = |at| row.get_ref(at).map_err(from_driver).and_then(owned);
-        let values = (0..columns.len()).map(value).collect::<Result<_>>()?;
-        each(Row { columns: Arc::clone(&columns), values })?;
+        for (at, value) in current.values.iter_mut().enumerate() {
+            read_into(value, row.get_ref(at).map_err(from_driver)?)?;
+        }
+        each(&current)?;
     }
     Ok(())
 }
@@ -162,17 +165,27 @@ fn bind(statement: &mut rusqlite::CachedStatement<'_>, params: &[Value]) -> Resu
     Ok(())
 }
 
-fn owned(value: ValueRef<'_>) -> Result<Value> {
-    Ok(match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(number) => Value::Int(number),
-        ValueRef::Text(text) => Value::Text(
-            String::from_utf8(text.to_vec())
-                .map_err(|error| Error::internal("a stored text is not UTF-8").source(error))?,
-        ),
-        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
-        ValueRef::Real(_) => return Err(Error::internal("a query returned a floating-point number")),
-    })
+fn read_into(slot: &mut Value, value: ValueRef<'_>) -> Result<()> {
+    match (slot, value) {
+        (Value::Text(old), ValueRef::Text(text)) => {
+            old.clear();
+            old.push_str(utf8(text)?);
+        }
+        (Value::Blob(old), ValueRef::Blob(bytes)) => {
+            old.clear();
+            old.extend_from_slice(bytes);
+        }
+        (slot, ValueRef::Null) => *slot = Value::Null,
+        (slot, ValueRef::Integer(number)) => *slot = Value::Int(number),
+        (slot, ValueRef::Text(text)) => *slot = Value::Text(utf8(text)?.to_owned()),
+        (slot, ValueRef::Blob(bytes)) => *slot = Value::Blob(bytes.to_vec()),
+        (_, ValueRef::Real(_)) => return Err(Error::internal("a query returned a floating-point number")),
+    }
+    Ok(())
+}
+
+fn utf8(text: &[u8]) -> Result<&str> {
+    std::str::from_utf8(text).map_err(|error| Error::internal("a stored text is not UTF-8").source(error))
 }
 
 /// The one conversion of the driver's errors.
