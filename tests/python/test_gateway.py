@@ -244,7 +244,7 @@ def test_unknown_paths_and_methods(gateway):
     assert gateway.get("/nonsense", key=key).error["message"] == "Invalid URL (GET /nonsense)"
     missing = gateway.post("/v1/messages/batches", {}, key=key)
     assert missing.status == 404 and "not served by this version" in missing.error["message"]
-    assert gateway.get("/v1/organization/groups").status == 404
+    assert gateway.get("/v1/organization/certificates").status == 404
     wrong = gateway.get("/v1/chat/completions", key=key)
     assert wrong.status == 405 and wrong.headers["allow"] == "POST"
 

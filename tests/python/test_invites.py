@@ -136,6 +136,8 @@ def test_an_account_that_is_there_is_proved_and_never_gets_another_password(serv
     token = token_of(invite(server))
     wrong = accept(server, token, password="another password")
     assert wrong.status == 401 and wrong.error["code"] == "sign_in_failed"
+    [told] = list(server.admin.audit_logs.list(event_types=["login.failed"]))
+    assert told.login_failed.error_code == "sign_in_failed" and told.actor.session.user.email == "ada@example.com" and told.actor.session.ip_address == "127.0.0.1"
     assert server.get("/v1/organization/users", emails="ada@example.com").json["data"] == []
     assert accept(server, token).json["user_id"] == first, "the same person"
     with sqlite3.connect(server.data / "tollgate.db") as database:

@@ -33,6 +33,7 @@ pub(crate) const FORM_MAX: usize = 16 * 1024;
 pub(crate) const API: &str = "/tollgate/v1/invites/accept";
 pub(crate) const PAGE: &str = "/invite";
 
+const SIGN_IN_FAILED: &str = "sign_in_failed";
 /// Attempts in a minute from one address, and of one account; each may cost the check of a password.
 const ATTEMPTS_MAX: u32 = 10;
 const MINUTE_SECONDS: i64 = 60;
@@ -135,14 +136,21 @@ impl Admin {
         let (desk, token) = (self.desk.clone(), input.token.clone());
         let read = self.db.read(move |tx| {
             Box::pin(async move {
-                let (invite, _) = pending(tx, &desk, &token).await?;
+                let (invite, row) = pending(tx, &desk, &token).await?;
                 let known = known(tx, &invite.email).await?;
-                Ok((invite, known))
+                Ok((invite, row.get("organization_id")?, known))
             })
         });
-        let (invite, known) = read.await?;
+        let (invite, organization, known) = read.await?;
         self.throttle.pass_account(&invite.email, now)?;
-        let account = account(input.name.as_deref(), input.password, &invite, known, owner).await?;
+        let user = known.as_ref().map(|known| known.user);
+        let account = match account(input.name.as_deref(), input.password, &invite, known, owner).await {
+            Err(error) if error.code == Some(SIGN_IN_FAILED) => {
+                self.note_failure(organization, user, invite.email, origin, &error).await?;
+                return Err(error);
+            }
+            account => account?,
+        };
         let (desk, token) = (self.desk.clone(), input.token);
         let work = self.db.write(move |tx| {
             Box::pin(async move {
@@ -155,6 +163,30 @@ impl Admin {
             self.desk.replica.reach(seq).await?;
         }
         Ok(accepted)
+    }
+
+    /// Tells the audit log of a password that was wrong. There are only so many attempts in a minute.
+    async fn note_failure(
+        &self,
+        organization: OrganizationId,
+        user: Option<UserId>,
+        email: String,
+        origin: Origin,
+        error: &Error,
+    ) -> Result<()> {
+        let Some(user) = user else { return Ok(()) };
+        let payload = json!({"error_code": SIGN_IN_FAILED, "error_message": error.message});
+        let desk = self.desk.clone();
+        self.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    let author = Author::Person { user, email: &email, origin: &origin };
+                    let event = Event::LoginFailed;
+                    let recorded = Recorded { event, resource_id: user.to_string(), project: None, payload };
+                    audit::write(tx, (&desk.clock, &desk.keyring), organization, &author, &recorded).await
+                })
+            })
+            .await
     }
 }
 
@@ -212,7 +244,7 @@ async fn account(
                 return Ok(Account::Proved(user));
             }
             let message = "There is an account of this address, and this is not its password.";
-            Err(Error::new(Kind::Unauthenticated, message).code("sign_in_failed").param("password"))
+            Err(Error::new(Kind::Unauthenticated, message).code(SIGN_IN_FAILED).param("password"))
         }
         Some(Known { is_in_use: true, .. }) => {
             let message = "There is an account of this address. Prove that it is yours: accept the invite with an admin key of it \

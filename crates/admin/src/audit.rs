@@ -35,6 +35,7 @@ events! {
     InviteSent = "invite.sent",
     InviteAccepted = "invite.accepted",
     InviteDeleted = "invite.deleted",
+    LoginFailed = "login.failed",
     OrganizationUpdated = "organization.updated",
     ProjectCreated = "project.created",
     ProjectUpdated = "project.updated",
