@@ -137,7 +137,7 @@ def test_openai_s_role_field_replaces_the_predefined_role_and_leaves_the_others(
     both = server.post(f"/v1/organization/users/{ada}", {"role": "owner", "role_id": READER})
     assert both.status == 400 and both.error["param"] == "role_id"
     members = server.admin.projects.users
-    assert members.create(project, user_id=ada, role=VIEWER).role == "viewer"
+    assert members.create(project, user_id=ada, role="viewer").role == "viewer"
     assert members.update(ada, project_id=project, role="owner").role == "owner"
     assert [role.name for role in members.roles.list(ada, project_id=project)] == ["owner"]
 

@@ -401,8 +401,11 @@ pub(crate) async fn serve_page(admin: &Admin, exchange: &mut Exchange, origin: O
     let answer =
         match exchange.head.method() {
             "GET" | "HEAD" => {
-                let token = Query::parse(exchange.head.query()).and_then(Query::read::<Link>);
-                token.map(|link| form(&link.token, None))
+                let link = Query::parse(exchange.head.query()).and_then(Query::read::<Link>);
+                match link {
+                    Ok(link) => show(admin, link, &origin).await,
+                    Err(error) => Err(error),
+                }
             }
             "POST" => submit(admin, exchange, origin).await,
             _ => Err(Error::new(Kind::MethodNotAllowed, "Open the link of the invite.")
@@ -418,7 +421,17 @@ pub(crate) async fn serve_page(admin: &Admin, exchange: &mut Exchange, origin: O
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Link {
-    token: String,
+    token: Secret,
+}
+
+/// The form, for an invite that can still be accepted.
+async fn show(admin: &Admin, link: Link, origin: &Origin) -> Result<String> {
+    admin.throttle.pass_address(origin.ip, admin.desk.clock.now())?;
+    let (desk, token) = (admin.desk.clone(), link.token.clone());
+    let looking =
+        admin.db.read(move |tx| Box::pin(async move { pending(tx, &desk, &token).await.map(|_| ()) }));
+    looking.await?;
+    Ok(form(link.token.reveal(), None))
 }
 
 async fn submit(admin: &Admin, exchange: &mut Exchange, origin: Origin) -> Result<String> {

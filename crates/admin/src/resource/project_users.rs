@@ -184,18 +184,20 @@ async fn chosen(cx: &mut Cx, id: Option<&str>, email: Option<&str>) -> Result<Us
     }
 }
 
-/// One of OpenAI's two words, or the id of any role of the project.
+/// The word for a predefined role, or the id of any role of the project.
 async fn read_role(cx: &mut Cx, project: ProjectId, role: &str) -> Result<Role> {
     let resource = Resource::Project(project);
     match role {
         "owner" => return Ok(Role::predefined(Predefined::ProjectOwner, resource)),
         "member" => return Ok(Role::predefined(Predefined::ProjectMember, resource)),
+        // OpenAI's word takes the first two only.
+        "viewer" => return Ok(Role::predefined(Predefined::ProjectViewer, resource)),
         _ => {}
     }
     roles::find(cx, resource, role).await.map_err(|error| {
         let shown: String = role.chars().take(100).collect();
         let message = format!(
-            "Invalid 'role': expected 'owner', 'member' or the id of a role of the project, but got '{shown}'."
+            "Invalid 'role': expected 'owner', 'member', 'viewer' or the id of a role of the project, but got '{shown}'."
         );
         if error.is_not_found() { Error::invalid("role", message) } else { error }
     })

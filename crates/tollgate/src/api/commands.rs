@@ -29,6 +29,11 @@ impl Session {
                 let out = out.as_deref().map(Out::create).transpose()?;
                 let body = json!({"name": name, "owner_email": owner_email});
                 let made = self.client.post(ALL, &body).await?;
+                if made["admin_api_key"].is_null() {
+                    self.show(columns, &made)?;
+                    self.say("The owner has an account already, and makes an admin key of their own.");
+                    return Ok(());
+                }
                 self.show_secret(columns, &made, &made["admin_api_key"], out)
             }
             OrganizationCommand::Update { id, name } => {

@@ -50,6 +50,7 @@ pub(crate) const KEYS: &[Column] = &[
     plain("OWNER", "/owner/type"),
     scopes("SCOPES", "/scopes"),
     plain("ACCESS", "/owner_project_access"),
+    time("FROZEN", "/frozen_at"),
     time("LAST USED", "/last_used_at"),
     time("EXPIRES", "/expires_at"),
 ];
