@@ -4,18 +4,14 @@
 //! address already, whoever accepts must prove that it is theirs, by its password or by an admin key of it; the invite
 //! never gives it another password.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+mod page;
+mod throttle;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::secret::Secret;
-use tollgate_core::{
-    Error, InviteId, Kind, OrganizationId, Principal, Resource, Result, RoleRef, Timestamp, UserId,
-};
+use tollgate_core::{Error, InviteId, Kind, OrganizationId, Principal, Resource, Result, RoleRef, UserId};
 use tollgate_store::{Entity, Row, Tx, params};
-use tollgate_wire::{Exchange, Reply};
 
 use crate::access::{self, Grant};
 use crate::actor::Origin;
@@ -23,9 +19,11 @@ use crate::arguments;
 use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::{Admin, Desk};
 use crate::password;
-use crate::query::Query;
 use crate::resource::invites::{self, Invite};
 use crate::resource::users;
+
+pub(crate) use page::serve_page;
+pub(crate) use throttle::Throttle;
 
 /// The longest form or body.
 pub(crate) const FORM_MAX: usize = 16 * 1024;
@@ -34,61 +32,6 @@ pub(crate) const API: &str = "/tollgate/v1/invites/accept";
 pub(crate) const PAGE: &str = "/invite";
 
 const SIGN_IN_FAILED: &str = "sign_in_failed";
-/// Attempts in a minute from one address, and of one account; each may cost the check of a password.
-const ATTEMPTS_MAX: u32 = 10;
-const MINUTE_SECONDS: i64 = 60;
-/// Addresses and accounts that are told apart; those beyond are one.
-const SOURCES_MAX: usize = 10_000;
-
-/// Counts attempts: by the address they come from, and by the account that they are of.
-#[derive(Default)]
-pub(crate) struct Throttle(Mutex<(i64, HashMap<Source, u32>)>);
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Source {
-    Address(IpAddr),
-    Account(String),
-    /// All that there was no room to tell apart.
-    Other,
-}
-
-impl Throttle {
-    /// Of IPv6 a network of 64 bits is one address: everybody has so many.
-    pub(crate) fn pass_address(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
-        let source = match address {
-            Some(IpAddr::V6(address)) => {
-                let network = u128::from(address) & !u128::from(u64::MAX);
-                Source::Address(IpAddr::V6(network.into()))
-            }
-            Some(address) => Source::Address(address),
-            None => Source::Other,
-        };
-        self.pass(source, now)
-    }
-
-    fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
-        self.pass(Source::Account(email.to_owned()), now)
-    }
-
-    fn pass(&self, source: Source, now: Timestamp) -> Result<()> {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let minute = now.floor_to(MINUTE_SECONDS).0;
-        if counted.0 != minute {
-            *counted = (minute, HashMap::new());
-        }
-        let is_told_apart = counted.1.len() < SOURCES_MAX || counted.1.contains_key(&source);
-        let count = counted.1.entry(if is_told_apart { source } else { Source::Other }).or_default();
-        *count += 1;
-        if *count <= ATTEMPTS_MAX {
-            return Ok(());
-        }
-        let wait = (minute + MINUTE_SECONDS - now.0).max(1);
-        let message = "Too many attempts. Please try again in a minute.";
-        Err(Error::new(Kind::RateLimited, message)
-            .code("rate_limit_exceeded")
-            .header("retry-after", wait.to_string()))
-    }
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -393,153 +336,5 @@ async fn owner_of(tx: &mut Tx, desk: &Desk, email: &str, account: Account) -> Re
             Ok(user)
         }
         _ => Err(changed()),
-    }
-}
-
-/// The page for people: a form, and what came of it. It works without scripts and loads nothing.
-pub(crate) async fn serve_page(admin: &Admin, exchange: &mut Exchange, origin: Origin) {
-    let answer =
-        match exchange.head.method() {
-            "GET" | "HEAD" => {
-                let link = Query::parse(exchange.head.query()).and_then(Query::read::<Link>);
-                match link {
-                    Ok(link) => show(admin, link, &origin).await,
-                    Err(error) => Err(error),
-                }
-            }
-            "POST" => submit(admin, exchange, origin).await,
-            _ => Err(Error::new(Kind::MethodNotAllowed, "Open the link of the invite.")
-                .header("allow", "GET, POST")),
-        };
-    let (status, body) = match answer {
-        Ok(body) => (200, body),
-        Err(error) => (error.status(), page("Invite", &format!("<p>{}</p>", escaped(&error.message)))),
-    };
-    exchange.respond(&html(status, body)).await;
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Link {
-    token: Secret,
-}
-
-/// The form, for an invite that can still be accepted.
-async fn show(admin: &Admin, link: Link, origin: &Origin) -> Result<String> {
-    admin.throttle.pass_address(origin.ip, admin.desk.clock.now())?;
-    let (desk, token) = (admin.desk.clone(), link.token.clone());
-    let looking =
-        admin.db.read(move |tx| Box::pin(async move { pending(tx, &desk, &token).await.map(|_| ()) }));
-    looking.await?;
-    Ok(form(link.token.reveal(), None))
-}
-
-async fn submit(admin: &Admin, exchange: &mut Exchange, origin: Origin) -> Result<String> {
-    admin.throttle.pass_address(origin.ip, admin.desk.clock.now())?;
-    let bytes = exchange.read_body(FORM_MAX).await.map_err(|error| error.into_error(FORM_MAX))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::bad_request("The form is not UTF-8."))?;
-    let input: Acceptance = Query::parse(&text)?.read()?;
-    let token = input.token.clone();
-    match admin.accept(input, None, origin).await {
-        Ok(accepted) => {
-            let told = format!("<p>You are a member now, as {}.</p>", escaped(&accepted.email));
-            Ok(page("Welcome", &told))
-        }
-        // What can be mended in the form is mended there.
-        Err(error) if matches!(error.param.as_deref(), Some("password" | "name")) => {
-            Ok(form(token.reveal(), Some(&error.message)))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn form(token: &str, complaint: Option<&str>) -> String {
-    let complaint =
-        complaint.map(|text| format!("<p role=\"alert\">{}</p>", escaped(text))).unwrap_or_default();
-    page(
-        "You are invited",
-        &format!(
-            "{complaint}<form method=\"post\" action=\"{PAGE}\"><input type=\"hidden\" name=\"token\" value=\"{}\">\
-             <p><label>Your name<br><input name=\"name\" autocomplete=\"name\" maxlength=\"255\"></label></p>\
-             <p><label>Password, of 12 characters or more; if you have an account, its password<br>\
-             <input type=\"password\" name=\"password\" autocomplete=\"new-password\" required></label></p>\
-             <p><button>Accept</button></p></form>",
-            escaped(token)
-        ),
-    )
-}
-
-fn page(title: &str, body: &str) -> String {
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\"></head>\
-         <body><main><h1>{title}</h1>{body}</main></body></html>"
-    )
-}
-
-fn html(status: u16, body: String) -> Reply {
-    let headers = [
-        ("content-type", "text/html; charset=utf-8"),
-        ("cache-control", "no-store"),
-        // The link is in the address of the page.
-        ("referrer-policy", "no-referrer"),
-        (
-            "content-security-policy",
-            "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-        ),
-        ("x-content-type-options", "nosniff"),
-        ("x-frame-options", "DENY"),
-    ];
-    let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    Reply { status, headers, body: body.into_bytes() }
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            letter => safe.push(letter),
-        }
-    }
-    safe
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_so_many_attempts_in_a_minute() {
-        let throttle = Throttle::default();
-        let pass = |address: &str, now| throttle.pass_address(address.parse().ok(), Timestamp(now));
-        for number in 0..ATTEMPTS_MAX {
-            pass("1.2.3.4", 120).unwrap();
-            pass(&format!("2001:db8::{number}"), 120).unwrap();
-        }
-        let refused = pass("1.2.3.4", 130).unwrap_err();
-        assert_eq!((refused.status(), refused.code), (429, Some("rate_limit_exceeded")));
-        assert!(pass("2001:db8::ffff", 130).is_err(), "it is the same network");
-        pass("2001:db8:0:1::1", 130).unwrap();
-        pass("1.2.3.5", 130).unwrap();
-        pass("1.2.3.4", 180).unwrap();
-        // Nobody who is known suffers from a crowd.
-        for number in 0..2 * u32::try_from(SOURCES_MAX).unwrap() {
-            let _ = throttle.pass_address(Some(IpAddr::V4(number.into())), Timestamp(181));
-        }
-        pass("1.2.3.4", 181).unwrap();
-        for _ in 0..ATTEMPTS_MAX {
-            throttle.pass_account("ada@example.com", Timestamp(240)).unwrap();
-        }
-        assert!(throttle.pass_account("ada@example.com", Timestamp(240)).is_err());
-    }
-
-    #[test]
-    fn what_others_have_written_cannot_leave_its_place_in_a_page() {
-        assert_eq!(escaped("<a href=\"x\">&'"), "&lt;a href=&quot;x&quot;&gt;&amp;&#39;");
     }
 }
