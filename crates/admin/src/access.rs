@@ -161,11 +161,7 @@ pub(crate) async fn is_owner(tx: &mut Tx, user: UserId, organization: Organizati
 pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
     let (user, organization, scopes) = (cx.actor.user()?, cx.organization(), cx.actor.scopes);
     for grant in grants {
-        let project = match grant.resource {
-            Resource::Project(project) => Some(project),
-            Resource::Organization(_) => None,
-        };
-        let own = permissions_of(&mut cx.tx, user, organization, project).await?;
+        let own = permissions_of(&mut cx.tx, user, organization, grant.resource.project()).await?;
         let is_plain = grant.is_plain();
         let is_beyond = |permission: &&Permission| {
             let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);

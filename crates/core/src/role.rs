@@ -34,6 +34,13 @@ impl Resource {
     pub const fn is_project(self) -> bool {
         matches!(self, Self::Project(_))
     }
+
+    pub const fn project(self) -> Option<ProjectId> {
+        match self {
+            Self::Project(id) => Some(id),
+            Self::Organization(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Resource {

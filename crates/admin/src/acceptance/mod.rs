@@ -300,11 +300,7 @@ async fn still_vouched_for(
     grants: &[Grant],
 ) -> Result<()> {
     for grant in grants {
-        let project = match grant.resource {
-            Resource::Project(project) => Some(project),
-            Resource::Organization(_) => None,
-        };
-        let own = access::permissions_of(tx, inviter, organization, project).await?;
+        let own = access::permissions_of(tx, inviter, organization, grant.resource.project()).await?;
         if !own.contains(grant.permissions) {
             let message = "Whoever sent the invite can no longer give what it gives. Ask for another.";
             return Err(Error::bad_request(message).code("invite_invalid").param("token"));

@@ -150,7 +150,7 @@ async fn create(cx: &mut Cx, input: CreateInvite) -> Result<SentInvite> {
     let mut grants = vec![Grant::of(Resource::Organization(cx.organization()), role)];
     grants.extend(read_projects(cx, &invited).await?);
     access::refuse_beyond_own(cx, &grants).await?;
-    if users::find_by_email(cx, &email).await.is_ok() {
+    if users::by_email(cx, &email).await?.is_some() {
         let message = "There is a member of the organization with this address already.";
         return Err(Error::invalid("email", message).code("already_exists"));
     }

@@ -165,22 +165,16 @@ async fn held(cx: &mut Cx, project: ProjectId, user: UserId) -> Result<Vec<Grant
 
 /// The member of the organization that is meant.
 async fn chosen(cx: &mut Cx, id: Option<&str>, email: Option<&str>) -> Result<UserId> {
-    let (param, found) = match (id, email) {
-        (Some(id), None) => return users::named(cx, "user_id", id).await,
-        (None, Some(email)) => ("email", users::find_by_email(cx, email).await),
+    match (id, email) {
+        (Some(id), None) => users::named(cx, "user_id", id).await,
+        (None, Some(email)) => {
+            let found = users::by_email(cx, email).await?;
+            found.map(|user| user.id).ok_or_else(|| users::no_such_member("email"))
+        }
         _ => {
             let message = "Name the user by either 'user_id' or 'email'.";
-            return Err(Error::bad_request(message).code("missing_required_parameter").param("user_id"));
+            Err(Error::bad_request(message).code("missing_required_parameter").param("user_id"))
         }
-    };
-    match found {
-        Ok(user) => Ok(user.id),
-        Err(error) if error.is_not_found() => {
-            let message =
-                "There is no such member of the organization. Users are added to the organization first.";
-            Err(Error::invalid(param, message))
-        }
-        Err(error) => Err(error),
     }
 }
 

@@ -321,14 +321,10 @@ async fn changed(cx: &mut Cx, holder: Holder) -> Result<()> {
 }
 
 fn record(cx: &mut Cx, event: Event, resource: Resource, holder: Holder, role: RoleRef) {
-    let project = match resource {
-        Resource::Project(project) => Some(project),
-        Resource::Organization(_) => None,
-    };
     let id = format!("role_assignment_{}_{}", role.to_stored(), holder.id());
     let payload = json!({"id": id, "principal_id": holder.id(), "principal_type": holder.kind(),
         "resource_id": resource.to_string(), "resource_type": resource.type_name()});
-    cx.record(event, id, project, payload);
+    cx.record(event, id, resource.project(), payload);
 }
 
 #[derive(Deserialize)]

@@ -237,15 +237,8 @@ async fn create<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: CreateRole) -> Re
     cx.changed(Entity::Role, id).await?;
     let payload = json!({"id": id, "role_name": name, "permissions": permissions.to_list(),
         "resource_type": resource.type_name(), "resource_id": resource.to_string()});
-    cx.record(Event::RoleCreated, id, project_of(resource), payload);
+    cx.record(Event::RoleCreated, id, resource.project(), payload);
     find(cx, resource, &id.to_string()).await
-}
-
-fn project_of(resource: Resource) -> Option<tollgate_core::ProjectId> {
-    match resource {
-        Resource::Project(project) => Some(project),
-        Resource::Organization(_) => None,
-    }
 }
 
 fn read_description(description: Option<String>) -> Result<Option<String>> {
@@ -337,7 +330,7 @@ async fn update<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: UpdateRole) -> Re
     let payload = json!({"id": id, "changes_requested": {"role_name": name, "description": description,
         "permissions_added": but(&new, &old), "permissions_removed": but(&old, &new),
         "resource_type": resource.type_name(), "resource_id": resource.to_string()}});
-    cx.record(Event::RoleUpdated, id, project_of(resource), payload);
+    cx.record(Event::RoleUpdated, id, resource.project(), payload);
     find(cx, resource, &input.role_id).await
 }
 
@@ -361,7 +354,7 @@ async fn delete<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: OneRole) -> Resul
     }
     cx.tx.execute("DELETE FROM role WHERE id = $1", &params![id]).await?;
     cx.changed(Entity::Role, id).await?;
-    cx.record(Event::RoleDeleted, id, project_of(resource), json!({"id": id}));
+    cx.record(Event::RoleDeleted, id, resource.project(), json!({"id": id}));
     Ok(Deleted::new("role.deleted", id.to_string()))
 }
 

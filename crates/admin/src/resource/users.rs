@@ -278,13 +278,13 @@ async fn create(cx: &mut Cx, input: CreateUser) -> Result<User> {
         Some(name) => arguments::name("name", name)?,
         None => email.clone(),
     };
-    let known: Option<Row> =
-        cx.tx.optional("SELECT id FROM app_user WHERE email = $1", &params![email]).await?;
-    let id: UserId = if let Some(row) = known { row.at(0)? } else { new_person(cx, &email, &name).await? };
-    if find(cx, id).await.is_ok() {
+    if by_email(cx, &email).await?.is_some() {
         let message = "There is a member of the organization with this address already.";
         return Err(Error::invalid("email", message).code("already_exists"));
     }
+    let known: Option<Row> =
+        cx.tx.optional("SELECT id FROM app_user WHERE email = $1", &params![email]).await?;
+    let id: UserId = if let Some(row) = known { row.at(0)? } else { new_person(cx, &email, &name).await? };
     cx.tx
         .execute(
             "INSERT INTO organization_user (organization_id, user_id, added_at) VALUES ($1, $2, $3)",
@@ -342,10 +342,10 @@ pub(crate) async fn find(cx: &mut Cx, id: UserId) -> Result<User> {
     found.ok_or_else(|| Error::not_found("user"))
 }
 
-pub(crate) async fn find_by_email(cx: &mut Cx, email: &str) -> Result<User> {
+/// The member with an address, if there is one.
+pub(crate) async fn by_email(cx: &mut Cx, email: &str) -> Result<Option<User>> {
     let sql = members().push(" AND u.email = $2");
-    let found = cx.tx.optional(sql, &params![cx.organization(), email.trim().to_lowercase()]).await?;
-    found.ok_or_else(|| Error::not_found("user"))
+    cx.tx.optional(sql, &params![cx.organization(), email.trim().to_lowercase()]).await
 }
 
 /// The member that a body names by an id.
@@ -356,11 +356,12 @@ pub(crate) async fn named(cx: &mut Cx, param: &'static str, id: &str) -> Result<
     };
     match found {
         Ok(user) => Ok(user.id),
-        Err(error) if error.is_not_found() => {
-            let message =
-                "There is no such member of the organization. Users are added to the organization first.";
-            Err(Error::invalid(param, message))
-        }
+        Err(error) if error.is_not_found() => Err(no_such_member(param)),
         Err(error) => Err(error),
     }
+}
+
+pub(crate) fn no_such_member(param: &'static str) -> Error {
+    let message = "There is no such member of the organization. Users are added to the organization first.";
+    Error::invalid(param, message)
 }

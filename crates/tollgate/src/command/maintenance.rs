@@ -1,13 +1,15 @@
-//! `fsck`, `backup`, `restore`, `recover` and `operator`: work on the data directory itself.
+//! `fsck`, `backup`, `restore`, `recover`, `operator` and `password`: work on the data directory itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tollgate_admin::{Access, Event, Operation, chain, host};
+use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Permission, Result};
 use tollgate_ledger::fsck;
-use tollgate_store::{DataDir, Db, MIGRATIONS, Options};
+use tollgate_store::{DataDir, Db, Lock, MIGRATIONS, Options};
 
 use crate::api::Out;
 use crate::node;
@@ -236,15 +238,21 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
     Ok(())
 }
 
+/// Opens an installation for a command that changes and records something. Until the lock is dropped, no server starts on it.
+async fn open_to_change(data: &DataOptions, secrets: Option<&Path>) -> Result<(Db, Arc<Keyring>, Lock)> {
+    let directory = DataDir::new(&data.data);
+    let db = directory.open(Options::default())?;
+    let lock = directory.lock()?;
+    db.check_schema(MIGRATIONS).await?;
+    let keyring = node::keyring(&db, &directory, secrets).await?;
+    chain::begin(&db, &keyring).await?;
+    Ok((db, keyring, lock))
+}
+
 /// Makes a new admin key for an owner who has none. The server must not run.
 pub async fn recover(options: &RecoverOptions) -> Result<()> {
-    let directory = DataDir::new(&options.data.data);
     let out = options.out.as_deref().map(Out::create).transpose().map_err(Error::bad_request)?;
-    let db = directory.open(Options::default())?;
-    let _lock = directory.lock()?;
-    db.check_schema(MIGRATIONS).await?;
-    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
-    chain::begin(&db, &keyring).await?;
+    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
     let email = options.owner_email.clone();
     let keys = db
         .write(move |tx| Box::pin(async move { host::recover(tx, &Clock::system(), &keyring, &email).await }))
@@ -272,12 +280,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
         OperatorCommand::Grant(options) => (options, true),
         OperatorCommand::Revoke(options) => (options, false),
     };
-    let directory = DataDir::new(&options.data.data);
-    let db = directory.open(Options::default())?;
-    let _lock = directory.lock()?;
-    db.check_schema(MIGRATIONS).await?;
-    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
-    chain::begin(&db, &keyring).await?;
+    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
     let email = options.email.clone();
     let changed = db
         .write(move |tx| {
@@ -295,12 +298,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
 /// Takes the password of an account away. The server must not run.
 pub async fn password(command: &PasswordCommand) -> Result<()> {
     let PasswordCommand::Clear(options) = command;
-    let directory = DataDir::new(&options.data.data);
-    let db = directory.open(Options::default())?;
-    let _lock = directory.lock()?;
-    db.check_schema(MIGRATIONS).await?;
-    let keyring = node::keyring(&db, &directory, options.secrets.as_deref()).await?;
-    chain::begin(&db, &keyring).await?;
+    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
     let email = options.email.clone();
     let had_one = db
         .write(move |tx| {
