@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from harness import Server, Simulator, run
+from harness import POSTGRES, Server, Simulator, run
 
 
 @pytest.fixture
@@ -46,6 +46,14 @@ FIGURES = pytest.StashKey()
 
 def pytest_configure(config):
     config.stash[FIGURES] = []
+    config.addinivalue_line("markers", "embedded: is about the embedded database, and not run on PostgreSQL")
+
+
+def pytest_collection_modifyitems(config, items):
+    if POSTGRES:
+        left_out = [item for item in items if item.get_closest_marker("embedded")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

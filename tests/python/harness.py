@@ -5,6 +5,7 @@ handled may be found in anything the server wrote.
 """
 
 import base64
+import contextlib
 import http.client
 import http.server
 import json
@@ -12,17 +13,22 @@ import os
 import pathlib
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
 import time
 import urllib.parse
+import uuid
 
+import psycopg
 from openai import OpenAI
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("TOLLGATE_BINARY", ROOT / "target/debug/tollgate"))
 FULL = bool(os.environ.get("TOLLGATE_TEST_FULL"))
+# The URL of a PostgreSQL server for tests, as `tests/postgres start` prints it; without it the embedded database is tested.
+POSTGRES = os.environ.get("TOLLGATE_TEST_POSTGRES")
 START_TIMEOUT = 60
 UPSTREAM_SECRET = "sk-upstream-canary-0123456789abcdef"
 
@@ -221,6 +227,81 @@ class Fake:
         self.server.server_close()
 
 
+class Embedded:
+    """The embedded database of a server, looked at from outside."""
+
+    def __init__(self, data):
+        self.file = data / "tollgate.db"
+        self.flags = []
+
+    @contextlib.contextmanager
+    def open(self):
+        database = sqlite3.connect(self.file)
+        with database:
+            yield database
+        database.close()
+
+    def columns(self):
+        with self.open() as database:
+            tables = [name for name, in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+            return {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})")] for table in tables}
+
+    def dump(self):
+        return b""  # its files are in the server's directory
+
+    def drop(self):
+        pass
+
+
+class Postgres:
+    """A database of its own on the server for tests."""
+
+    def __init__(self, url=None):
+        self.url = url
+        if url is None:
+            self.name = f"test_{uuid.uuid4().hex}"
+            self.maintain(f"CREATE DATABASE {self.name}")
+            self.url = POSTGRES.rsplit("/", 1)[0] + "/" + self.name
+        self.flags = ["--database", self.url]
+
+    @staticmethod
+    def maintain(sql):
+        with psycopg.connect(POSTGRES, autocommit=True) as connection:
+            connection.execute(sql)
+
+    @contextlib.contextmanager
+    def open(self):
+        with psycopg.connect(self.url) as connection:
+            yield Translating(connection)
+
+    def columns(self):
+        sql = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' ORDER BY ordinal_position"
+        columns = {}
+        with self.open() as database:
+            for table, column in database.execute(sql):
+                columns.setdefault(table, []).append(column)
+        return columns
+
+    def dump(self):
+        with self.open() as database:
+            return "\n".join(
+                (bytes(value).hex() if isinstance(value, (bytes, memoryview)) else str(value))
+                for table in self.columns() for row in database.execute(f"SELECT * FROM {table}") for value in row).encode()
+
+    def drop(self):
+        self.maintain(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+class Translating:
+    """What tests write for the embedded database, on PostgreSQL."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def execute(self, sql, values=()):
+        return self.connection.execute(sql.replace("%", "%%").replace("?", "%s"), values)
+
+
 class Server:
     """A server in a directory of its own."""
 
@@ -228,6 +309,7 @@ class Server:
         # Hundreds of servers share the disk of a test machine: what each puts aside is small.
         self.home, self.flags, self.env = home, flags, {"TOLLGATE_BALLAST_MEBIBYTES": "1", **(env or {})}
         self.data = home / "data"
+        self.make_place()
         self.log = home / "server.log"
         self.bootstrap_file = home / "bootstrap.json"
         self.secrets = set()
@@ -240,16 +322,35 @@ class Server:
         self.default_project = self.bootstrap["project_id"]
         self.owner = self.bootstrap["user_id"]
 
+    def make_place(self):
+        self.store = Postgres() if POSTGRES else Embedded(self.data)
+        self.place = [*self.store.flags, "--data", self.data]
+        self.master = self.data / "secrets/master.json"
+
     def start(self):
         self.process = Process(
-            self.log, "serve", "--data", self.data, "--listen", "127.0.0.1:0", "--bootstrap-file", self.bootstrap_file,
+            self.log, "serve", *self.place_and_secrets, "--listen", "127.0.0.1:0", "--bootstrap-file", self.bootstrap_file,
             *self.flags, env=self.env)
         self.url = self.process.url
         self.base_url = self.url + "/v1"
 
+    @property
+    def place_and_secrets(self):
+        return [*self.place, "--secrets", self.master]
+
     def restart(self):
         assert self.process.stop() == 0
         self.start()
+
+    def database(self):
+        """Its database, past the program. `execute` takes `?` for parameters."""
+        return self.store.open()
+
+    def stored(self):
+        """All there is in the database, but for when keys were last used."""
+        columns = {table: [name for name in names if name != "last_used_at"] for table, names in self.store.columns().items()}
+        with self.database() as database:
+            return {table: sorted(map(repr, database.execute(f"SELECT {', '.join(names)} FROM {table}"))) for table, names in columns.items()}
 
     def remember(self, secret):
         """Notes a secret that must not be found anywhere when the test is over."""
@@ -340,7 +441,7 @@ class Server:
     # The end
 
     def fsck(self):
-        return run("fsck", "--data", self.data)
+        return run("fsck", *self.place)
 
     def finish(self):
         [fake.stop() for fake in self.fakes]
@@ -351,9 +452,10 @@ class Server:
         assert checked.returncode == 0, checked.stdout
         assert "panicked" not in self.log.read_text(errors="replace"), self.log.read_text(errors="replace")
         self.assert_no_secret_is_stored()
+        self.store.drop()
 
     def assert_no_secret_is_stored(self):
-        master = self.data / "secrets/master.json"
+        master = self.master
         spared = {self.bootstrap_file, master, *self.home.glob("*.spared")}
         needles = {}
         for secret in self.secrets:
@@ -368,6 +470,9 @@ class Server:
                 for key in keys:
                     raw = base64.b64decode(key["key"])
                     needles[raw] = needles[key["key"].encode()] = needles[raw.hex().encode()] = "a master key"
+        dump = self.store.dump()
+        for needle, secret in needles.items():
+            assert needle not in dump, f"{secret} is in the database"
         for path in self.home.rglob("*"):
             if path.is_file() and path not in spared:
                 content = path.read_bytes()

@@ -1,7 +1,6 @@
 """The audit log: who did what, and that nobody changes it unseen."""
 
 import json
-import sqlite3
 import subprocess
 
 import pytest
@@ -9,13 +8,13 @@ import pytest
 from harness import BINARY, clean_environment, run, until
 
 
-def verify(server, *more):
-    return run("audit", "verify", "--data", server.data, *more)
+def verify(server, *more, secrets=None):
+    return run("audit", "verify", *server.place, "--secrets", secrets or server.data / "secrets/master.json", *more)
 
 
 def checkpoint(server, home):
     path = home / "checkpoint"
-    path.write_text(run("audit", "checkpoint", "--data", server.data, check=0).stdout)
+    path.write_text(run("audit", "checkpoint", *server.place, check=0).stdout)
     return path
 
 
@@ -53,7 +52,7 @@ def test_it_is_intact_also_while_a_server_runs(log, tmp_path):
 ])
 def test_what_somebody_with_the_database_changes_is_found(log, sql, said):
     assert log.process.stop() == 0
-    with sqlite3.connect(log.data / "tollgate.db") as database:
+    with log.database() as database:
         database.execute(sql)
     found = verify(log)
     assert found.returncode == 1 and "NOT INTACT" in found.stdout and said in found.stdout, found
@@ -64,7 +63,7 @@ def test_what_somebody_with_the_database_changes_is_found(log, sql, said):
 def test_a_cut_end_is_found_by_a_checkpoint_that_was_kept_elsewhere(log, tmp_path):
     kept = checkpoint(log, tmp_path)
     assert log.process.stop() == 0
-    with sqlite3.connect(log.data / "tollgate.db") as database:
+    with log.database() as database:
         database.execute("DELETE FROM audit_log WHERE seq > 4")
         database.execute("UPDATE audit_head SET seq = 4, mac = (SELECT mac FROM audit_log WHERE seq = 4)")
     log.start()
@@ -89,14 +88,14 @@ def test_the_log_of_the_server_says_where_it_ends(log, tmp_path):
 
 def test_events_from_before_there_were_chains_are_chained_once(log):
     assert log.process.stop() == 0
-    with sqlite3.connect(log.data / "tollgate.db") as database:
+    with log.database() as database:
         database.execute("UPDATE audit_log SET seq = NULL, mac = NULL, pepper_version = NULL")
         database.execute("DELETE FROM audit_head")
     log.start()
     log.project("And goes on")
     assert verify(log).returncode == 0
     assert log.process.stop() == 0
-    with sqlite3.connect(log.data / "tollgate.db") as database:
+    with log.database() as database:
         database.execute("INSERT INTO audit_log SELECT 'audit_log-x', organization_id, event_type, effective_at, project_id, project_name, actor, actor_id, actor_email, resource_id, payload, "
                          "actor_key_id, NULL, NULL, NULL FROM audit_log WHERE seq = 3")
     log.start()
@@ -114,7 +113,7 @@ def test_a_wrong_checkpoint_or_secrets_file_is_told(log, tmp_path):
     key = "A" * 43 + "="
     other.write_text(json.dumps({"pepper": [{"version": 1, "key": key}], "encryption": [{"version": 1, "key": key}]}))
     other.chmod(0o600)
-    refused = verify(log, "--secrets", other)
+    refused = verify(log, secrets=other)
     assert refused.returncode != 0 and "is not the one of this installation" in refused.stderr
 
 

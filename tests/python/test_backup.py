@@ -3,7 +3,11 @@ import sqlite3
 import stat
 import threading
 
+import pytest
+
 from harness import Process, request, run
+
+pytestmark = pytest.mark.embedded
 
 
 def test_a_backup_taken_while_serving_is_whole_and_restores(gateway, tmp_path):

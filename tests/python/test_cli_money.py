@@ -88,7 +88,7 @@ def test_books_are_checked_on_a_running_server(cli, gateway):
     assert report["is_balanced"] is True and report["attempts"] == 1 and report["faults"] == []
     assert cli("fsck").stdout.splitlines()[1].startswith("true\t1\t")
     user = gateway.user()
-    assert cli("fsck", "--data", gateway.data).stdout.strip(), "and so is the directory beside it"
+    assert cli("fsck", *gateway.place).stdout.strip(), "and so is the directory beside it"
     reader = gateway.post("/v1/organization/admin_api_keys", {"name": "r", "scopes": ["api.usage.read"]}).json["value"]
     assert cli("fsck", key=gateway.remember(reader), check=4) and user
 

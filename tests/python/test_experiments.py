@@ -291,6 +291,7 @@ def small_disk(tmp_path):
     subprocess.run([*mount, "umount", "-l", disk], check=True)
 
 
+@pytest.mark.embedded
 def test_a_full_disk_refuses_before_it_loses_and_recovers_by_itself(small_disk, simulator, tmp_path, report):
     server = Server(small_disk, "--free-mebibytes-min", "2", "--ballast-mebibytes", "1")
     server.log = tmp_path / "server.log"  # logs are elsewhere

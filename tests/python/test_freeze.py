@@ -94,7 +94,7 @@ def test_a_frozen_owner_is_recovered_at_the_machine(server):
     other = server.user("other@example.com", role="owner")
     assert server.post(f"/tollgate/v1/users/{other}/freeze", {}).status == 200
     assert server.process.stop() == 0
-    key = server.remember(run("recover", "--data", server.data, "--owner-email", "other@example.com", check=0).stdout.strip())
+    key = server.remember(run("recover", *server.place_and_secrets, "--owner-email", "other@example.com", check=0).stdout.strip())
     server.start()
     assert server.get("/v1/organization/users", key=key).status == 200 and server.admin.users.retrieve(other).frozen_at is None
-    assert run("audit", "verify", "--data", server.data).returncode == 0
+    assert run("audit", "verify", *server.place_and_secrets).returncode == 0

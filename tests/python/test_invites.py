@@ -1,6 +1,5 @@
 """Invites: sent once as a link, accepted once, by whoever the address belongs to."""
 
-import sqlite3
 import urllib.parse
 
 import openai
@@ -89,7 +88,7 @@ def test_sent_again_it_has_another_link(server):
 def test_an_invite_ends_after_a_week(server):
     sent = invite(server)
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         database.execute("UPDATE invite SET expires_at = 1000")
     server.start()
     assert server.admin.invites.retrieve(sent["id"]).status == "expired"
@@ -129,7 +128,7 @@ def test_a_bad_acceptance_is_refused_by_parameter_and_spends_nothing(server, bod
 
 def test_an_account_that_is_there_is_proved_and_never_gets_another_password(server):
     first = accept(server, token_of(invite(server))).json["user_id"]
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         [(before,)] = database.execute("SELECT password FROM app_user WHERE id = ?", (first,))
     assert before.startswith("$argon2id$")
     server.admin.users.delete(first)
@@ -140,7 +139,7 @@ def test_an_account_that_is_there_is_proved_and_never_gets_another_password(serv
     assert told.login_failed.error_code == "sign_in_failed" and told.actor.session.user.email == "ada@example.com" and told.actor.session.ip_address == "127.0.0.1"
     assert server.get("/v1/organization/users", emails="ada@example.com").json["data"] == []
     assert accept(server, token).json["user_id"] == first, "the same person"
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         assert database.execute("SELECT password FROM app_user WHERE id = ?", (first,)).fetchone() == (before,)
 
 
@@ -150,7 +149,7 @@ def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     assert other
     key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "mine"}).json["value"])
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         # Another organization beside ours that the owner is no member of.
         elsewhere = "org-" + "0" * 25 + "1"
         database.execute("INSERT INTO organization (id, name, created_at) VALUES (?, 'Other', 0)", (elsewhere,))
@@ -159,7 +158,7 @@ def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     server.start()
     token = token_of(invite(server, "new@example.com"))
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         database.execute("UPDATE invite SET organization_id = ?, email = 'owner@localhost', created_by = ?", (elsewhere, other))
     server.start()
     stolen = accept(server, token)
@@ -169,7 +168,7 @@ def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     accepted = accept(server, token, key=key, password=None)
     assert accepted.status == 200 and accepted.json["user_id"] == server.owner and accepted.json["organization_id"] == elsewhere
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         for table in ("invite", "role_assignment", "organization_user", "audit_head"):
             database.execute(f"DELETE FROM {table} WHERE organization_id = ?", (elsewhere,))
         database.execute("DELETE FROM audit_log WHERE organization_id = ?", (elsewhere,))
@@ -196,7 +195,7 @@ def test_a_frozen_sender_vouches_for_nobody(server):
     mallory = server.user("mallory@example.com", role="owner")
     key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "hers"}).json["value"])
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         database.execute("UPDATE api_key SET user_id = ? WHERE name = 'hers'", (mallory,))
     server.start()
     sent = server.post("/v1/organization/invites", {"email": "second@example.com", "role": "owner", "projects": []}, key=key).json
@@ -227,8 +226,8 @@ def test_a_password_that_somebody_else_had_set_can_be_taken_away(server):
     user = accept(server, token_of(invite(server))).json["user_id"]
     server.admin.users.delete(user)
     assert server.process.stop() == 0
-    assert "has no password now" in run("password", "clear", "ada@example.com", "--data", server.data, check=0).stdout
-    assert "had no password" in run("password", "clear", "ada@example.com", "--data", server.data, check=0).stdout
+    assert "has no password now" in run("password", "clear", "ada@example.com", *server.place_and_secrets, check=0).stdout
+    assert "had no password" in run("password", "clear", "ada@example.com", *server.place_and_secrets, check=0).stdout
     server.start()
     assert accept(server, token_of(invite(server)), password="the real one's password").json["user_id"] == user
 

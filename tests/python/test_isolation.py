@@ -1,6 +1,5 @@
 """What belongs to another organization is as absent as what does not exist: the same status, the same bytes."""
 
-import sqlite3
 import time
 
 import pytest
@@ -28,7 +27,7 @@ def foreign(server):
     project_role = server.admin.projects.roles.create(project, role_name="theirs", permissions=[]).id
     limit = server.get(f"/tollgate/v1/projects/{project}/spend_limits").json["data"][0]["id"]
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         other = "org-" + ABSENT[:-1] + "1"
         database.execute("INSERT INTO organization (id, name, created_at) VALUES (?, 'Other', 0)", (other,))
         for table, column, value in [("project", "id", project), ("organization_user", "user_id", user), ("api_key", "project_id", project),
@@ -110,10 +109,7 @@ def test_foreign_and_absent_are_answered_alike_and_nothing_changes(server, forei
 
 def stored(server):
     """All rows, but for when keys were last used, which every request moves."""
-    with sqlite3.connect(server.data / "tollgate.db") as database:
-        tables = [name for name, in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        columns = {table: [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] != "last_used_at"] for table in tables}
-        return {table: sorted(map(repr, database.execute(f"SELECT {', '.join(columns[table])} FROM {table}"))) for table in tables}
+    return server.stored()
 
 
 def _name(path):
@@ -136,7 +132,7 @@ def test_lists_and_filters_show_nothing_foreign(server, foreign):
 def _unite(server):
     """Puts things back, so that the books are checked as one organization's."""
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         for table in ("role", "role_assignment"):
             database.execute(f"UPDATE {table} SET resource_id = ? WHERE resource_id LIKE 'org-%'", (server.organization,))
         for table in ("project", "organization_user", "api_key", "spend_limit", "user_group", "role", "role_assignment"):

@@ -1,6 +1,5 @@
 """What an organization asks of new keys, the same wherever they are made."""
 
-import sqlite3
 
 import pytest
 
@@ -72,7 +71,7 @@ def test_moving_an_expiry_again_and_again_does_not_outlive_the_maximum(server):
     path = f"/v1/organization/projects/{project}/api_keys/{key['id']}"
     assert server.post(path, {"expires_in_seconds": 80_000}).status == 200
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         database.execute("UPDATE api_key SET created_at = created_at - 80000 WHERE id = ?", (key["id"],))
     server.start()
     refused = server.post(path, {"expires_in_seconds": 80_000})

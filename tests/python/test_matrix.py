@@ -2,7 +2,6 @@
 
 import json
 import re
-import sqlite3
 
 import pytest
 
@@ -74,7 +73,7 @@ def world(gateway):
         keys[name], ids[name] = server.remember(made["value"]), made["id"]
     server.admin.admin_api_keys.delete(ids["revoked"])
     assert server.process.stop() == 0
-    with sqlite3.connect(server.data / "tollgate.db") as database:
+    with server.database() as database:
         database.execute("UPDATE api_key SET expires_at = 1000 WHERE id = ?", (ids["expired"],))
         for name, user in users.items():
             # An admin key is its maker's; these people have no other way to one yet.

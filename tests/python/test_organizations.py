@@ -56,7 +56,7 @@ def test_each_is_alone_in_its_house(gateway):
     # The founder is in their log as one who operates the installation, and no more.
     founding = [event for event in seen["audit"] if event["type"] == "user.added"][0]
     assert founding["actor"] == {"type": "session", "session": {}, "operator": True}
-    assert run("audit", "verify", "--data", server.data).returncode == 0
+    assert run("audit", "verify", *server.place_and_secrets).returncode == 0
 
 
 def test_the_same_person_owns_in_two(server):

@@ -64,7 +64,7 @@ impl Bench {
         let (directory, clock) = (DataDir::new(directory), Clock::system());
         directory.create()?;
         let db = directory.open(DbOptions { create: true, read_only: false })?;
-        db.migrate(&directory, MIGRATIONS, &clock).await?;
+        db.migrate(Some(&directory), MIGRATIONS, &clock).await?;
         let organization: OrganizationId = clock.next_id();
         let (project, user): (ProjectId, UserId) = (clock.next_id(), clock.next_id());
         let payers: Vec<Payer> = (0..keys)
@@ -81,7 +81,7 @@ impl Bench {
         });
         limit.await?;
         let options = Options { durability, ..Options::default() };
-        let ledger = Ledger::new(db.clone(), directory, clock.clone(), options);
+        let ledger = Ledger::new(db.clone(), Some(directory), clock.clone(), options);
         Ok(Self { db, ledger, clock, payers })
     }
 

@@ -63,6 +63,18 @@ pub(crate) enum Order {
     Desc,
 }
 
+impl Order {
+    /// What the ids of a page lie beyond: the id it begins after, or one before all ids. A condition that is always a
+    /// comparison lets the index begin there, however far down the list that is.
+    pub(crate) fn beyond<K: Identified>(self, after: Option<Id<K>>) -> String {
+        let first = match self {
+            Self::Asc => "",
+            Self::Desc => "~",
+        };
+        after.map_or_else(|| first.to_owned(), |id| id.to_string())
+    }
+}
+
 /// A name people give: 1 to 255 characters, not only spaces, nothing invisible.
 pub(crate) fn name(param: &'static str, name: &str) -> Result<String> {
     text(param, name, 255)

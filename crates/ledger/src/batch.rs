@@ -54,6 +54,16 @@ pub(crate) struct Applied {
     pub(crate) settled: Vec<(ProjectId, Arc<str>, Sums)>,
 }
 
+impl Applied {
+    pub(crate) fn granted(&self) -> Vec<Arc<Held>> {
+        let granted = self.decisions.iter().filter_map(|decision| match decision {
+            Decision::Granted(held) => Some(Arc::clone(held)),
+            Decision::Waits(_) | Decision::Refused(_) => None,
+        });
+        granted.collect()
+    }
+}
+
 /// Applies `ends` and decides on `asks`, in this order: what ends give back can be granted at once, and wishes are
 /// decided first come, first served. `awaited` is where somebody waits who is not among them.
 pub(crate) async fn apply<S: Shelf>(

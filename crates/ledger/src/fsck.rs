@@ -66,26 +66,13 @@ pub async fn check_in(tx: &mut Tx) -> Result<Report> {
         settled: totals.get("settled")?,
         faults: Vec::new(),
     };
-    storage(tx, &mut report).await?;
+    report.faults.extend(tx.check_storage().await?);
     attempts(tx, &mut report).await?;
     budgets(tx, &mut report).await?;
     for width in [HOUR, DAY] {
         rollups(tx, &mut report, width).await?;
     }
     Ok(report)
-}
-
-async fn storage(tx: &mut Tx, report: &mut Report) -> Result<()> {
-    for row in tx.all::<Row>("PRAGMA integrity_check", &[]).await? {
-        let verdict: String = row.at(0)?;
-        if verdict != "ok" {
-            report.faults.push(format!("the database file: {verdict}"));
-        }
-    }
-    for row in tx.all::<Row>("PRAGMA foreign_key_check", &[]).await? {
-        report.faults.push(format!("a row of {} refers to nothing", row.at::<String>(0)?));
-    }
-    Ok(())
 }
 
 /// Each attempt is in one of three states and adds up in itself.

@@ -56,7 +56,8 @@ pub struct Ledger(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) clock: Clock,
-    directory: DataDir,
+    /// Where the embedded database is. The room of a server's is for the server to watch.
+    directory: Option<DataDir>,
     pub(crate) ballast: Ballast,
     options: Options,
     queue: Mutex<Queue>,
@@ -72,8 +73,8 @@ pub(crate) struct Inner {
 }
 
 impl Ledger {
-    pub fn new(db: Db, directory: DataDir, clock: Clock, options: Options) -> Self {
-        let ballast = Ballast::new(&directory, options.ballast_bytes);
+    pub fn new(db: Db, directory: Option<DataDir>, clock: Clock, options: Options) -> Self {
+        let ballast = Ballast::new(directory.as_ref(), options.ballast_bytes);
         let ledger = Self(Arc::new(Inner {
             db,
             clock,
@@ -193,7 +194,11 @@ impl Ledger {
 
     pub(crate) fn look_at_storage(&self) {
         let Options { free_bytes_min, ballast_bytes, .. } = self.0.options;
-        match self.0.directory.free_bytes() {
+        let Some(directory) = &self.0.directory else {
+            self.0.is_storage_low.store(false, Ordering::Relaxed);
+            return;
+        };
+        match directory.free_bytes() {
             Ok(free) => {
                 if free >= free_bytes_min.saturating_add(ballast_bytes) {
                     self.0.ballast.reserve();

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tollgate_core::{Error, Result};
-use tollgate_store::Commit;
+use tollgate_store::{Commit, OUTCOME_UNKNOWN};
 
-use crate::batch::{self, Applied, Decision};
+use crate::attempt::Ending;
+use crate::batch::{self, Applied, Decision, End};
 use crate::hold::{Held, Hold};
 use crate::ledger::Ledger;
 use crate::pace;
@@ -16,6 +17,8 @@ use crate::refusal;
 struct Underway {
     ledger: Ledger,
     taken: Arc<Mutex<Option<Taken>>>,
+    /// What the batch granted, before it was committed.
+    granted: Arc<Mutex<Vec<Arc<Held>>>>,
     is_finished: bool,
 }
 
@@ -30,8 +33,14 @@ struct Answers {
 impl Ledger {
     /// Puts a batch on its way. It takes what is in the queue when its turn comes.
     pub(crate) fn schedule(&self) {
-        let underway = Underway { ledger: self.clone(), taken: Arc::default(), is_finished: false };
-        let (slot, ledger) = (Arc::clone(&underway.taken), self.clone());
+        let underway = Underway {
+            ledger: self.clone(),
+            taken: Arc::default(),
+            granted: Arc::default(),
+            is_finished: false,
+        };
+        let (slot, granted, ledger) =
+            (Arc::clone(&underway.taken), Arc::clone(&underway.granted), self.clone());
         let scheduled = self.0.db.write_later(
             move |tx| {
                 Box::pin(async move {
@@ -40,7 +49,10 @@ impl Ledger {
                     let (ends, asks, awaited) = (taken.ends.clone(), taken.asks(), taken.awaited.clone());
                     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
                     let limits = ledger.limits(tx).await?;
-                    batch::apply(tx, &limits, &awaited, &ends, &asks, ledger.0.clock.now()).await
+                    let applied =
+                        batch::apply(tx, &limits, &awaited, &ends, &asks, ledger.0.clock.now()).await?;
+                    *granted.lock().unwrap_or_else(PoisonError::into_inner) = applied.granted();
+                    Ok(applied)
                 })
             },
             move |result, commit| underway.finish(result, commit),
@@ -115,11 +127,15 @@ impl Ledger {
         });
     }
 
-    /// A batch that could not be written: holds are refused, ends are kept until they can be written.
-    fn failed(&self, taken: Taken, error: &Error) {
+    /// A batch that could not be written: holds are refused, ends are kept until they can be written. If nobody knows whether
+    /// it was written, the holds that it granted are voided; that does nothing to those that were not.
+    fn failed(&self, mut taken: Taken, granted: Vec<Arc<Held>>, error: &Error) {
         tracing::error!(%error, ends = taken.ends.len(), holds = taken.asking.len(), "a ledger batch could not be written");
         if error.code == Some("storage_unavailable") {
             self.out_of_storage();
+        }
+        if error.code == Some(OUTCOME_UNKNOWN) {
+            taken.ends.extend(granted.into_iter().map(|held| End { held, ending: Ending::Voided }));
         }
         let mut queue = self.queue();
         queue.put_back(taken.ends, taken.flushes);
@@ -156,8 +172,12 @@ impl Underway {
                 self.ledger.0.totals.add(&settled);
                 self.ledger.committed(taken, decisions, commit);
             }
-            Err(error) => self.ledger.failed(taken, &error),
+            Err(error) => self.ledger.failed(taken, self.granted(), &error),
         }
+    }
+
+    fn granted(&self) -> Vec<Arc<Held>> {
+        std::mem::take(&mut *self.granted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn taken(&self) -> Taken {
@@ -168,7 +188,8 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         if !self.is_finished {
-            self.ledger.failed(self.taken(), &Error::internal("the work on a ledger batch was lost"));
+            let error = Error::internal("the work on a ledger batch was lost");
+            self.ledger.failed(self.taken(), Vec::new(), &error);
         }
     }
 }

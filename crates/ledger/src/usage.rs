@@ -229,17 +229,20 @@ pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
     sql = sql.push(if is_rollup { OF_ROLLUPS } else { OF_ATTEMPTS }).push(SUMS);
     sql = sql.push(if is_rollup {
         " FROM api_key k JOIN usage_rollup r ON r.key_number = k.number
-         WHERE r.width = $1 AND r.bucket_start >= $3 AND r.bucket_start < $4"
+         WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
     } else {
         // Ids begin with the time, so the primary key serves as the index.
         " FROM attempt r JOIN api_key k ON k.number = r.key_number
-         WHERE $1 = 60 AND r.id >= $3 AND r.id < $4 AND r.state = 'settled'"
+         WHERE $1 = 60 AND r.id >= $2 AND r.id < $3 AND r.state = 'settled'"
     });
-    let mut values: Vec<Value> = params![query.width.seconds(), query.organization].to_vec();
-    sql = sql.push(" AND ($2 IS NULL OR k.organization_id = $2)");
+    let mut values: Vec<Value> = params![query.width.seconds()].to_vec();
     for edge in [query.start, query.end] {
         let id = tollgate_core::AttemptId::first_at(edge);
         values.push(if is_rollup { edge.to_value() } else { id.to_value() });
+    }
+    if let Some(organization) = query.organization {
+        values.push(organization.to_value());
+        sql = sql.push(" AND k.organization_id = ").push_param(values.len());
     }
     if let Some(endpoint) = query.endpoint {
         values.push(endpoint.as_str().to_value());

@@ -120,8 +120,17 @@ impl Replica {
                     continue;
                 }
             }
-            if changes.changed().await.is_err() {
-                return;
+            let Some(pause) = self.db.ask_every() else {
+                match changes.changed().await {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            };
+            // A commit whose answer was lost is in nobody's news. Asking is also how this node knows that it is not cut off.
+            match tokio::time::timeout(pause, changes.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => is_due = true,
             }
         }
     }

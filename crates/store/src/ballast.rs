@@ -18,7 +18,11 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    pub fn new(directory: &DataDir, bytes: u64) -> Self {
+    /// Without a directory there is nothing to put aside.
+    pub fn new(directory: Option<&DataDir>, bytes: u64) -> Self {
+        let Some(directory) = directory else {
+            return Self { path: PathBuf::new(), bytes: 0, is_reserved: AtomicBool::new(false) };
+        };
         let path = directory.path().join("ballast");
         let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.len() == bytes);
         Self { path, bytes, is_reserved: AtomicBool::new(is_there) }

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tollgate_core::{Error, Result, Timestamp};
 
 use crate::db::{Db, Options};
-use crate::tx::from_driver;
+use crate::engine::from_driver;
 
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);

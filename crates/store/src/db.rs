@@ -1,21 +1,24 @@
-//! The embedded database: one thread that writes, one that syncs, a few that read.
+//! The database: one thread that writes, one that syncs, a few that read.
 //!
 //! A unit of work is handed to a thread as a closure and runs there from BEGIN to COMMIT, so a request task that is
-//! cancelled leaves no transaction half done. A commit is written to the operating system and survives the process; the
-//! syncing thread brings it to the disk, and only then is the work's caller answered. Meanwhile the writing thread goes on.
+//! cancelled leaves no transaction half done. A commit to the embedded database is written to the operating system and
+//! survives the process; the syncing thread brings it to the disk, and only then is the work's caller answered. Meanwhile the
+//! writing thread goes on. PostgreSQL has brought to its disk what it says is committed.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 use tollgate_core::{Error, Result};
 
-use crate::lane::{Job, Lane, spawn};
+use crate::engine::{Ending, Engine, Role, Server, check_version};
+use crate::lane::{Job, Lane, Plan, spawn};
 use crate::sync::{Commit, Syncer};
 use crate::tx::Tx;
 
@@ -33,8 +36,10 @@ const LONG_READERS: usize = 2;
 const LONG_QUEUE_MAX: usize = 32;
 /// Jobs that may wait for a thread. Beyond it callers are told to come back, rather than queued without end.
 const QUEUE_MAX: usize = 4096;
-/// SQLite before this version can corrupt a write-ahead log that is reset while it is read.
-const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// So often a database that others could have changed is asked whether they did.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// What a change is answered whose commit may have been done or not.
+pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
@@ -59,7 +64,8 @@ pub enum Reading {
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    path: PathBuf,
+    engine: Engine,
+    is_available: Arc<AtomicBool>,
     writer: Lane,
     readers: Lane,
     long_readers: Lane,
@@ -72,30 +78,56 @@ struct Inner {
 impl Db {
     /// Opens the file and starts the threads. The file must be on a local disk.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        if rusqlite::version_number() < SQLITE_VERSION_MIN {
-            return Err(Error::internal(format!("SQLite {} can corrupt its log", rusqlite::version())));
-        }
+        check_version()?;
+        Self::start(Engine::Sqlite(path.to_owned()), options)
+    }
+
+    /// Connects to a server, where the database is, and starts the threads.
+    pub fn connect(server: Arc<Server>, options: Options) -> Result<Self> {
+        Self::start(Engine::Postgres(server), options)
+    }
+
+    fn start(engine: Engine, options: Options) -> Result<Self> {
         let mut threads = Vec::new();
-        let writer = Lane::start("db-writer", path, options, (1, QUEUE_MAX), &mut threads)?;
-        let reading = Options { read_only: true, create: false };
-        let mut lane = |name, size| Lane::start(name, path, reading, size, &mut threads);
-        let readers = lane("db-reader", (READERS, QUEUE_MAX))?;
-        let long_readers = lane("db-long-reader", (LONG_READERS, LONG_QUEUE_MAX))?;
-        let follower = lane("db-follower", (1, QUEUE_MAX))?;
-        let syncer = Arc::new(Syncer::of(path));
+        let is_available = Arc::new(AtomicBool::new(true));
+        let writing = if options.read_only { Role::Reader } else { Role::Writer { create: options.create } };
+        let mut lane = |name, role, size| {
+            let plan = Plan { engine: engine.clone(), role, is_available: Arc::clone(&is_available) };
+            Lane::start(name, &plan, size, &mut threads)
+        };
+        let writer = lane("db-writer", writing, (1, QUEUE_MAX))?;
+        let readers = lane("db-reader", Role::Reader, (READERS, QUEUE_MAX))?;
+        let long_readers = lane("db-long-reader", Role::LongReader, (LONG_READERS, LONG_QUEUE_MAX))?;
+        let follower = lane("db-follower", Role::Reader, (1, QUEUE_MAX))?;
+        let syncer = Arc::new(match &engine {
+            Engine::Sqlite(path) => Syncer::of(path),
+            Engine::Postgres(_) => Syncer::of_nothing(),
+        });
         if !options.read_only {
             let working = Arc::clone(&syncer);
             threads.push(spawn(SYNCING, move || working.work())?);
         }
         let changed = watch::Sender::new(0);
         let threads = Mutex::new(threads);
-        let path = path.to_owned();
-        let lanes = Inner { path, writer, readers, long_readers, follower, syncer, changed, threads };
-        Ok(Self(Arc::new(lanes)))
+        let inner =
+            Inner { engine, is_available, writer, readers, long_readers, follower, syncer, changed, threads };
+        Ok(Self(Arc::new(inner)))
     }
 
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// Whether the database was there when it was last asked.
+    pub fn is_available(&self) -> bool {
+        self.0.is_available.load(Ordering::Relaxed)
+    }
+
+    /// How often to ask for changes that nobody here tells of: those of a commit whose answer was lost. `None` for a database
+    /// that is in this process.
+    pub fn ask_every(&self) -> Option<Duration> {
+        matches!(self.0.engine, Engine::Postgres(_)).then_some(ASK_EVERY)
+    }
+
+    /// Where it is, for people.
+    pub fn place(&self) -> String {
+        self.0.engine.to_string()
     }
 
     /// Runs `work` in a transaction that sees one state of the database and changes nothing.
@@ -139,7 +171,7 @@ impl Db {
             Reading::Long => &self.0.long_readers,
             Reading::Change => &self.0.follower,
         };
-        lane.submit(true, transaction("BEGIN", work, finish))?;
+        lane.submit(true, transaction(work, finish))?;
         receiver.await.unwrap_or_else(|_| Err(lost()))
     }
 
@@ -184,15 +216,20 @@ impl Db {
         self.0.syncer.synced(commit).await;
     }
 
-    /// Runs `work` on the connection of a reading thread, outside of any transaction.
+    /// Runs `work` on the connection of a reading thread of the embedded database, outside of any transaction.
     pub(crate) async fn with_connection<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |session| {
-            let _ = answer.send(work(&session.connection));
-            Some(session)
+        let job: Job = Box::new(move |seat| {
+            let session = seat.open();
+            let result = session.and_then(|session| {
+                let result = session.embedded().and_then(work);
+                seat.session = Some(session);
+                result
+            });
+            let _ = answer.send(result);
         });
         self.0.readers.submit(true, job)?;
         receiver.await.unwrap_or_else(|_| Err(lost()))
@@ -214,7 +251,7 @@ impl Db {
         after: impl FnOnce(Result<T>, Commit) + Send + 'static,
     ) -> Job {
         let (changed, syncer) = (self.0.changed.clone(), Arc::clone(&self.0.syncer));
-        transaction("BEGIN IMMEDIATE", work, move |result, changed_to| {
+        transaction(work, move |result, changed_to| {
             let commit = syncer.committed();
             if let (Ok(_), Some(seq)) = (&result, changed_to) {
                 changed.send_replace(seq);
@@ -264,34 +301,36 @@ fn owning<T: Send + 'static>(
 
 /// A transaction from BEGIN to COMMIT, or ROLLBACK; `finish` learns the result and the last change it logged.
 fn transaction<T: Send + 'static>(
-    begin: &'static str,
     work: impl FnOnce(Tx) -> OwnedWork<T> + Send + 'static,
     finish: impl FnOnce(Result<T>, Option<i64>) + Send + 'static,
 ) -> Job {
-    Box::new(move |session| {
-        if let Err(error) = session.control(begin) {
-            finish(Err(error), None);
-            return Some(session);
-        }
-        let (tx, result) = finish_work(work(Tx::new(session)));
-        let Tx { session, changed_to } = tx;
-        let result = result.and_then(|value| session.control("COMMIT").map(|()| value));
-        let mut usable = true;
-        if result.is_err() && !session.connection.is_autocommit() {
-            usable = session.control("ROLLBACK").is_ok();
-        }
+    Box::new(move |seat| {
+        let session = match seat.begin() {
+            Ok(session) => session,
+            Err(error) => return finish(Err(error), None),
+        };
+        let (session, result, changed_to) = seat.driver.run(async {
+            let (Tx { mut session, changed_to }, result) = work(Tx::new(session)).await;
+            let result = match result {
+                Ok(value) => match session.commit().await {
+                    Ending::Committed => Ok(value),
+                    Ending::Failed(error) => Err(error),
+                    Ending::Unknown(error) => Err(outcome_unknown(error)),
+                },
+                Err(error) => Err(error),
+            };
+            let is_usable = result.is_ok() || session.rollback().await;
+            (is_usable.then_some(session), result, changed_to)
+        });
+        seat.session = session;
         finish(result, changed_to);
-        usable.then_some(session)
     })
 }
 
-/// Drives a unit of work to its end. On this engine its statements answer at once, so one poll is enough; anything
-/// else it might await would stop every other writer, and is a fault in the program.
-fn finish_work<T>(mut work: OwnedWork<T>) -> (Tx, Result<T>) {
-    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => panic!("a transaction awaited something other than its own statements"),
-    }
+fn outcome_unknown(cause: Error) -> Error {
+    let message = "The database was lost while it confirmed the change: it was made, or not. Look before you try again.";
+    let cause = cause.source.map_or(cause.message, |source| source.to_string());
+    Error::unavailable(OUTCOME_UNKNOWN, message).source(cause)
 }
 
 fn lost() -> Error {
@@ -318,7 +357,7 @@ mod tests {
     async fn opened(directory: &DataDir, migrations: &'static [Migration]) -> (Db, Result<Migrated>) {
         directory.create().unwrap();
         let db = directory.open(Options { create: true, read_only: false }).unwrap();
-        let migrated = db.migrate(directory, migrations, &clock()).await;
+        let migrated = db.migrate(Some(directory), migrations, &clock()).await;
         (db, migrated)
     }
 
@@ -345,7 +384,9 @@ mod tests {
         drop(db);
 
         let (db, migrated) = opened(&directory, &[FIRST, SECOND]).await;
-        let Migrated::Upgraded { copy } = migrated.unwrap() else { panic!("expected an upgrade") };
+        let Migrated::Upgraded { copy: Some(copy) } = migrated.unwrap() else {
+            panic!("expected an upgrade")
+        };
         insert(&db, 2).await.unwrap();
         let before = Db::open(&copy, Options::default()).unwrap();
         assert_eq!((count(&before).await, before.schema_version().await.unwrap()), (1, 1));

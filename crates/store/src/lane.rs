@@ -1,20 +1,85 @@
 //! Threads that work on the database: a unit of work is handed to one, and runs there from its beginning to its end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
 use tollgate_core::{Error, Result};
 
-use crate::db::Options;
-use crate::tx::{Session, from_driver};
+use crate::engine::{Driver, Engine, Role, Session};
 
-/// What a thread does with its connection; it gives back the one that is to be used again.
-pub(crate) type Job = Box<dyn FnOnce(Session) -> Option<Session> + Send>;
+/// What a thread does at its seat.
+pub(crate) type Job = Box<dyn FnOnce(&mut Seat) + Send>;
+
+/// So long a server that was away is not asked again. Whoever waits is told at once.
+const AWAY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the threads of a lane have in common.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) engine: Engine,
+    pub(crate) role: Role,
+    /// Whether the database was there when it was last asked.
+    pub(crate) is_available: Arc<AtomicBool>,
+}
+
+/// A thread's place: its connection, if it has one that is good, and how to get another.
+pub(crate) struct Seat {
+    plan: Plan,
+    pub(crate) driver: Driver,
+    pub(crate) session: Option<Session>,
+    away_until: Option<Instant>,
+}
+
+impl Seat {
+    fn take(plan: Plan) -> Result<Self> {
+        let driver = Driver::of(&plan.engine)?;
+        let session = Some(driver.run(Session::open(&plan.engine, plan.role))?);
+        Ok(Self { plan, driver, session, away_until: None })
+    }
+
+    /// A session with a transaction begun. A connection that was lost meanwhile is replaced: nothing was done on it yet.
+    pub(crate) fn begin(&mut self) -> Result<Session> {
+        if let Some(mut session) = self.session.take() {
+            match self.driver.run(session.begin()) {
+                Ok(()) => return Ok(session),
+                Err(error) if !session.is_lost() => {
+                    self.session = Some(session);
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(%error, database = %self.plan.engine, "a connection was lost"),
+            }
+        }
+        let mut session = self.open()?;
+        self.driver.run(session.begin())?;
+        Ok(session)
+    }
+
+    /// A connection, the one that is there or a new one.
+    pub(crate) fn open(&mut self) -> Result<Session> {
+        if let Some(session) = self.session.take() {
+            return Ok(session);
+        }
+        if self.away_until.is_some_and(|until| Instant::now() < until) {
+            let message = "The database cannot be reached. Please try again.";
+            return Err(Error::unavailable("database_unavailable", message));
+        }
+        let role = match self.plan.role {
+            // It was made when it was first opened.
+            Role::Writer { .. } => Role::Writer { create: false },
+            role => role,
+        };
+        let opened = self.driver.run(Session::open(&self.plan.engine, role));
+        self.away_until = opened.is_err().then(|| Instant::now() + AWAY_PAUSE);
+        self.plan.is_available.store(opened.is_ok(), Ordering::Relaxed);
+        if let Err(error) = &opened {
+            tracing::error!(%error, database = %self.plan.engine, "the database cannot be opened");
+        }
+        opened
+    }
+}
 
 /// Threads with a connection each, and the line of jobs before them.
 pub(crate) struct Lane {
@@ -28,8 +93,7 @@ impl Lane {
     /// Starts `count` threads, for whom at most `waiting_max` jobs may wait.
     pub(crate) fn start(
         name: &str,
-        path: &Path,
-        options: Options,
+        plan: &Plan,
         (count, waiting_max): (usize, usize),
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) -> Result<Self> {
@@ -37,10 +101,18 @@ impl Lane {
         let receiver = Arc::new(Mutex::new(receiver));
         let waiting = Arc::new(AtomicUsize::new(0));
         for _ in 0..count {
-            let session = open_session(path, options)?;
-            let (receiver, waiting, path) = (Arc::clone(&receiver), Arc::clone(&waiting), path.to_owned());
-            let work = move || work_off(session, &receiver, &waiting, &path, options);
+            let (receiver, waiting, plan) = (Arc::clone(&receiver), Arc::clone(&waiting), plan.clone());
+            let (told, is_open) = mpsc::channel();
+            // A connection begins and ends on its thread.
+            let work = move || match Seat::take(plan) {
+                Ok(seat) => {
+                    let _ = told.send(Ok(()));
+                    work_off(seat, &receiver, &waiting);
+                }
+                Err(error) => _ = told.send(Err(error)),
+            };
             threads.push(spawn(name, work)?);
+            is_open.recv().unwrap_or_else(|_| Err(Error::internal("a database thread did not begin")))?;
         }
         Ok(Self { jobs: Mutex::new(Some(jobs)), waiting, waiting_max })
     }
@@ -69,53 +141,12 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
     thread.map_err(|error| Error::internal("a database thread does not start").source(error))
 }
 
-fn work_off(
-    session: Session,
-    receiver: &Mutex<mpsc::Receiver<Job>>,
-    waiting: &AtomicUsize,
-    path: &Path,
-    options: Options,
-) {
-    let mut session = Some(session);
+fn work_off(mut seat: Seat, receiver: &Mutex<mpsc::Receiver<Job>>, waiting: &AtomicUsize) {
     loop {
         let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         waiting.fetch_sub(1, Ordering::Relaxed);
-        let current = match session.take() {
-            Some(session) => session,
-            // The last job panicked and took its connection with it, which rolled its transaction back.
-            None => match open_session(path, Options { create: false, ..options }) {
-                Ok(session) => session,
-                Err(error) => {
-                    tracing::error!(%error, "the database cannot be opened again");
-                    continue;
-                }
-            },
-        };
-        session = catch_unwind(AssertUnwindSafe(|| job(current))).unwrap_or(None);
+        // A job that panics takes its connection with it, which rolls its transaction back.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut seat)));
     }
-}
-
-fn open_session(path: &Path, options: Options) -> Result<Session> {
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, options.create);
-    let connection = Connection::open_with_flags(path, flags).map_err(from_driver)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(from_driver)?;
-    connection.set_prepared_statement_cache_capacity(256);
-    if !options.read_only {
-        connection
-            .execute_batch(
-                // NORMAL syncs what a checkpoint needs; the syncing thread brings each commit to the disk.
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 67108864;",
-            )
-            .map_err(from_driver)?;
-    }
-    let query_only = if options.read_only { "PRAGMA query_only = ON;" } else { "" };
-    connection
-        .execute_batch(&format!(
-            "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
-             PRAGMA mmap_size = 0; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; {query_only}"
-        ))
-        .map_err(from_driver)?;
-    Ok(Session::new(connection))
 }

@@ -30,7 +30,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 11, sql: include_str!("../../../migrations/0011_invites.sql") },
     Migration { version: 12, sql: include_str!("../../../migrations/0012_audit_chain.sql") },
     Migration { version: 13, sql: include_str!("../../../migrations/0013_freeze_and_key_policy.sql") },
+    Migration { version: 14, sql: include_str!("../../../migrations/0014_lists.sql") },
 ];
+
+const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (
+    version BIGINT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL, applied_at BIGINT NOT NULL)";
 
 /// What bringing a database up to date meant.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,17 +42,17 @@ pub enum Migrated {
     /// There was no database yet.
     Created,
     Unchanged,
-    /// Migrated, after a copy was put aside.
+    /// Migrated, after a copy of the embedded database was put aside.
     Upgraded {
-        copy: PathBuf,
+        copy: Option<PathBuf>,
     },
 }
 
 impl Db {
-    /// Applies the migrations this database lacks, after a copy of it if it holds anything.
+    /// Applies the migrations this database lacks. If it holds anything a copy of it is put into the directory before.
     pub async fn migrate(
         &self,
-        directory: &DataDir,
+        copies: Option<&DataDir>,
         migrations: &'static [Migration],
         clock: &Clock,
     ) -> Result<Migrated> {
@@ -59,30 +63,28 @@ impl Db {
         if applied == newest {
             return Ok(Migrated::Unchanged);
         }
-        let copy = (applied > 0).then(|| directory.migration_copy(applied, clock.now()));
+        let copy =
+            copies.filter(|_| applied > 0).map(|directory| directory.migration_copy(applied, clock.now()));
         if let Some(copy) = &copy {
             self.copy_to(copy).await?;
         }
         for migration in migrations.iter().filter(|migration| migration.version > applied) {
             self.apply(*migration, clock).await?;
         }
-        Ok(copy.map_or(Migrated::Created, |copy| Migrated::Upgraded { copy }))
+        Ok(if applied == 0 { Migrated::Created } else { Migrated::Upgraded { copy } })
     }
 
     /// The version of the schema; 0 for an empty database.
     pub async fn schema_version(&self) -> Result<i64> {
-        self.with_connection(|connection| {
-            let has_table: bool = connection
-                .query_row("SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_migration'", [], |row| {
-                    row.get(0)
-                })
-                .map_err(crate::tx::from_driver)?;
-            if !has_table {
-                return Ok(0);
-            }
-            connection
-                .query_row("SELECT COALESCE(MAX(version), 0) FROM schema_migration", [], |row| row.get(0))
-                .map_err(crate::tx::from_driver)
+        self.read(|tx| {
+            Box::pin(async move {
+                if !tx.session.has_table("schema_migration").await? {
+                    return Ok(0);
+                }
+                let row: Row =
+                    tx.one("SELECT COALESCE(MAX(version), 0) AS version FROM schema_migration", &[]).await?;
+                row.get("version")
+            })
         })
         .await
     }
@@ -96,7 +98,7 @@ impl Db {
             return Err(Error::bad_request(format!(
                 "The database {} has schema version {applied}, older than this binary's {newest}. Start `tollgate \
                  serve` once: it migrates, after making a copy.",
-                self.path().display()
+                self.place()
             )));
         }
         Ok(())
@@ -107,7 +109,7 @@ impl Db {
             return Err(Error::bad_request(format!(
                 "The database {} has schema version {applied}; this binary knows versions up to {newest}. Use the \
                  newer binary that wrote it.",
-                self.path().display()
+                self.place()
             )));
         }
         Ok(())
@@ -133,13 +135,8 @@ impl Db {
         let now = clock.now();
         self.write(move |tx| {
             Box::pin(async move {
-                tx.session.connection.execute_batch(migration.sql).map_err(crate::tx::from_driver)?;
-                tx.execute(
-                    "CREATE TABLE IF NOT EXISTS schema_migration (
-                        version BIGINT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL, applied_at BIGINT NOT NULL)",
-                    &[],
-                )
-                .await?;
+                tx.session.migrate(migration.version, migration.sql).await?;
+                tx.session.migrate(migration.version, SCHEMA_MIGRATION).await?;
                 tx.execute(
                     "INSERT INTO schema_migration (version, checksum, applied_at) VALUES ($1, $2, $3)",
                     &params![migration.version, checksum(migration.sql), now],
@@ -174,7 +171,7 @@ mod tests {
         directory.create().unwrap();
         let db = directory.open(Options { create: true, read_only: false }).unwrap();
         let (before, _) = MIGRATIONS.split_at(9);
-        db.migrate(&directory, before, &clock).await.unwrap();
+        db.migrate(Some(&directory), before, &clock).await.unwrap();
         let rows = [
             "INSERT INTO organization (id, name, created_at) VALUES ('org-1', 'Ours', 1)",
             "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ('proj_1', 'org-1', 'P', TRUE, 1)",
@@ -192,7 +189,10 @@ mod tests {
         })
         .await
         .unwrap();
-        assert!(matches!(db.migrate(&directory, MIGRATIONS, &clock).await, Ok(Migrated::Upgraded { .. })));
+        assert!(matches!(
+            db.migrate(Some(&directory), MIGRATIONS, &clock).await,
+            Ok(Migrated::Upgraded { .. })
+        ));
         let sql = "SELECT resource_id, principal_id, role_id, organization_id FROM role_assignment ORDER BY resource_id";
         let found: Vec<Row> = db.read(move |tx| Box::pin(tx.all(sql, &[]))).await.unwrap();
         let found: Vec<[String; 4]> =

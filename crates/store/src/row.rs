@@ -31,7 +31,7 @@ impl Row {
 }
 
 /// A type that a row can be read into.
-pub trait FromRow: Sized {
+pub trait FromRow: Sized + Send {
     fn from_row(row: &Row) -> Result<Self>;
 }
 

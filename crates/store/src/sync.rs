@@ -18,7 +18,8 @@ pub struct Commit(u64);
 type Then = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Syncer {
-    log: PathBuf,
+    /// `None` where a commit is on disk already.
+    log: Option<PathBuf>,
     committed: AtomicU64,
     synced: watch::Sender<u64>,
     queue: Mutex<Queue>,
@@ -35,8 +36,13 @@ impl Syncer {
     pub(crate) fn of(database: &Path) -> Self {
         let mut log = database.as_os_str().to_owned();
         log.push("-wal");
+        Self { log: Some(log.into()), ..Self::of_nothing() }
+    }
+
+    /// Of a database that confirms a commit when it is on disk.
+    pub(crate) fn of_nothing() -> Self {
         Self {
-            log: log.into(),
+            log: None,
             committed: AtomicU64::new(0),
             synced: watch::Sender::new(0),
             queue: Mutex::default(),
@@ -88,7 +94,9 @@ impl Syncer {
             drop(queue);
             let committed = self.committed.load(Ordering::Acquire);
             if committed > *self.synced.borrow() {
-                sync(&mut log, &self.log);
+                if let Some(path) = &self.log {
+                    sync(&mut log, path);
+                }
                 self.synced.send_replace(committed);
             }
             for then in waiting {

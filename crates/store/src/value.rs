@@ -13,6 +13,18 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
+impl Value {
+    pub(crate) const fn shape(&self) -> &'static str {
+        match self {
+            Self::Null => "NULL",
+            Self::Int(_) => "a number",
+            Self::Bool(_) => "a truth value",
+            Self::Text(_) => "a text",
+            Self::Blob(_) => "bytes",
+        }
+    }
+}
+
 /// Into a [`Value`] to bind.
 pub trait ToValue {
     fn to_value(&self) -> Value;
@@ -193,14 +205,9 @@ impl ToValue for Value {
 
 pub(crate) fn read<T: FromValue>(value: &Value, column: &str) -> Result<T> {
     T::from_value(value).ok_or_else(|| {
-        let shape = match value {
-            Value::Null => "NULL",
-            Value::Int(_) | Value::Bool(_) => "a number",
-            Value::Text(_) => "a text",
-            Value::Blob(_) => "bytes",
-        };
         Error::internal(format!(
-            "column {column} holds {shape} where {} is expected",
+            "column {column} holds {} where {} is expected",
+            value.shape(),
             std::any::type_name::<T>()
         ))
     })

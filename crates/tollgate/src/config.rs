@@ -10,7 +10,9 @@ use serde::Deserialize;
 use tollgate_admin::TrustedProxies;
 use tollgate_core::{Address, Error, Result};
 use tollgate_ledger::Durability;
+use tollgate_store::Home;
 
+use crate::command::place;
 use crate::otel::OtlpOptions;
 
 const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
@@ -25,7 +27,7 @@ const OWNER_EMAIL_USUAL: &str = "owner@localhost";
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ServeOptions {
-    /// Directory of the installation: database, secrets, lock
+    /// Directory of the installation: database, secrets, lock; with --database it may be left out
     #[arg(long, env = "TOLLGATE_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
@@ -37,7 +39,7 @@ pub struct ServeOptions {
     /// E-mail address of the owner the first start makes [default: owner@localhost]
     #[arg(long, env = "TOLLGATE_OWNER_EMAIL", value_name = "EMAIL")]
     pub owner_email: Option<String>,
-    /// Master keys: pepper and encryption key [default: DIR/secrets/master.json]
+    /// Master keys: pepper and encryption key [default: DIR/secrets/master.json; none with --database]
     #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
     pub secrets: Option<PathBuf>,
     /// Certificate chain in PEM; read again when it changes
@@ -76,8 +78,8 @@ pub struct ServeOptions {
     /// Seconds an upstream has to begin its answer [default: 600]
     #[arg(long, env = "TOLLGATE_UPSTREAM_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub upstream_timeout_seconds: Option<u64>,
-    /// Not supported yet: PostgreSQL in place of the embedded database
-    #[arg(long, env = "TOLLGATE_DATABASE", value_name = "URL", hide = true)]
+    /// PostgreSQL in place of the embedded database, such as postgres://user:password@host:5432/database
+    #[arg(long, env = "TOLLGATE_DATABASE", value_name = "URL", hide_env_values = true)]
     pub database: Option<String>,
     /// Not supported yet: counters shared by several nodes
     #[arg(long, env = "TOLLGATE_VALKEY", value_name = "URL", hide = true)]
@@ -116,7 +118,7 @@ pub struct ServeOptions {
 /// Settings that were checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub data: PathBuf,
+    pub home: Home,
     pub listen: SocketAddr,
     pub bootstrap_file: Option<PathBuf>,
     pub owner_email: String,
@@ -151,11 +153,15 @@ impl ServeOptions {
     pub fn config(self) -> Result<Config> {
         let options = self.with_file()?;
         options.refuse_what_is_missing()?;
-        let data = options.data.ok_or_else(|| {
+        let home = place::home(options.data.as_deref(), options.database.as_deref())?.ok_or_else(|| {
             Error::bad_request(
                 "Name the data directory: `tollgate serve --data DIR`. It is made if it does not exist.",
             )
         })?;
+        home.secrets(options.secrets.as_deref())?;
+        if options.take_over && home.data().is_none() {
+            return Err(Error::bad_request("--take-over needs --data DIR: there the two processes meet."));
+        }
         let tls = match (options.tls_cert, options.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -172,7 +178,7 @@ impl ServeOptions {
         }
         let mebibytes = |given: Option<u64>, usual: u64| given.unwrap_or(usual).saturating_mul(1024 * 1024);
         Ok(Config {
-            data,
+            home,
             listen,
             bootstrap_file: options.bootstrap_file,
             owner_email: options.owner_email.unwrap_or_else(|| OWNER_EMAIL_USUAL.to_owned()),
@@ -240,16 +246,12 @@ impl ServeOptions {
 
     /// A setting that would be accepted and not enforced is refused.
     fn refuse_what_is_missing(&self) -> Result<()> {
-        let missing = [
-            ("--database", self.database.is_some(), "PostgreSQL", "Leave it out for the embedded database."),
-            ("--valkey", self.valkey.is_some(), "Counters shared by several nodes", "One node needs none."),
-        ];
-        match missing.into_iter().find(|(_, is_given, ..)| *is_given) {
-            Some((flag, _, what, instead)) => Err(Error::bad_request(format!(
-                "{flag}: {what} are not supported by this version yet. {instead}"
-            ))),
-            None => Ok(()),
+        if self.valkey.is_some() {
+            return Err(Error::bad_request(
+                "--valkey: Counters shared by several nodes are not supported by this version yet. One node needs none.",
+            ));
         }
+        Ok(())
     }
 }
 
@@ -311,13 +313,19 @@ mod tests {
 
     #[test]
     fn what_is_missing_refuses_to_start_by_name() {
-        for (options, flag) in [
-            (ServeOptions { database: Some("postgres://x".into()), ..options() }, "--database"),
-            (ServeOptions { valkey: Some("redis://x".into()), ..options() }, "--valkey"),
-        ] {
-            let message = options.config().unwrap_err().message;
-            assert!(message.starts_with(flag) && message.contains("not supported"), "{message}");
-        }
+        let options = ServeOptions { valkey: Some("redis://x".into()), ..options() };
+        let message = options.config().unwrap_err().message;
+        assert!(message.starts_with("--valkey") && message.contains("not supported"), "{message}");
+    }
+
+    #[test]
+    fn a_database_on_a_server_wants_a_secrets_file_by_name() {
+        let url = Some("postgres://localhost/tollgate".to_owned());
+        let bare = ServeOptions { database: url, ..ServeOptions::default() };
+        assert!(bare.clone().config().unwrap_err().message.contains("--secrets"));
+        let named = ServeOptions { secrets: Some("/nonexistent".into()), ..bare };
+        assert!(named.clone().config().is_ok());
+        assert!(ServeOptions { take_over: true, ..named }.config().unwrap_err().message.contains("--data"));
     }
 
     #[test]

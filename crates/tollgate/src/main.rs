@@ -50,7 +50,7 @@ async fn run(cli: Cli) -> u8 {
             done(dev::dev(options).await)
         }
         Command::Simulate(options) => done(simulate::simulate(options).await),
-        Command::Fsck(FsckOptions { data: Some(data) }) => match maintenance::fsck(&data).await {
+        Command::Fsck(FsckOptions { place }) if place.is_given() => match maintenance::fsck(&place).await {
             Ok(true) => 0,
             Ok(false) => FAILED,
             Err(error) => done(Err(error)),
@@ -159,6 +159,7 @@ fn done(result: Result<(), Error>) -> u8 {
             // Whoever is at the machine may see the cause, which an answer over HTTP keeps to the log.
             match (error.kind, &error.source) {
                 (Kind::Internal, Some(cause)) => complain(&cause.to_string()),
+                (Kind::Unavailable, Some(cause)) => complain(&format!("{} {cause}", error.message)),
                 _ => complain(&error.message),
             }
             FAILED

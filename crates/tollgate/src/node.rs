@@ -1,7 +1,7 @@
 //! A running server: the data directory, the threads, the planes, and how they start and stop together.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -17,7 +17,7 @@ use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
 use tollgate_gateway::{Gateway, Pool};
 use tollgate_ledger::{Ledger, recovery};
 use tollgate_replica::Replica;
-use tollgate_store::{DataDir, Db, Lock, MIGRATIONS, Migrated, Options};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
 use crate::access_log::AccessLog;
@@ -63,23 +63,23 @@ pub struct Node {
     drain: Duration,
     /// Dropped before the lock, which whoever takes over waits for.
     offer: Option<Offer>,
-    _lock: Lock,
+    _lock: Option<Lock>,
 }
 
 impl Node {
     /// Starts a server and returns when it is ready. It needs a tokio runtime, which carries its background tasks.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self> {
-        let directory = DataDir::new(&config.data);
-        directory.create()?;
+        let home = &config.home;
+        home.create()?;
         let tls = match &config.tls {
             Some(files) => Some(Arc::new(ServerTls::load(&files.certificate, &files.key)?)),
             None => None,
         };
-        let (lock, listener) = places(&directory, config).await?;
+        let (lock, listener) = places(config).await?;
         let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
         let url = listener::url(address, tls.is_some());
-        let db = open(&directory, &clock).await?;
-        let keyring = keyring(&db, &directory, config.secrets.as_deref()).await?;
+        let db = open(home, &clock).await?;
+        let keyring = keyring(&db, home, config.secrets.as_deref()).await?;
         bootstrap(&db, &clock, &keyring, config, &url).await?;
         chain::begin(&db, &keyring).await?;
         let recovered = recovery::settle_open_holds(&db, &clock).await?;
@@ -95,7 +95,7 @@ impl Node {
             free_bytes_min: config.free_bytes_min,
             ballast_bytes: config.ballast_bytes,
         };
-        let ledger = Ledger::new(db.clone(), directory, clock.clone(), options);
+        let ledger = Ledger::new(db.clone(), home.database_directory().cloned(), clock.clone(), options);
         let mut node = Self {
             address,
             url,
@@ -109,7 +109,7 @@ impl Node {
             background: Vec::new(),
             exporter: None,
             drain: config.drain,
-            offer: Offer::make(&config.data, &listener),
+            offer: home.data().and_then(|data| Offer::make(data.path(), &listener)),
             _lock: lock,
         };
         node.start_background(config.tls.as_ref().zip(tls.clone()));
@@ -199,6 +199,7 @@ impl Node {
                 access_log: access_log.clone(),
                 exporter: self.exporter.clone(),
                 is_ready: Arc::clone(&self.is_ready),
+                db: self.db.clone(),
             });
             let failed =
                 |error: std::io::Error| Error::internal("a worker could not be started").source(error);
@@ -219,6 +220,11 @@ impl Node {
         let exporter = Arc::new(Exporter::new(options.clone(), dialer.clone()));
         self.exporter = Some(Arc::clone(&exporter));
         self.background.push(tokio::spawn(async move { exporter.run().await }).abort_handle());
+    }
+
+    /// Where its database is, for people.
+    pub fn database(&self) -> String {
+        self.db.place()
     }
 
     /// Returns when another process has taken the listening socket, to go on in this one's place.
@@ -322,11 +328,16 @@ async fn publish_audit_heads(db: &Db) -> Result<()> {
     Ok(())
 }
 
-/// The lock of the directory and the socket to listen on: from the process whose place this one takes, from systemd, or new.
-async fn places(directory: &DataDir, config: &Config) -> Result<(Lock, std::net::TcpListener)> {
-    let taken = if config.take_over { handover::take(&config.data)? } else { None };
+/// The lock of the directory, if there is one, and the socket to listen on: from the process whose place this one takes, from
+/// systemd, or new.
+async fn places(config: &Config) -> Result<(Option<Lock>, std::net::TcpListener)> {
+    let data = config.home.data();
+    let taken = match data.filter(|_| config.take_over) {
+        Some(data) => handover::take(data.path())?,
+        None => None,
+    };
     let Some(taken) = taken else {
-        let lock = directory.lock()?;
+        let lock = config.home.lock()?;
         let listener = match listener::inherited()? {
             Some(listener) => listener::adopt(listener, config.listen)?,
             None => listener::bind(config.listen)?,
@@ -336,7 +347,10 @@ async fn places(directory: &DataDir, config: &Config) -> Result<(Lock, std::net:
     listener::check(&taken.listener, config.listen)?;
     let listener = listener::adopt(taken.confirm()?, config.listen)?;
     // The other ends what it is at first.
-    let lock = lock_when_free(directory).await?;
+    let lock = match data {
+        Some(data) => Some(lock_when_free(data).await?),
+        None => None,
+    };
     Ok((lock, listener))
 }
 
@@ -353,18 +367,22 @@ async fn lock_when_free(directory: &DataDir) -> Result<Lock> {
 }
 
 /// Opens the database, new or old, and brings its schema up to date.
-async fn open(directory: &DataDir, clock: &Clock) -> Result<Db> {
-    let db = directory.open(Options { create: true, read_only: false })?;
-    if let Migrated::Upgraded { copy } = db.migrate(directory, MIGRATIONS, clock).await? {
-        tracing::info!(copy = %copy.display(), "the database was migrated; a copy from before was kept");
+async fn open(home: &Home, clock: &Clock) -> Result<Db> {
+    let db = home.open(Options { create: true, read_only: false })?;
+    match db.migrate(home.database_directory(), MIGRATIONS, clock).await? {
+        Migrated::Upgraded { copy: Some(copy) } => {
+            tracing::info!(copy = %copy.display(), "the database was migrated; a copy from before was kept");
+        }
+        Migrated::Upgraded { copy: None } => tracing::info!("the database was migrated"),
+        Migrated::Created | Migrated::Unchanged => {}
     }
     Ok(db)
 }
 
 /// The master keys of the installation, checked against what the database was written with.
-pub(crate) async fn keyring(db: &Db, directory: &DataDir, path: Option<&Path>) -> Result<Arc<Keyring>> {
+pub(crate) async fn keyring(db: &Db, home: &Home, path: Option<&Path>) -> Result<Arc<Keyring>> {
     let is_first_start = !db.read(|tx| Box::pin(secrets_file::has_fingerprints(tx))).await?;
-    let path: PathBuf = path.map_or_else(|| directory.secrets(), Path::to_owned);
+    let path = home.secrets(path)?;
     let keyring = Arc::new(secrets_file::load(&path, is_first_start)?);
     let checking = Arc::clone(&keyring);
     db.write(move |tx| Box::pin(async move { secrets_file::check_fingerprints(tx, &checking).await }))
@@ -373,8 +391,8 @@ pub(crate) async fn keyring(db: &Db, directory: &DataDir, path: Option<&Path>) -
 }
 
 /// The same beside a server, without writing anything.
-pub(crate) async fn keyring_to_read(db: &Db, directory: &DataDir, path: Option<&Path>) -> Result<Keyring> {
-    let path: PathBuf = path.map_or_else(|| directory.secrets(), Path::to_owned);
+pub(crate) async fn keyring_to_read(db: &Db, home: &Home, path: Option<&Path>) -> Result<Keyring> {
+    let path = home.secrets(path)?;
     let keyring = secrets_file::load(&path, false)?;
     let checking = keyring.clone();
     db.read(move |tx| Box::pin(async move { secrets_file::compare_fingerprints(tx, &checking).await }))

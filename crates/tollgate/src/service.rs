@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tollgate_admin::Admin;
 use tollgate_core::{AttemptId, Clock, not_served};
 use tollgate_gateway::{Gateway, Pool, Served};
+use tollgate_store::Db;
 use tollgate_wire::{Exchange, Reply, Service};
 
 use crate::access_log::{AccessLog, Line};
@@ -22,6 +23,7 @@ pub(crate) struct Worker {
     pub(crate) exporter: Option<Arc<Exporter>>,
     /// Off before the node is complete and while it drains.
     pub(crate) is_ready: Arc<AtomicBool>,
+    pub(crate) db: Db,
 }
 
 /// What OpenAI calls the version of its API.
@@ -107,7 +109,7 @@ impl Worker {
     }
 
     async fn neither(&self, exchange: &mut Exchange) -> Option<&'static str> {
-        let is_ready = self.is_ready.load(Ordering::Relaxed);
+        let is_ready = self.is_ready.load(Ordering::Relaxed) && self.db.is_available();
         match (exchange.head.method(), exchange.head.path()) {
             // Whether the process lives; nothing that could restart it for the sake of something else.
             ("GET" | "HEAD", "/healthz") => {

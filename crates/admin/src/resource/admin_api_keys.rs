@@ -114,10 +114,11 @@ async fn list(cx: &mut Cx, input: ListAdminKeys) -> Result<Page<AdminKey>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let sql = keys().push(match input.order {
-        Order::Asc => " AND ($2 IS NULL OR k.id > $2) ORDER BY k.id ASC LIMIT $3",
-        Order::Desc => " AND ($2 IS NULL OR k.id < $2) ORDER BY k.id DESC LIMIT $3",
+        Order::Asc => " AND k.id > $2 ORDER BY k.id ASC LIMIT $3",
+        Order::Desc => " AND k.id < $2 ORDER BY k.id DESC LIMIT $3",
     });
-    let rows: Vec<AdminKey> = cx.tx.all(sql, &params![cx.organization(), after, limit + 1]).await?;
+    let rows: Vec<AdminKey> =
+        cx.tx.all(sql, &params![cx.organization(), input.order.beyond(after), limit + 1]).await?;
     let rows = rows.into_iter().map(|key| key.seen_by(cx)).collect();
     Ok(Page::new(rows, limit, |key: &AdminKey| key.id.to_string()))
 }

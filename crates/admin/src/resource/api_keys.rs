@@ -13,7 +13,7 @@ use tollgate_core::{
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
 use crate::access;
-use crate::arguments::{self, PathId};
+use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -170,13 +170,18 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<ApiKey>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let project = projects::find(cx, input.project_id.id()?).await?.id;
-    let sql = keys().push(" AND ($2 IS NULL OR k.id > $2)").push(match input.owner_project_access {
+    let sql = keys().push(" AND k.id > $2").push(match input.owner_project_access {
         None | Some(Access::Active) => " AND k.is_active = $3",
         Some(Access::Inactive) => " AND k.is_active <> $3",
-        Some(Access::Any) => " AND $3 = $3",
+        Some(Access::Any) => " AND $3",
     });
-    let rows =
-        cx.tx.all(sql.push(" ORDER BY k.id LIMIT $4"), &params![project, after, true, limit + 1]).await?;
+    let rows = cx
+        .tx
+        .all(
+            sql.push(" ORDER BY k.id LIMIT $4"),
+            &params![project, Order::Asc.beyond(after), true, limit + 1],
+        )
+        .await?;
     let rows = rows.into_iter().map(|key: ApiKey| key.seen_by(cx)).collect();
     Ok(Page::new(rows, limit, |key: &ApiKey| key.id.to_string()))
 }

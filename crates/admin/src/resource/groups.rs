@@ -70,10 +70,10 @@ async fn list(cx: &mut Cx, input: ListGroups) -> Result<NextPage<Group>> {
     let limit = page::limit(input.limit, 100, 0, 1000)?;
     let after: Option<GroupId> = page::cursor("after", input.after.as_deref())?;
     let sql = Sql::from("SELECT * FROM user_group WHERE organization_id = $1").push(match input.order {
-        Order::Asc => " AND ($2 IS NULL OR id > $2) ORDER BY id ASC LIMIT $3",
-        Order::Desc => " AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+        Order::Asc => " AND id > $2 ORDER BY id ASC LIMIT $3",
+        Order::Desc => " AND id < $2 ORDER BY id DESC LIMIT $3",
     });
-    let rows = cx.tx.all(sql, &params![cx.organization(), after, limit + 1]).await?;
+    let rows = cx.tx.all(sql, &params![cx.organization(), input.order.beyond(after), limit + 1]).await?;
     Ok(NextPage::new(rows, limit, |group: &Group| group.id.to_string()))
 }
 
@@ -100,10 +100,12 @@ async fn create(cx: &mut Cx, input: CreateGroup) -> Result<Group> {
 
 /// Two groups of one name could not be told apart where people choose one.
 async fn refuse_taken(cx: &mut Cx, name: &str, but: Option<GroupId>) -> Result<()> {
+    // No id is empty.
+    let but = but.map(|id| id.to_string()).unwrap_or_default();
     let taken: Option<Row> = cx
         .tx
         .optional(
-            "SELECT id FROM user_group WHERE organization_id = $1 AND name = $2 AND ($3 IS NULL OR id <> $3)",
+            "SELECT id FROM user_group WHERE organization_id = $1 AND name = $2 AND id <> $3",
             &params![cx.organization(), name, but],
         )
         .await?;
@@ -209,11 +211,12 @@ async fn list_users(cx: &mut Cx, input: ListGroupUsers) -> Result<NextPage<Group
     let limit = page::limit(input.limit, 100, 0, 1000)?;
     let after: Option<UserId> = page::cursor("after", input.after.as_deref())?;
     let group = find(cx, input.group_id.id()?).await?.id;
-    let sql = Sql::from(USERS).push(match input.order.unwrap_or(Order::Desc) {
-        Order::Asc => " AND ($2 IS NULL OR m.user_id > $2) ORDER BY m.user_id ASC LIMIT $3",
-        Order::Desc => " AND ($2 IS NULL OR m.user_id < $2) ORDER BY m.user_id DESC LIMIT $3",
+    let order = input.order.unwrap_or(Order::Desc);
+    let sql = Sql::from(USERS).push(match order {
+        Order::Asc => " AND m.user_id > $2 ORDER BY m.user_id ASC LIMIT $3",
+        Order::Desc => " AND m.user_id < $2 ORDER BY m.user_id DESC LIMIT $3",
     });
-    let rows = cx.tx.all(sql, &params![group, after, limit + 1]).await?;
+    let rows = cx.tx.all(sql, &params![group, order.beyond(after), limit + 1]).await?;
     Ok(NextPage::new(rows, limit, |user: &GroupUser| user.id.to_string()))
 }
 

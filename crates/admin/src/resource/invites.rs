@@ -9,7 +9,7 @@ use tollgate_core::{Error, InviteId, Permission, Predefined, ProjectId, Resource
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
 use crate::access::{self, Grant};
-use crate::arguments::PathId;
+use crate::arguments::{Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -114,8 +114,8 @@ async fn list(cx: &mut Cx, input: ListInvites) -> Result<Page<Invite>> {
     let rows: Vec<Invite> = cx
         .tx
         .all(
-            "SELECT * FROM invite WHERE organization_id = $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3",
-            &params![cx.organization(), after, limit + 1],
+            "SELECT * FROM invite WHERE organization_id = $1 AND id > $2 ORDER BY id LIMIT $3",
+            &params![cx.organization(), Order::Asc.beyond(after), limit + 1],
         )
         .await?;
     let rows = rows.into_iter().map(|invite| invite.at(cx.now)).collect();

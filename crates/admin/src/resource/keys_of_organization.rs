@@ -5,6 +5,7 @@ use tollgate_core::page::{self, Page};
 use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, params};
 
+use crate::arguments::Order;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
@@ -77,7 +78,7 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let mut sql = Sql::from("SELECT k.*, p.name AS project_name, ").push(LIMITED).push(
         " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
-         WHERE k.organization_id = $1 AND ($2 IS NULL OR k.id > $2) AND k.revoked_at IS NULL AND k.is_active = $3
+         WHERE k.organization_id = $1 AND k.id > $2 AND k.revoked_at IS NULL AND k.is_active = $3
             AND (k.expires_at IS NULL OR k.expires_at > $4) AND p.archived_at IS NULL",
     );
     sql = match input.has_spend_limit {
@@ -85,7 +86,7 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
         Some(true) => sql.push(" AND ").push(LIMITED),
         Some(false) => sql.push(" AND NOT ").push(LIMITED),
     };
-    let values = params![cx.organization(), after, true, cx.now, limit + 1];
+    let values = params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1];
     let rows = cx.tx.all(sql.push(" ORDER BY k.id LIMIT $5"), &values).await?;
     Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
 }

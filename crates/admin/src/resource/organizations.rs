@@ -8,7 +8,7 @@ use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, OrganizationId, ProjectId, Result, Timestamp, UserId};
 use tollgate_store::{Entity, FromRow, Row, params};
 
-use crate::arguments::{self, PathId};
+use crate::arguments::{self, Order, PathId};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::Cx;
 use crate::host::{self, Founding};
@@ -57,8 +57,8 @@ pub(crate) struct ListOrganizations {
 async fn list(cx: &mut Cx, input: ListOrganizations) -> Result<Page<Organization>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<OrganizationId> = page::cursor("after", input.after.as_deref())?;
-    let sql = "SELECT * FROM organization WHERE ($1 IS NULL OR id > $1) ORDER BY id LIMIT $2";
-    let rows = cx.tx.all(sql, &params![after, limit + 1]).await?;
+    let sql = "SELECT * FROM organization WHERE id > $1 ORDER BY id LIMIT $2";
+    let rows = cx.tx.all(sql, &params![Order::Asc.beyond(after), limit + 1]).await?;
     Ok(Page::new(rows, limit, |organization: &Organization| organization.id.to_string()))
 }
 

@@ -68,10 +68,10 @@ async fn list(cx: &mut Cx, input: ListProjectGroups) -> Result<NextPage<ProjectG
     let after: Option<GroupId> = page::cursor("after", input.after.as_deref())?;
     let project = projects::find(cx, input.project_id.id()?).await?.id;
     let sql = Sql::from(GROUPS).push(match input.order {
-        Order::Asc => " AND ($2 IS NULL OR m.group_id > $2) ORDER BY m.group_id ASC LIMIT $3",
-        Order::Desc => " AND ($2 IS NULL OR m.group_id < $2) ORDER BY m.group_id DESC LIMIT $3",
+        Order::Asc => " AND m.group_id > $2 ORDER BY m.group_id ASC LIMIT $3",
+        Order::Desc => " AND m.group_id < $2 ORDER BY m.group_id DESC LIMIT $3",
     });
-    let rows = cx.tx.all(sql, &params![project, after, limit + 1]).await?;
+    let rows = cx.tx.all(sql, &params![project, input.order.beyond(after), limit + 1]).await?;
     Ok(NextPage::new(rows, limit, |group: &ProjectGroup| group.group_id.to_string()))
 }
 

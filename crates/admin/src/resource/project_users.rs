@@ -11,7 +11,7 @@ use tollgate_core::{Error, Permission, Predefined, ProjectId, Resource, Result, 
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
 use crate::access::{self, Grant};
-use crate::arguments::PathId;
+use crate::arguments::{Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -75,8 +75,8 @@ async fn list(cx: &mut Cx, input: ListProjectUsers) -> Result<Page<ProjectUser>>
     let rows = cx
         .tx
         .all(
-            members().push(" AND ($2 IS NULL OR p.user_id > $2) ORDER BY p.user_id LIMIT $3"),
-            &params![project.id, after, limit + 1],
+            members().push(" AND p.user_id > $2 ORDER BY p.user_id LIMIT $3"),
+            &params![project.id, Order::Asc.beyond(after), limit + 1],
         )
         .await?;
     Ok(Page::new(rows, limit, |user: &ProjectUser| user.id.to_string()))

@@ -9,7 +9,7 @@ use tollgate_core::patch::Patch;
 use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp};
 use tollgate_store::{Entity, FromRow, Row, Sql, params};
 
-use crate::arguments::{self, PathId};
+use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -87,12 +87,12 @@ pub(crate) struct ListProjects {
 async fn list(cx: &mut Cx, input: ListProjects) -> Result<Page<Project>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<ProjectId> = page::cursor("after", input.after.as_deref())?;
-    let mut sql = Sql::from("SELECT * FROM project WHERE organization_id = $1 AND ($2 IS NULL OR id > $2)");
+    let mut sql = Sql::from("SELECT * FROM project WHERE organization_id = $1 AND id > $2");
     if !input.include_archived {
         sql = sql.push(" AND archived_at IS NULL");
     }
     let sql = sql.push(" ORDER BY id LIMIT $3");
-    let rows = cx.tx.all(sql, &params![cx.organization(), after, limit + 1]).await?;
+    let rows = cx.tx.all(sql, &params![cx.organization(), Order::Asc.beyond(after), limit + 1]).await?;
     Ok(Page::new(rows, limit, |project: &Project| project.id.to_string()))
 }
 

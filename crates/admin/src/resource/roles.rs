@@ -247,10 +247,12 @@ fn read_description(description: Option<String>) -> Result<Option<String>> {
 }
 
 async fn refuse_taken(cx: &mut Cx, resource: Resource, name: &str, but: Option<RoleId>) -> Result<()> {
+    // No id is empty.
+    let but = but.map(|id| id.to_string()).unwrap_or_default();
     let taken: Option<Row> = cx
         .tx
         .optional(
-            "SELECT id FROM role WHERE resource_id = $1 AND name = $2 AND ($3 IS NULL OR id <> $3)",
+            "SELECT id FROM role WHERE resource_id = $1 AND name = $2 AND id <> $3",
             &params![resource.to_string(), name, but],
         )
         .await?;

@@ -9,7 +9,7 @@ use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp};
 use tollgate_store::{Entity, FromRow, Row, params};
 
-use crate::arguments::{self, PathId};
+use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -106,8 +106,8 @@ async fn list(cx: &mut Cx, input: ListAccounts) -> Result<Page<ServiceAccount>> 
         .tx
         .all(
             "SELECT * FROM service_account
-             WHERE project_id = $1 AND deleted_at IS NULL AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3",
-            &params![project, after, limit + 1],
+             WHERE project_id = $1 AND deleted_at IS NULL AND id > $2 ORDER BY id LIMIT $3",
+            &params![project, Order::Asc.beyond(after), limit + 1],
         )
         .await?;
     Ok(Page::new(rows, limit, |account: &ServiceAccount| account.id.to_string()))

@@ -15,7 +15,7 @@ use tollgate_core::{
 use tollgate_store::{Entity, FromRow, Row, Sql, ToValue, params};
 
 use crate::access::{self, Grant};
-use crate::arguments::{self, PathId};
+use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
@@ -85,8 +85,8 @@ pub(crate) struct ListUsers {
 async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<UserId> = page::cursor("after", input.after.as_deref())?;
-    let mut sql = members().push(" AND ($2 IS NULL OR o.user_id > $2)");
-    let mut values = params![cx.organization(), after, limit + 1].to_vec();
+    let mut sql = members().push(" AND o.user_id > $2");
+    let mut values = params![cx.organization(), Order::Asc.beyond(after), limit + 1].to_vec();
     if !input.emails.is_empty() {
         let emails = input.emails.iter().map(|email| email.trim().to_lowercase().to_value());
         sql = sql.push(" AND u.email IN ").push_list(&mut values, emails);

@@ -192,7 +192,8 @@ async fn a_nearly_full_disk_admits_nothing_new_and_still_ends_what_is_open() {
     let fixture = Fixture::new().await;
     let open = fixture.dispatched().await;
     let full = Options { free_bytes_min: u64::MAX, ..Options::default() };
-    let ledger = Ledger::new(fixture.db.clone(), fixture.directory.clone(), fixture.clock.clone(), full);
+    let ledger =
+        Ledger::new(fixture.db.clone(), Some(fixture.directory.clone()), fixture.clock.clone(), full);
     let refused = Error::from(ledger.hold(fixture.attempt(), None).await.err().unwrap());
     assert_eq!((refused.status(), refused.code), (503, Some("storage_low")));
     open.settle(reported(1, 1));

@@ -73,7 +73,7 @@ impl Fixture {
         let clock = Clock::manual(start);
         directory.create().unwrap();
         let db = directory.open(DbOptions { create: true, read_only: false }).unwrap();
-        db.migrate(&directory, MIGRATIONS, &clock).await.unwrap();
+        db.migrate(Some(&directory), MIGRATIONS, &clock).await.unwrap();
         let organization: OrganizationId = clock.next_id();
         let (projects, users): ([ProjectId; 2], [UserId; 2]) =
             ([clock.next_id(), clock.next_id()], [clock.next_id(), clock.next_id()]);
@@ -85,13 +85,13 @@ impl Fixture {
         };
         let payers = vec![payer(0, 0), payer(0, 1), payer(1, 0)];
         insert_people(&db, organization, &projects, &users, &payers).await;
-        let ledger = Ledger::new(db.clone(), directory.clone(), clock.clone(), Options::default());
+        let ledger = Ledger::new(db.clone(), Some(directory.clone()), clock.clone(), Options::default());
         Self { _home: home, directory, db, clock, ledger, organization, payers }
     }
 
     /// As after a restart: nothing is in memory.
     fn restarted(&self) -> Ledger {
-        Ledger::new(self.db.clone(), self.directory.clone(), self.clock.clone(), Options::default())
+        Ledger::new(self.db.clone(), Some(self.directory.clone()), self.clock.clone(), Options::default())
     }
 
     fn attempt(&self) -> Attempt {

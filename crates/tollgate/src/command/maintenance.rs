@@ -1,4 +1,4 @@
-//! `fsck`, `backup`, `restore`, `recover`, `operator` and `password`: work on the data directory itself.
+//! `fsck`, `backup`, `restore`, `recover`, `operator` and `password`: work on the installation itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +9,10 @@ use tollgate_admin::{Access, Event, Operation, chain, host};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Permission, Result};
 use tollgate_ledger::fsck;
-use tollgate_store::{DataDir, Db, Lock, MIGRATIONS, Options};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Options};
 
 use crate::api::Out;
+use crate::command::place::PlaceOptions;
 use crate::node;
 
 #[derive(Args, Debug)]
@@ -23,9 +24,9 @@ pub struct DataOptions {
 
 #[derive(Args, Debug)]
 pub struct FsckOptions {
-    /// Directory of the installation; without it the running server is asked, by an operator's admin key
-    #[arg(long, env = "TOLLGATE_DATA", value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    /// Without a place the running server is asked, by an operator's admin key
+    #[command(flatten)]
+    pub place: PlaceOptions,
 }
 
 #[derive(Args, Debug)]
@@ -42,7 +43,7 @@ pub struct BackupOptions {
 #[derive(Args, Debug)]
 pub struct RecoverOptions {
     #[command(flatten)]
-    pub data: DataOptions,
+    pub place: PlaceOptions,
     /// The owner who gets a new admin key
     #[arg(long, value_name = "EMAIL", default_value = "owner@localhost")]
     pub owner_email: String,
@@ -66,8 +67,8 @@ pub struct OperatorOptions {
     /// E-mail address of the user
     pub email: String,
     #[command(flatten)]
-    pub data: DataOptions,
-    /// The secrets file, if it is not in the data directory
+    pub place: PlaceOptions,
+    /// The secrets file, if it is not in the data directory; needed with --database
     #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
     pub secrets: Option<PathBuf>,
 }
@@ -83,7 +84,7 @@ pub enum AuditCommand {
     /// Look for events that were changed, removed or put elsewhere, also while a server runs; exit 1 if there are any
     Verify(AuditVerifyOptions),
     /// Print where the chains of events end now, to be kept elsewhere
-    Checkpoint(DataOptions),
+    Checkpoint(PlaceOptions),
     /// Show events over the API, the newest first
     List(AuditListOptions),
     /// Show new events as they come
@@ -128,8 +129,8 @@ pub struct AuditFilter {
 #[derive(Args, Debug)]
 pub struct AuditVerifyOptions {
     #[command(flatten)]
-    pub data: DataOptions,
-    /// The secrets file, if it is not in the data directory
+    pub place: PlaceOptions,
+    /// The secrets file, if it is not in the data directory; needed with --database
     #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
     pub secrets: Option<PathBuf>,
     /// What `audit checkpoint` printed before, or a line of the log: that nothing was cut off since
@@ -138,15 +139,15 @@ pub struct AuditVerifyOptions {
 }
 
 /// Opens the database to look at it, also while a server runs.
-async fn open_to_read(data: &Path) -> Result<Db> {
-    let db = DataDir::new(data).open(Options { create: false, read_only: true })?;
+async fn open_to_read(home: &Home) -> Result<Db> {
+    let db = home.open(Options { create: false, read_only: true })?;
     db.check_schema(MIGRATIONS).await?;
     Ok(db)
 }
 
 /// Prints what the books say; `false` if they do not balance.
-pub async fn fsck(data: &Path) -> Result<bool> {
-    let db = open_to_read(data).await?;
+pub async fn fsck(place: &PlaceOptions) -> Result<bool> {
+    let db = open_to_read(&place.home()?).await?;
     let report = fsck::check(&db).await?;
     say(&report.to_string());
     Ok(report.is_balanced())
@@ -181,17 +182,17 @@ pub async fn audit_verify(options: &AuditVerifyOptions) -> Result<bool> {
         }
         None => Vec::new(),
     };
-    let directory = DataDir::new(&options.data.data);
-    let db = open_to_read(directory.path()).await?;
-    let keyring = node::keyring_to_read(&db, &directory, options.secrets.as_deref()).await?;
+    let home = options.place.home()?;
+    let db = open_to_read(&home).await?;
+    let keyring = node::keyring_to_read(&db, &home, options.secrets.as_deref()).await?;
     let verified = chain::verify(&db, &keyring, &since).await?;
     say(&verified.to_string());
     Ok(verified.faults.is_empty())
 }
 
 /// Prints the ends of the chains.
-pub async fn audit_checkpoint(options: &DataOptions) -> Result<()> {
-    let db = open_to_read(&options.data).await?;
+pub async fn audit_checkpoint(place: &PlaceOptions) -> Result<()> {
+    let db = open_to_read(&place.home()?).await?;
     for checkpoint in chain::checkpoints(&db).await? {
         say(&checkpoint.to_string());
     }
@@ -209,7 +210,7 @@ pub async fn backup(options: &BackupOptions) -> Result<()> {
     if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
         return Err(Error::bad_request(format!("There is no directory {}.", parent.display())));
     }
-    let db = open_to_read(directory.path()).await?;
+    let db = open_to_read(&Home::embedded(directory.clone())).await?;
     db.copy_to(&options.file).await?;
     let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
     say(&format!("{} written.", options.file.display()));
@@ -238,13 +239,16 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
     Ok(())
 }
 
-/// Opens an installation for a command that changes and records something. Until the lock is dropped, no server starts on it.
-async fn open_to_change(data: &DataOptions, secrets: Option<&Path>) -> Result<(Db, Arc<Keyring>, Lock)> {
-    let directory = DataDir::new(&data.data);
-    let db = directory.open(Options::default())?;
-    let lock = directory.lock()?;
+/// Opens an installation for a command that changes and records something. As long as it is open, no server starts on it.
+async fn open_to_change(
+    place: &PlaceOptions,
+    secrets: Option<&Path>,
+) -> Result<(Db, Arc<Keyring>, Option<Lock>)> {
+    let home = place.home()?;
+    let db = home.open(Options::default())?;
+    let lock = home.lock()?;
     db.check_schema(MIGRATIONS).await?;
-    let keyring = node::keyring(&db, &directory, secrets).await?;
+    let keyring = node::keyring(&db, &home, secrets).await?;
     chain::begin(&db, &keyring).await?;
     Ok((db, keyring, lock))
 }
@@ -252,7 +256,7 @@ async fn open_to_change(data: &DataOptions, secrets: Option<&Path>) -> Result<(D
 /// Makes a new admin key for an owner who has none. The server must not run.
 pub async fn recover(options: &RecoverOptions) -> Result<()> {
     let out = options.out.as_deref().map(Out::create).transpose().map_err(Error::bad_request)?;
-    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
+    let (db, keyring, _lock) = open_to_change(&options.place, options.secrets.as_deref()).await?;
     let email = options.owner_email.clone();
     let keys = db
         .write(move |tx| Box::pin(async move { host::recover(tx, &Clock::system(), &keyring, &email).await }))
@@ -280,7 +284,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
         OperatorCommand::Grant(options) => (options, true),
         OperatorCommand::Revoke(options) => (options, false),
     };
-    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
+    let (db, keyring, _lock) = open_to_change(&options.place, options.secrets.as_deref()).await?;
     let email = options.email.clone();
     let changed = db
         .write(move |tx| {
@@ -298,7 +302,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
 /// Takes the password of an account away. The server must not run.
 pub async fn password(command: &PasswordCommand) -> Result<()> {
     let PasswordCommand::Clear(options) = command;
-    let (db, keyring, _lock) = open_to_change(&options.data, options.secrets.as_deref()).await?;
+    let (db, keyring, _lock) = open_to_change(&options.place, options.secrets.as_deref()).await?;
     let email = options.email.clone();
     let had_one = db
         .write(move |tx| {

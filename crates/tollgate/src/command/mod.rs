@@ -2,5 +2,6 @@
 
 pub mod dev;
 pub mod maintenance;
+pub mod place;
 pub mod serve;
 pub mod simulate;

@@ -16,7 +16,7 @@ pub async fn serve(options: ServeOptions) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", node.url).and_then(|()| out.flush());
     drop(out);
-    tracing::info!(url = node.url, data = %config.data.display(), "serving");
+    tracing::info!(url = node.url, database = node.database(), "serving");
     tokio::select! {
         () = stop.wait() => {}
         () = node.taken_over() => tracing::info!("another process has taken the listening socket"),

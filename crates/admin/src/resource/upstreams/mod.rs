@@ -17,7 +17,7 @@ use tollgate_core::upstream::{
 use tollgate_core::{Address, Error, Permission, Result, Timestamp, UpstreamId, input, seal};
 use tollgate_store::{Entity, FromRow, Row, params};
 
-use crate::arguments::{self, Arguments, PathId};
+use crate::arguments::{self, Arguments, Order, PathId};
 use crate::audit::Event;
 use crate::gate::{Admin, Cx};
 use crate::operation::Access::{Operator, OperatorOr};
@@ -150,8 +150,8 @@ async fn list(cx: &mut Cx, input: ListUpstreams) -> Result<Page<Upstream>> {
     let rows: Vec<Stored> = cx
         .tx
         .all(
-            "SELECT * FROM upstream WHERE $1 IS NULL OR id > $1 ORDER BY id LIMIT $2",
-            &params![after, limit + 1],
+            "SELECT * FROM upstream WHERE id > $1 ORDER BY id LIMIT $2",
+            &params![Order::Asc.beyond(after), limit + 1],
         )
         .await?;
     let mut shown = Vec::with_capacity(rows.len());
