@@ -34,7 +34,8 @@ impl LastUse {
                 (key.locator, key.id.to_string(), Timestamp(key.last_used_at.load(Ordering::Relaxed)))
             })
             .collect();
-        let written = db.write(move |tx| Box::pin(async move { rows::write_last_use(tx, &uses).await })).await;
+        let written =
+            db.write(move |tx| Box::pin(async move { rows::write_last_use(tx, &uses).await })).await;
         if written.is_err() {
             // The next time, then.
             for key in &keys {

@@ -342,7 +342,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::{DataDir, FromRow, Migrated, Migration, Row, params};
+    use crate::{DataDir, FromRow, Home, Migrated, Migration, Row, params};
     use tollgate_core::{Clock, Timestamp};
 
     const FIRST: Migration =
@@ -354,10 +354,10 @@ mod tests {
         Clock::manual(Timestamp(1_000_000))
     }
 
-    async fn opened(directory: &DataDir, migrations: &'static [Migration]) -> (Db, Result<Migrated>) {
-        directory.create().unwrap();
-        let db = directory.open(Options { create: true, read_only: false }).unwrap();
-        let migrated = db.migrate(Some(directory), migrations, &clock()).await;
+    async fn opened(place: &Home, migrations: &'static [Migration]) -> (Db, Result<Migrated>) {
+        place.create().unwrap();
+        let db = place.open(Options { create: true, read_only: false }).unwrap();
+        let migrated = db.migrate(place.database_directory(), migrations, &clock()).await;
         (db, migrated)
     }
 
@@ -377,7 +377,7 @@ mod tests {
     #[tokio::test]
     async fn an_upgrade_puts_a_copy_aside_and_an_older_binary_then_refuses() {
         let home = tempfile::tempdir().unwrap();
-        let directory = DataDir::new(home.path());
+        let directory = Home::embedded(DataDir::new(home.path()));
         let (db, migrated) = opened(&directory, &[FIRST]).await;
         assert_eq!(migrated.unwrap(), Migrated::Created);
         insert(&db, 1).await.unwrap();
@@ -401,7 +401,7 @@ mod tests {
     #[tokio::test]
     async fn a_failed_or_panicking_transaction_leaves_nothing_and_the_next_one_works() {
         let home = tempfile::tempdir().unwrap();
-        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let (db, _) = opened(&Home::for_tests(home.path()), &[FIRST]).await;
         let failed: Result<()> = db
             .write(|tx| {
                 Box::pin(async move {
@@ -429,7 +429,7 @@ mod tests {
     #[tokio::test]
     async fn changes_come_into_force_while_others_read_for_long() {
         let home = tempfile::tempdir().unwrap();
-        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let (db, _) = opened(&Home::for_tests(home.path()), &[FIRST]).await;
         let (release, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let readings = [(Reading::Usual, 2 * READERS), (Reading::Long, 2 * LONG_READERS)];
@@ -462,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_cannot_write() {
         let home = tempfile::tempdir().unwrap();
-        let (db, _) = opened(&DataDir::new(home.path()), &[FIRST]).await;
+        let (db, _) = opened(&Home::for_tests(home.path()), &[FIRST]).await;
         let refused = db
             .read(|tx| Box::pin(async move { tx.execute("INSERT INTO thing (id) VALUES (1)", &[]).await }))
             .await;
@@ -487,7 +487,7 @@ mod tests {
             version: 1,
             sql: "CREATE TABLE value (i BIGINT, b BOOLEAN, t TEXT, y BLOB, n TEXT)",
         }];
-        let (db, _) = opened(&DataDir::new(home.path()), schema).await;
+        let (db, _) = opened(&Home::for_tests(home.path()), schema).await;
         let row: Row = db
             .write(|tx| {
                 Box::pin(async move {

@@ -15,6 +15,8 @@ mod migrate;
 mod row;
 mod sql;
 mod sync;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod tx;
 mod value;
 

@@ -101,7 +101,7 @@ async fn what_has_no_price_is_recorded_without_a_limit_and_refused_under_one() {
     let unpriced = Attempt { request, ..fixture.attempt() };
     fixture.ledger.hold(unpriced.clone(), None).await.unwrap().dispatch().settle(reported(5, 6));
     assert_eq!(fixture.column("output_tokens").await, ["6"]);
-    assert_eq!(fixture.column("is_priced").await, ["0"]);
+    assert_eq!(fixture.column("CASE WHEN is_priced THEN 1 ELSE 0 END").await, ["0"]);
     fixture.limit(i64::MAX).await;
     let unpriced = Attempt { id: fixture.clock.next_id(), ..unpriced };
     assert_eq!(code(fixture.ledger.hold(unpriced, None).await.err().unwrap()), "model_price_unknown");
@@ -178,7 +178,7 @@ async fn after_a_crash_open_holds_are_settled_at_the_bound_and_say_so() {
     assert_eq!(recovery::settle_open_holds(&fixture.db, &fixture.clock).await.unwrap(), 2);
     let after = fixture.budget().await;
     assert_eq!((after.settled, after.held), (Money(1_000_002 + BOUND * 2), Money::ZERO));
-    assert_eq!(fixture.column("is_recovered").await, ["1", "1", "1"]);
+    assert_eq!(fixture.column("CASE WHEN is_recovered THEN 1 ELSE 0 END").await, ["1", "1", "1"]);
     assert_eq!(fixture.column("output_tokens").await, ["0", "1000", "1000"]);
     assert_eq!(recovery::settle_open_holds(&fixture.db, &fixture.clock).await.unwrap(), 0);
     let ledger = fixture.restarted();
@@ -192,8 +192,8 @@ async fn a_nearly_full_disk_admits_nothing_new_and_still_ends_what_is_open() {
     let fixture = Fixture::new().await;
     let open = fixture.dispatched().await;
     let full = Options { free_bytes_min: u64::MAX, ..Options::default() };
-    let ledger =
-        Ledger::new(fixture.db.clone(), Some(fixture.directory.clone()), fixture.clock.clone(), full);
+    let directory = Some(DataDir::new(fixture.home.path()));
+    let ledger = Ledger::new(fixture.db.clone(), directory, fixture.clock.clone(), full);
     let refused = Error::from(ledger.hold(fixture.attempt(), None).await.err().unwrap());
     assert_eq!((refused.status(), refused.code), (503, Some("storage_low")));
     open.settle(reported(1, 1));

@@ -13,7 +13,7 @@ use tollgate_core::price::{Kinds, Overrun, Price, Rates, Request, Size, TokenUsa
 use tollgate_core::{
     Clock, Error, Interval, Money, OrganizationId, ProjectId, Result, Timestamp, UnitPrice, UserId, Zone,
 };
-use tollgate_store::{DataDir, Db, MIGRATIONS, Options as DbOptions, Row, Sql, params};
+use tollgate_store::{DataDir, Db, Home, MIGRATIONS, Options as DbOptions, Row, Sql, params};
 
 use crate::adjustment::{self, Change, Kind};
 use crate::spend_limit::{self, Wanted};
@@ -53,8 +53,8 @@ const SIZE: Size = Size {
 
 /// Two people with a key each in one project, and a second project with a key of the first person.
 struct Fixture {
-    _home: tempfile::TempDir,
-    directory: DataDir,
+    home: tempfile::TempDir,
+    place: Home,
     db: Db,
     clock: Clock,
     ledger: Ledger,
@@ -69,11 +69,11 @@ impl Fixture {
 
     async fn starting(start: Timestamp) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let directory = DataDir::new(home.path());
+        let place = Home::for_tests(home.path());
         let clock = Clock::manual(start);
-        directory.create().unwrap();
-        let db = directory.open(DbOptions { create: true, read_only: false }).unwrap();
-        db.migrate(Some(&directory), MIGRATIONS, &clock).await.unwrap();
+        place.create().unwrap();
+        let db = place.open(DbOptions { create: true, read_only: false }).unwrap();
+        db.migrate(place.database_directory(), MIGRATIONS, &clock).await.unwrap();
         let organization: OrganizationId = clock.next_id();
         let (projects, users): ([ProjectId; 2], [UserId; 2]) =
             ([clock.next_id(), clock.next_id()], [clock.next_id(), clock.next_id()]);
@@ -85,13 +85,15 @@ impl Fixture {
         };
         let payers = vec![payer(0, 0), payer(0, 1), payer(1, 0)];
         insert_people(&db, organization, &projects, &users, &payers).await;
-        let ledger = Ledger::new(db.clone(), Some(directory.clone()), clock.clone(), Options::default());
-        Self { _home: home, directory, db, clock, ledger, organization, payers }
+        let ledger =
+            Ledger::new(db.clone(), place.database_directory().cloned(), clock.clone(), Options::default());
+        Self { home, place, db, clock, ledger, organization, payers }
     }
 
     /// As after a restart: nothing is in memory.
     fn restarted(&self) -> Ledger {
-        Ledger::new(self.db.clone(), Some(self.directory.clone()), self.clock.clone(), Options::default())
+        let directory = self.place.database_directory().cloned();
+        Ledger::new(self.db.clone(), directory, self.clock.clone(), Options::default())
     }
 
     fn attempt(&self) -> Attempt {
