@@ -240,3 +240,54 @@ def test_a_database_that_is_not_usable_is_told(cluster, tmp_path):
     made.stop()
     assert "cannot be reached" in run(*serve, f"{base}/postgres", check=1).stderr
     assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.embedded
+def test_an_installation_moves_to_postgresql_with_all_it_has(server, simulator, cluster, tmp_path):
+    server.upstream(simulator)
+    project = server.project("Moved")
+    key, revoked = server.key(project), server.key(project, "revoked")
+    server.limit(project, 1_000)
+    server.delete(f"/v1/organization/projects/{project}/api_keys/{revoked['id']}")
+    group = server.post("/v1/organization/groups", {"name": "Team"}).json["id"]
+    server.post(f"/v1/organization/groups/{group}/users", {"user_id": server.owner})
+    assert {server.chat(key["value"]).status for _ in range(20)} == {200}
+    [page] = [server.get(path).json for path in (f"/v1/organization/projects/{project}/spend_limit",)]
+    requests = server.requests()
+    made = cluster()
+    url = made.database()
+    running = run("copy", "--from", server.data, "--to", url)
+    assert running.returncode == 1 and "in use by another process" in running.stderr, "not while it is served"
+    assert server.process.stop() == 0
+    first = run("copy", "--from", server.data, "--to", url, check=0)
+    books = [line.split(": ", 1)[1] for line in first.stdout.splitlines() if "balanced" in line]
+    assert len(books) == 2 and books[0] == books[1] and books[0].startswith("20 attempts, 0 open holds"), first.stdout
+    assert run("copy", "--from", server.data, "--to", url, check=0).stdout == first.stdout, "as often as you like"
+
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "secrets").mkdir()
+    (moved / "secrets/master.json").write_bytes(server.master.read_bytes())
+    (moved / "secrets/master.json").chmod(0o600)
+    (moved / "bootstrap.json").write_text(server.bootstrap_file.read_text())
+    node = Node(moved, url)
+    assert node.requests() == requests
+    assert node.get(f"/v1/organization/projects/{project}/spend_limit").json == page
+    assert node.chat(key["value"]).status == 200 and node.chat(revoked["value"]).status == 401
+    assert node.get(f"/v1/organization/groups/{group}/users").json["data"][0]["id"] == server.owner
+    assert len(node.requests()) == 21
+    assert node.process.stop() == 0
+    refused = run("copy", "--from", server.data, "--to", url)
+    assert refused.returncode == 1 and "has been served since" in refused.stderr, "nothing is overwritten"
+    assert run("audit", "verify", *node.place_and_secrets).returncode == 0
+    node.finish()
+    server.start()
+
+
+@pytest.mark.embedded
+def test_both_engines_have_the_same_tables(server, cluster):
+    made = cluster()
+    url = made.database()
+    server.process.stop()
+    run("copy", "--from", server.data, "--to", url, check=0)
+    assert Postgres(url).columns() == server.store.columns()

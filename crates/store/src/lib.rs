@@ -6,6 +6,7 @@
 
 mod ballast;
 mod change;
+pub mod copy;
 mod data_dir;
 mod db;
 mod engine;

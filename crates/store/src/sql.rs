@@ -48,6 +48,11 @@ impl Sql {
         self
     }
 
+    /// Text with names in it that the schema has, and nobody else.
+    pub(crate) fn of_names(pieces: &[&str]) -> Self {
+        Self(Cow::Owned(pieces.concat()))
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.0
     }

@@ -15,7 +15,7 @@ use crate::api::upstreams::{ModelCommand, UpstreamCommand};
 use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
 use crate::command::maintenance::{
-    AuditCommand, BackupOptions, FsckOptions, OperatorCommand, PasswordCommand, RecoverOptions,
+    AuditCommand, BackupOptions, CopyOptions, FsckOptions, OperatorCommand, PasswordCommand, RecoverOptions,
 };
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
@@ -77,6 +77,8 @@ pub enum Command {
     Backup(BackupOptions),
     /// Put a backup into an empty data directory
     Restore(BackupOptions),
+    /// Move an installation from a data directory to PostgreSQL (server stopped). It can be run again, until the copy is served
+    Copy(CopyOptions),
     /// Make a new admin key for an owner (server stopped)
     Recover(RecoverOptions),
     /// Say who runs the installation (server stopped)

@@ -58,6 +58,7 @@ async fn run(cli: Cli) -> u8 {
         Command::Challenge(options) => challenge(*options, &cli.api).await,
         Command::Backup(options) => done(maintenance::backup(&options).await),
         Command::Restore(options) => done(maintenance::restore(&options)),
+        Command::Copy(options) => done(maintenance::copy(&options).await),
         Command::Recover(options) => done(maintenance::recover(&options).await),
         Command::Audit(AuditCommand::Verify(options)) => match maintenance::audit_verify(&options).await {
             Ok(true) => 0,

@@ -17,7 +17,7 @@ use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
 use tollgate_gateway::{Gateway, Pool};
 use tollgate_ledger::{Ledger, recovery};
 use tollgate_replica::Replica;
-use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options, copy};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
 use crate::access_log::AccessLog;
@@ -81,6 +81,7 @@ impl Node {
         let db = open(home, &clock).await?;
         let keyring = keyring(&db, home, config.secrets.as_deref()).await?;
         bootstrap(&db, &clock, &keyring, config, &url).await?;
+        copy::keep(&db).await?;
         chain::begin(&db, &keyring).await?;
         let recovered = recovery::settle_open_holds(&db, &clock).await?;
         if recovered > 0 {

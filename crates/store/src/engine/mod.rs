@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::mpsc;
 use tollgate_core::error::Kind;
 use tollgate_core::{Error, Result};
 
@@ -166,6 +167,19 @@ impl Session {
         };
         self.query(&"PRAGMA foreign_key_check".into(), &[], &mut note).await?;
         Ok(faults)
+    }
+
+    /// Fills a table of a server's database with rows as they come, and says how many there were.
+    pub(crate) async fn fill(
+        &mut self,
+        table: &str,
+        columns: &str,
+        rows: mpsc::Receiver<Vec<Value>>,
+    ) -> Result<u64> {
+        match self {
+            Self::Sqlite(_) => Err(Error::bad_request("Copies are made to a database on a server only.")),
+            Self::Postgres(session) => session.fill(table, columns, rows).await,
+        }
     }
 
     /// The connection of the embedded database, for what only it can do.

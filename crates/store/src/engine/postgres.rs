@@ -12,6 +12,8 @@ use std::time::Duration;
 use foldhash::{HashMap, HashMapExt};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
@@ -224,6 +226,30 @@ impl Session {
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(late) => Err(self.gone(late)),
         }
+    }
+
+    /// For as long as it takes.
+    pub(super) async fn fill(
+        &mut self,
+        table: &str,
+        columns: &str,
+        mut rows: mpsc::Receiver<Vec<Value>>,
+    ) -> Result<u64> {
+        let client = &self.client;
+        let filling = async {
+            client.batch_execute("SET LOCAL statement_timeout = 0").await?;
+            let shape = client.prepare(&format!("SELECT {columns} FROM {table}")).await?;
+            let types: Vec<Type> = shape.columns().iter().map(|column| column.type_().clone()).collect();
+            let into = client.copy_in(&format!("COPY {table} ({columns}) FROM STDIN BINARY")).await?;
+            let mut writer = pin!(BinaryCopyInWriter::new(into, &types));
+            while let Some(row) = rows.recv().await {
+                let bound: Vec<Bound<'_>> = row.iter().map(Bound).collect();
+                writer.as_mut().write_raw(bound).await?;
+            }
+            writer.finish().await
+        };
+        let filled = filling.await;
+        filled.map_err(|error| self.failed(&error))
     }
 
     async fn prepared(&mut self, sql: &Sql) -> Result<Prepared> {

@@ -1,4 +1,4 @@
-//! `fsck`, `backup`, `restore`, `recover`, `operator` and `password`: work on the installation itself.
+//! `fsck`, `backup`, `restore`, `copy`, `recover`, `operator` and `password`: work on the installation itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use tollgate_admin::{Access, Event, Operation, chain, host};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Permission, Result};
 use tollgate_ledger::fsck;
+use tollgate_store::copy::{self, Copied};
 use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Options};
 
 use crate::api::Out;
-use crate::command::place::PlaceOptions;
+use crate::command::place::{self, PlaceOptions};
 use crate::node;
 
 #[derive(Args, Debug)]
@@ -38,6 +39,16 @@ pub struct BackupOptions {
     /// The secrets file, if it is not in the data directory
     #[arg(long, env = "TOLLGATE_SECRETS", value_name = "FILE")]
     pub secrets: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct CopyOptions {
+    /// Data directory of the installation
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Where it is to be: postgres://user:password@host:5432/database
+    #[arg(long, env = "TOLLGATE_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub to: String,
 }
 
 #[derive(Args, Debug)]
@@ -239,6 +250,32 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
     Ok(())
 }
 
+/// Moves an installation to a server's database, and compares what both say of the books.
+pub async fn copy(options: &CopyOptions) -> Result<()> {
+    let source = Home::embedded(DataDir::new(&options.from));
+    let from = open_to_read(&source).await?;
+    let _lock = source.lock()?;
+    let target = Home::on_server(place::server(&options.to)?, None);
+    let to = target.open(Options { create: true, read_only: false })?;
+    to.migrate(None, MIGRATIONS, &Clock::system()).await?;
+    let copied = copy::copy(&from, &to).await?;
+    for Copied { table, rows } in copied.iter().filter(|copied| copied.rows > 0) {
+        say(&format!("{table}: {rows}"));
+    }
+    let (before, after) = (fsck::check(&from).await?.to_string(), fsck::check(&to).await?.to_string());
+    say(&format!("{}: {before}", from.place()));
+    say(&format!("{}: {after}", to.place()));
+    if before != after {
+        return Err(Error::bad_request("The books of the two are not the same. Do not serve the copy."));
+    }
+    say(&format!(
+        "Start it with `tollgate serve --database {} --secrets FILE`, where FILE is the secrets file of {}.",
+        to.place(),
+        options.from.display()
+    ));
+    Ok(())
+}
+
 /// Opens an installation for a command that changes and records something. As long as it is open, no server starts on it.
 async fn open_to_change(
     place: &PlaceOptions,
@@ -249,6 +286,7 @@ async fn open_to_change(
     let lock = home.lock()?;
     db.check_schema(MIGRATIONS).await?;
     let keyring = node::keyring(&db, &home, secrets).await?;
+    copy::keep(&db).await?;
     chain::begin(&db, &keyring).await?;
     Ok((db, keyring, lock))
 }
