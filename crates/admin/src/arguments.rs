@@ -1,5 +1,8 @@
 //! What an operation is called with: the names in its path, and its query or its body, as one input.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
 use serde_json::{Map, Value};
@@ -54,8 +57,20 @@ impl<'de, K: Identified> Deserialize<'de> for PathId<K> {
     }
 }
 
+impl<K: Identified> JsonSchema for PathId<K> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        Id::<K>::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Id::<K>::json_schema(generator)
+    }
+}
+
 /// In which direction a list goes, by when its items were made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Order {
     #[default]

@@ -18,6 +18,8 @@ macro_rules! events {
         pub enum Event { $($name,)* }
 
         impl Event {
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
+
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }

@@ -1,7 +1,7 @@
 //! The control plane: OpenAI's administration API, and what it lacks.
 //!
 //! Each operation is one row in the table of its resource's file and one plain function. Routing, permission, audit and
-//! (later) the OpenAPI document read the row, so none of them can be forgotten. Every change passes the gate of
+//! the OpenAPI document read the row, so none of them can be forgotten. Every change passes the gate of
 //! `gate`: actor, permission, transaction, run, audit event and change log, commit, and then the wait until it is in
 //! force.
 
@@ -14,6 +14,7 @@ pub mod chain;
 mod gate;
 pub mod host;
 mod http;
+pub mod openapi;
 mod operation;
 mod password;
 mod query;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tollgate_core::{Error, Permission, Result};
@@ -62,6 +63,9 @@ pub struct Operation {
     /// On whose threads it reads.
     pub(crate) reading: Reading,
     pub(crate) prepare: Option<Prepare>,
+    /// What it is called with, and what it answers.
+    pub(crate) input: fn(&mut SchemaGenerator) -> Schema,
+    pub(crate) output: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) run: Run,
 }
 
@@ -93,8 +97,8 @@ impl Operations {
     #[must_use]
     pub(crate) fn get<I, O, F>(self, path: &'static str, id: &'static str, access: Access, run: F) -> Self
     where
-        I: DeserializeOwned + Send + 'static,
-        O: Serialize,
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema,
         F: for<'c> Handler<'c, I, Reply = O> + Copy + Send + Sync + 'static,
     {
         self.row(Method::Get, path, id, access, None, run)
@@ -111,8 +115,8 @@ impl Operations {
         run: F,
     ) -> Self
     where
-        I: DeserializeOwned + Send + 'static,
-        O: Serialize,
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema,
         F: for<'c> Handler<'c, I, Reply = O> + Copy + Send + Sync + 'static,
     {
         self.row(Method::Post, path, id, access, Some(event), run)
@@ -129,8 +133,8 @@ impl Operations {
         run: F,
     ) -> Self
     where
-        I: DeserializeOwned + Send + 'static,
-        O: Serialize,
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema,
         F: for<'c> Handler<'c, I, Reply = O> + Copy + Send + Sync + 'static,
     {
         self.row(Method::Delete, path, id, access, Some(event), run)
@@ -179,8 +183,8 @@ impl Operations {
         run: F,
     ) -> Self
     where
-        I: DeserializeOwned + Send + 'static,
-        O: Serialize,
+        I: DeserializeOwned + JsonSchema + Send + 'static,
+        O: Serialize + JsonSchema,
         F: for<'c> Handler<'c, I, Reply = O> + Copy + Send + Sync + 'static,
     {
         let run: Run = Box::new(move |cx, arguments| {
@@ -199,6 +203,8 @@ impl Operations {
             reads_books: false,
             reading: Reading::Usual,
             prepare: None,
+            input: I::json_schema,
+            output: SchemaGenerator::subschema_for::<O>,
             run,
         });
         self

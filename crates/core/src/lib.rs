@@ -24,6 +24,7 @@ pub mod permission;
 pub mod price;
 pub mod price_book;
 pub mod role;
+mod schema;
 pub mod seal;
 pub mod secret;
 pub mod time;

@@ -1,12 +1,14 @@
 //! Pages of lists, in OpenAI's shape: `{"object":"list","data","first_id","last_id","has_more"}`.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::id::{Id, Identified};
 
 /// One page of `T`. The next page is asked for with `after=<last_id>`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
 pub struct Page<T> {
     object: &'static str,
     pub data: Vec<T>,
@@ -32,7 +34,8 @@ impl<T> Page<T> {
 
 /// One page in the shape of OpenAI's newer lists: `{"object":"list","data","has_more","next"}`. The next page is asked for with
 /// `after=<next>`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}NextPage")]
 pub struct NextPage<T> {
     object: &'static str,
     pub data: Vec<T>,

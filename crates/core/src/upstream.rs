@@ -102,7 +102,7 @@ pub const ANTHROPIC_VERSION: &str = "2023-06-01";
 
 /// What an operator sets of an upstream, apart from its address and secrets. It is stored as one JSON object; what is
 /// left out is the usual.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]

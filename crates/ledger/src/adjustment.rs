@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tollgate_core::{AdjustmentId, AttemptId, Clock, Error, Money, OrganizationId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
@@ -33,7 +34,7 @@ impl Kind {
 }
 
 /// One adjustment, as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Adjustment {
     pub id: AdjustmentId,
     pub object: &'static str,

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tollgate_core::budget::{Books, Budget, Limit, Verdict, Wish};
 use tollgate_core::price::Request;
@@ -19,7 +20,7 @@ use crate::spend_limit::keys_of;
 const TIME_MAX: Duration = Duration::from_secs(15);
 
 /// What would have been stopped. Money is in decimal US dollars.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Rehearsal {
     object: &'static str,
     /// All requests that were looked at, and what they cost.
@@ -36,7 +37,7 @@ pub struct Rehearsal {
 }
 
 /// One period of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct OfPeriod {
     pub period_start: Timestamp,
     pub period_end: Timestamp,
@@ -47,7 +48,7 @@ pub struct OfPeriod {
     pub first_refused_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Stopped {
     pub request_id: AttemptId,
     pub created_at: Timestamp,

@@ -1,5 +1,6 @@
 //! Attempts as people read them.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_core::{
@@ -12,7 +13,7 @@ use crate::recovery::read_owner;
 use crate::rollup::COST;
 
 /// One attempt, as `/tollgate/v1/requests` shows it. Money is in decimal US dollars of nine places.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Request {
     pub id: AttemptId,
     pub object: &'static str,
@@ -42,6 +43,7 @@ pub struct Request {
     pub max_output_clamped: Option<u64>,
     /// What is odd about its usage, and then the usage as the upstream reported it.
     pub flags: Vec<String>,
+    #[schemars(with = "Option<serde_json::Value>")]
     pub reported_usage: Option<Box<RawValue>>,
     /// By how much corrections and refunds have changed its cost.
     pub adjusted: Money,

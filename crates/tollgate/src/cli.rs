@@ -89,6 +89,8 @@ pub enum Command {
     Password(PasswordCommand),
     /// Print the table of the administration's operations, as JSON: what each is called, where it is, what it needs
     Operations,
+    /// Print the OpenAPI document of the administration, which a server shows at /openapi.json
+    Openapi,
     /// The audit log, in a data directory
     #[command(subcommand)]
     Audit(AuditCommand),

@@ -69,6 +69,7 @@ async fn run(cli: Cli) -> u8 {
             done(maintenance::audit_checkpoint(&options).await)
         }
         Command::Password(command) => done(maintenance::password(&command).await),
+        Command::Openapi => done(maintenance::openapi()),
         Command::Operations => done(maintenance::operations()),
         Command::Operator(command) => done(maintenance::operator(&command).await),
         command => over_api(command, &cli.api).await,

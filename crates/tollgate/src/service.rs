@@ -1,6 +1,6 @@
 //! One worker's answer to every request: which of the two planes it belongs to, and the few paths that are neither's.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tollgate_admin::Admin;
@@ -131,6 +131,11 @@ impl Worker {
                 }
                 Some("/metrics")
             }
+            // What anybody can read in the repository.
+            ("GET" | "HEAD", "/openapi.json") => {
+                exchange.respond(&Reply::json(200, openapi().to_vec())).await;
+                Some("/openapi.json")
+            }
             (method, path) => {
                 let error = not_served::unknown_url(method, path);
                 exchange.fail(&error).await;
@@ -138,6 +143,15 @@ impl Worker {
             }
         }
     }
+}
+
+/// The document of the administration's API, made when it is first asked for.
+fn openapi() -> &'static [u8] {
+    static DOCUMENT: OnceLock<Vec<u8>> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        let document = tollgate_admin::openapi::document(&tollgate_admin::operations());
+        document.to_string().into_bytes()
+    })
 }
 
 /// Serves the figures and nothing else, to whoever asks.

@@ -1,5 +1,6 @@
 //! From where a project's keys can be used.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -28,7 +29,7 @@ pub(crate) fn operations() -> Operations {
 
 const WORDS: [&str; 2] = ["refuse", "allow"];
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct AccessPolicy {
     object: &'static str,
     project_id: ProjectId,
@@ -36,7 +37,7 @@ pub(crate) struct AccessPolicy {
     browser_requests: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProject {
     project_id: PathId<kind::Project>,
@@ -57,7 +58,7 @@ async fn show(cx: &mut Cx, project: ProjectId) -> Result<AccessPolicy> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdatePolicy {
     project_id: PathId<kind::Project>,

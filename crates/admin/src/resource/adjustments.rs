@@ -1,5 +1,6 @@
 //! Corrections and refunds of what a request cost: further rows, with who made them and why.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -37,7 +38,7 @@ pub(crate) fn operations() -> Operations {
         .after_settling()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OfRequest {
     request_id: PathId<kind::Attempt>,
@@ -55,7 +56,7 @@ async fn find(cx: &mut Cx, id: AttemptId) -> Result<requests::Request> {
     found.ok_or_else(|| Error::not_found("request"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Correct {
     request_id: PathId<kind::Attempt>,
@@ -75,7 +76,7 @@ async fn correct(cx: &mut Cx, input: Correct) -> Result<Adjustment> {
     adjust(cx, input.request_id.id()?, Kind::Correction, change, &input.reason).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Refund {
     request_id: PathId<kind::Attempt>,

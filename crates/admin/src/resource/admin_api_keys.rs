@@ -1,5 +1,6 @@
 //! Admin API keys: they open the administration of an organization, and never a model.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::{KeyKind, Locator};
@@ -27,7 +28,7 @@ pub(crate) fn operations() -> Operations {
         .delete(ONE, "admin-api-keys-delete", Needs(AdminApiKeysWrite), Event::ApiKeyDeleted, delete)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AdminKey {
     object: &'static str,
     id: KeyId,
@@ -45,7 +46,8 @@ pub(crate) struct AdminKey {
     locator: Locator,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AdminKeyOwner")]
 struct Owner {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -101,7 +103,7 @@ impl AdminKey {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListAdminKeys {
     after: Option<String>,
@@ -123,7 +125,7 @@ async fn list(cx: &mut Cx, input: ListAdminKeys) -> Result<Page<AdminKey>> {
     Ok(Page::new(rows, limit, |key: &AdminKey| key.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAdminKey {
     name: String,
@@ -132,7 +134,7 @@ pub(crate) struct CreateAdminKey {
     scopes: Option<Vec<String>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct CreatedAdminKey {
     #[serde(flatten)]
     key: AdminKey,
@@ -174,7 +176,7 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
     Ok(CreatedAdminKey { key: find(cx, id).await?, value })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneAdminKey {
     key_id: PathId<kind::Key>,

@@ -1,5 +1,6 @@
 //! API keys of a project: OpenAI's four operations, and the one people ask it for: creating a key by POST.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::budget::Scope;
@@ -32,7 +33,7 @@ pub(crate) fn operations() -> Operations {
         .delete(ONE, "delete-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyDeleted, delete)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ApiKey {
     object: &'static str,
     id: KeyId,
@@ -51,14 +52,14 @@ pub(crate) struct ApiKey {
     locator: Locator,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Owner {
     User { user: OwnerUser },
     ServiceAccount { service_account: OwnerServiceAccount },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct OwnerUser {
     object: &'static str,
     id: UserId,
@@ -68,7 +69,7 @@ struct OwnerUser {
     created_at: Timestamp,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct OwnerServiceAccount {
     object: &'static str,
     id: ServiceAccountId,
@@ -148,7 +149,7 @@ impl ApiKey {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListKeys {
     project_id: PathId<kind::Project>,
@@ -157,7 +158,7 @@ pub(crate) struct ListKeys {
     owner_project_access: Option<Access>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Access {
     Active,
@@ -186,7 +187,7 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<ApiKey>> {
     Ok(Page::new(rows, limit, |key: &ApiKey| key.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateKey {
     project_id: PathId<kind::Project>,
@@ -199,7 +200,7 @@ pub(crate) struct CreateKey {
 }
 
 /// A new key with its secret, which is never shown again.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct CreatedKey {
     #[serde(flatten)]
     key: ApiKey,
@@ -299,7 +300,7 @@ async fn owner(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneKey {
     project_id: PathId<kind::Project>,
@@ -311,7 +312,7 @@ async fn retrieve(cx: &mut Cx, input: OneKey) -> Result<ApiKey> {
     find(cx, project, input.api_key_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateKey {
     project_id: PathId<kind::Project>,

@@ -1,11 +1,15 @@
 //! The audit log, newest first, in OpenAI's shape: the payload stands under a key that is named like the event.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 use tollgate_core::page::{self, Page};
 use tollgate_core::{AuditLogId, Error, Permission, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, ToValue, Value as SqlValue, params};
 
+use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
@@ -45,6 +49,33 @@ impl Serialize for AuditLog {
     }
 }
 
+impl JsonSchema for AuditLog {
+    fn schema_name() -> Cow<'static, str> {
+        "AuditLog".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (id, time) = (generator.subschema_for::<AuditLogId>(), generator.subschema_for::<Timestamp>());
+        let types: Vec<&str> = Event::ALL.iter().map(|event| event.as_str()).collect();
+        let mut properties = json!({
+            "id": id,
+            "object": {"type": "string", "const": "organization.audit_log"},
+            "type": {"type": "string", "enum": types},
+            "effective_at": time,
+            "actor": {"type": "object"},
+            "project": {"type": "object", "properties": {"id": {"type": "string"}, "name": {"type": "string"}}},
+        });
+        for event in &types {
+            properties[*event] = json!({"type": "object"});
+        }
+        json_schema!({
+            "type": "object",
+            "description": "The payload stands under the name of the event.",
+            "properties": properties,
+            "required": ["id", "object", "type", "effective_at", "actor"],
+        })
+    }
+}
+
 impl FromRow for AuditLog {
     fn from_row(row: &Row) -> Result<Self> {
         let json = |column: &str| -> Result<Value> {
@@ -64,7 +95,7 @@ impl FromRow for AuditLog {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListAuditLogs {
     after: Option<String>,
@@ -85,7 +116,7 @@ pub(crate) struct ListAuditLogs {
     tenant_only: bool,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Range {
     gt: Option<i64>,

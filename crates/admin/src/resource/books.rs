@@ -1,5 +1,6 @@
 //! The books as an operator looks at them: whether they balance, and what each upstream was used for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::id::kind;
 use tollgate_core::{Error, Money, Result};
@@ -22,7 +23,7 @@ pub(crate) fn operations() -> Operations {
         .reading_long()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Checked {
     object: &'static str,
     is_balanced: bool,
@@ -34,7 +35,7 @@ pub(crate) struct Checked {
     faults: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
@@ -51,7 +52,7 @@ async fn check(cx: &mut Cx, _: Nothing) -> Result<Checked> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CostsQuery {
     upstream_id: PathId<kind::Upstream>,
@@ -61,7 +62,7 @@ pub(crate) struct CostsQuery {
     page: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct UpstreamCost {
     object: &'static str,
     model: Option<String>,

@@ -1,5 +1,6 @@
 //! Costs by day. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tollgate_core::{Error, Money, Permission, Result};
@@ -17,7 +18,7 @@ pub(crate) fn operations() -> Operations {
         .reading_long()
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CostResult {
     object: &'static str,
     amount: Amount,
@@ -30,9 +31,10 @@ pub(crate) struct CostResult {
     quantity_unit: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Amount {
     /// Dollars as a JSON number, to the nano-dollar.
+    #[schemars(with = "f64")]
     value: Box<RawValue>,
     currency: &'static str,
 }
@@ -47,7 +49,7 @@ impl Amount {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum GroupBy {
     ProjectId,
@@ -57,13 +59,13 @@ enum GroupBy {
     ApiSource,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 enum BucketWidth {
     #[serde(rename = "1d")]
     Day,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CostsQuery {
     start_time: i64,

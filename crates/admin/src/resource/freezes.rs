@@ -3,6 +3,7 @@
 //!
 //! A frozen organization can still be administered, or nobody could thaw it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::{Id, Identified, kind};
@@ -68,7 +69,7 @@ pub(crate) fn operations() -> Operations {
         )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Freeze {
     object: &'static str,
     id: String,
@@ -105,7 +106,7 @@ async fn store<K: Identified>(
     Ok(Freeze { object: "tollgate.freeze", id: id.to_string(), frozen: is_frozen, frozen_at })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneKey {
     project_id: PathId<kind::Project>,
@@ -121,7 +122,7 @@ async fn key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneKey) -> Result<Freeze
     freeze_key::<IS_FROZEN>(cx, id, row, Some(project)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneAdminKey {
     key_id: PathId<kind::Key>,
@@ -162,7 +163,7 @@ async fn freeze_key<const IS_FROZEN: bool>(
     store(cx, subject, row.get("frozen_at")?, IS_FROZEN, sql).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneUser {
     user_id: PathId<kind::User>,
@@ -185,7 +186,7 @@ async fn user<const IS_FROZEN: bool>(cx: &mut Cx, input: OneUser) -> Result<Free
     Ok(freeze)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProject {
     project_id: PathId<kind::Project>,
@@ -203,7 +204,7 @@ async fn project<const IS_FROZEN: bool>(cx: &mut Cx, input: OneProject) -> Resul
     store(cx, subject, project.frozen_at, IS_FROZEN, sql).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 

@@ -1,5 +1,6 @@
 //! Groups of users, who have the roles of their groups besides their own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -33,7 +34,7 @@ pub(crate) fn operations() -> Operations {
         .delete(USER, "remove-group-user", Needs(GroupsWrite), Event::GroupUpdated, remove_user)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(crate) struct Group {
     object: &'static str,
@@ -57,7 +58,7 @@ impl FromRow for Group {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListGroups {
     after: Option<String>,
@@ -77,7 +78,7 @@ async fn list(cx: &mut Cx, input: ListGroups) -> Result<NextPage<Group>> {
     Ok(NextPage::new(rows, limit, |group: &Group| group.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateGroup {
     name: String,
@@ -117,7 +118,7 @@ async fn refuse_taken(cx: &mut Cx, name: &str, but: Option<GroupId>) -> Result<(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneGroup {
     group_id: PathId<kind::Group>,
@@ -127,7 +128,7 @@ async fn retrieve(cx: &mut Cx, input: OneGroup) -> Result<Group> {
     find(cx, input.group_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateGroup {
     group_id: PathId<kind::Group>,
@@ -165,7 +166,7 @@ async fn delete(cx: &mut Cx, input: OneGroup) -> Result<Deleted<GroupId>> {
     Ok(Deleted::new("group.deleted", group))
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct GroupUser {
     object: &'static str,
     id: UserId,
@@ -197,7 +198,7 @@ const USERS: &str =
     "SELECT u.id, u.name, u.email, m.added_at FROM group_user m JOIN app_user u ON u.id = m.user_id
     WHERE m.group_id = $1";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListGroupUsers {
     group_id: PathId<kind::Group>,
@@ -220,14 +221,14 @@ async fn list_users(cx: &mut Cx, input: ListGroupUsers) -> Result<NextPage<Group
     Ok(NextPage::new(rows, limit, |user: &GroupUser| user.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AddGroupUser {
     group_id: PathId<kind::Group>,
     user_id: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct AddedGroupUser {
     object: &'static str,
     group_id: GroupId,
@@ -258,7 +259,7 @@ async fn add_user(cx: &mut Cx, input: AddGroupUser) -> Result<AddedGroupUser> {
     Ok(AddedGroupUser { object: "group.user", group_id: group, user_id: user })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneGroupUser {
     group_id: PathId<kind::Group>,
@@ -276,7 +277,7 @@ async fn find_user(cx: &mut Cx, group: GroupId, user: UserId) -> Result<GroupUse
     found.ok_or_else(|| Error::not_found("user"))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct RemovedGroupUser {
     object: &'static str,
     deleted: bool,

@@ -1,5 +1,6 @@
 //! Invites: whoever has the link of one can become a member, once, within a week.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -35,7 +36,7 @@ const WEEK_SECONDS: i64 = 7 * 86_400;
 const PROJECTS_MAX: usize = 100;
 
 /// A project that the invited become a member of.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct InvitedTo {
     pub(crate) id: String,
@@ -54,7 +55,7 @@ impl InvitedTo {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Invite {
     object: &'static str,
     pub(crate) id: InviteId,
@@ -101,7 +102,7 @@ impl Invite {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListInvites {
     after: Option<String>,
@@ -122,7 +123,7 @@ async fn list(cx: &mut Cx, input: ListInvites) -> Result<Page<Invite>> {
     Ok(Page::new(rows, limit, |invite: &Invite| invite.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateInvite {
     email: String,
@@ -131,7 +132,7 @@ pub(crate) struct CreateInvite {
 }
 
 /// An invite with its link, which is never shown again.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct SentInvite {
     #[serde(flatten)]
     invite: Invite,
@@ -268,7 +269,7 @@ pub(crate) async fn opened(tx: &mut Tx, keyring: &Keyring, token: &str) -> Resul
     Ok(None)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneInvite {
     invite_id: PathId<kind::Invite>,

@@ -1,5 +1,6 @@
 //! What an organization asks of new keys: how long they live, and whose they may be.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::patch::Patch;
@@ -24,7 +25,7 @@ pub(crate) fn operations() -> Operations {
     )
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Owners {
     /// Users and service accounts.
@@ -33,7 +34,7 @@ enum Owners {
     ServiceAccounts,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct KeyPolicy {
     object: &'static str,
     /// Of a key that is made without a word of its expiry; null for never.
@@ -60,7 +61,7 @@ async fn read(cx: &mut Cx) -> Result<KeyPolicy> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
@@ -68,7 +69,7 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<KeyPolicy> {
     read(cx).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Update {
     #[serde(default)]

@@ -1,5 +1,6 @@
 //! All project keys of an organization, and which of them no hard limit holds.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::page::{self, Page};
 use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, Timestamp};
@@ -19,7 +20,7 @@ pub(crate) fn operations() -> Operations {
     )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Key {
     object: &'static str,
     id: KeyId,
@@ -59,7 +60,7 @@ impl FromRow for Key {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListKeys {
     after: Option<String>,

@@ -1,5 +1,6 @@
 //! What a key is and may, for whoever holds it; and its end, for whoever holds a leaked key may kill it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tollgate_core::budget::{Payer, Scope};
@@ -25,7 +26,7 @@ pub(crate) fn operations() -> Operations {
     )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Me {
     object: &'static str,
     id: KeyId,
@@ -51,7 +52,7 @@ pub(crate) struct Me {
     clamped_requests: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 

@@ -32,6 +32,7 @@ mod upstreams;
 mod usage;
 pub(crate) mod users;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(crate) use new_key::NewKeyRow;
@@ -74,7 +75,8 @@ pub(crate) fn operations() -> Operations {
 }
 
 /// The answer to a deletion.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Deleted{I}")]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(crate) struct Deleted<I> {
     object: &'static str,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::patch::Patch;
@@ -27,7 +28,7 @@ pub(crate) fn operations() -> Operations {
         .delete(ONE, "delete-tollgate-model", Operator, Event::OrganizationUpdated, delete)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Model {
     object: &'static str,
     id: String,
@@ -59,7 +60,7 @@ pub(crate) struct Model {
 }
 
 /// What answers of a model exceeded their bounds by. The bounds of later requests are raised by as much.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Violations {
     count: i64,
     /// Beyond the bounds, in decimal dollars. It was charged.
@@ -89,13 +90,13 @@ impl FromRow for Violations {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Models {
     object: &'static str,
     data: Vec<Model>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
@@ -111,7 +112,7 @@ async fn list(cx: &mut Cx, _: Nothing) -> Result<Models> {
     Ok(Models { object: "list", data })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneModel {
     model: String,
@@ -168,7 +169,7 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateModel {
     model: String,

@@ -1,5 +1,6 @@
 //! The organizations of an installation, for whoever operates it. Nothing of one is seen from another.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -26,7 +27,7 @@ pub(crate) fn operations() -> Operations {
         .post(ONE, "modify-organization", Operator, Event::OrganizationUpdated, update)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Organization {
     object: &'static str,
     id: OrganizationId,
@@ -47,7 +48,7 @@ impl FromRow for Organization {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListOrganizations {
     after: Option<String>,
@@ -62,7 +63,7 @@ async fn list(cx: &mut Cx, input: ListOrganizations) -> Result<Page<Organization
     Ok(Page::new(rows, limit, |organization: &Organization| organization.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateOrganization {
     name: String,
@@ -70,7 +71,7 @@ pub(crate) struct CreateOrganization {
 }
 
 /// A new organization with what its owner begins with: a default project and an admin key, which is shown this once.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct CreatedOrganization {
     #[serde(flatten)]
     organization: Organization,
@@ -108,7 +109,7 @@ async fn create(cx: &mut Cx, input: CreateOrganization) -> Result<CreatedOrganiz
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneOrganization {
     organization_id: PathId<kind::Organization>,
@@ -118,7 +119,7 @@ async fn retrieve(cx: &mut Cx, input: OneOrganization) -> Result<Organization> {
     find(cx, input.organization_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateOrganization {
     organization_id: PathId<kind::Organization>,

@@ -1,5 +1,6 @@
 //! The permission strings there are, and which kinds of keys can carry them as scopes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::key::KeyKind;
 use tollgate_core::{Permission, Result};
@@ -12,17 +13,17 @@ pub(crate) fn operations() -> Operations {
     Operations::new().get("/tollgate/v1/permissions", "list-permissions", AnyKey, list)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Permissions {
     object: &'static str,
     data: Vec<PermissionString>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct PermissionString {
     object: &'static str,
     id: &'static str,

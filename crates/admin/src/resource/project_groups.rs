@@ -1,5 +1,6 @@
 //! Groups in projects: their users are members there, with the roles of the group.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -27,7 +28,7 @@ pub(crate) fn operations() -> Operations {
         .delete(ONE, "remove-project-group", Needs(GroupsWrite), Event::ProjectUpdated, delete)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ProjectGroup {
     object: &'static str,
     project_id: ProjectId,
@@ -53,7 +54,7 @@ impl FromRow for ProjectGroup {
 const GROUPS: &str = "SELECT m.project_id, m.group_id, m.added_at, g.name
     FROM project_group m JOIN user_group g ON g.id = m.group_id WHERE m.project_id = $1";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListProjectGroups {
     project_id: PathId<kind::Project>,
@@ -75,7 +76,7 @@ async fn list(cx: &mut Cx, input: ListProjectGroups) -> Result<NextPage<ProjectG
     Ok(NextPage::new(rows, limit, |group: &ProjectGroup| group.group_id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AddProjectGroup {
     project_id: PathId<kind::Project>,
@@ -117,7 +118,7 @@ async fn create(cx: &mut Cx, input: AddProjectGroup) -> Result<ProjectGroup> {
     find(cx, project, group.id).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProjectGroup {
     project_id: PathId<kind::Project>,
@@ -137,7 +138,7 @@ async fn retrieve(cx: &mut Cx, input: OneProjectGroup) -> Result<ProjectGroup> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Removed {
     object: &'static str,
     deleted: bool,

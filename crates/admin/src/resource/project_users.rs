@@ -3,6 +3,7 @@
 //! Whoever is removed loses the use of their keys in the project at once; being added again does not bring the keys
 //! back, unless it is asked for with `reactivate_keys`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -31,7 +32,7 @@ pub(crate) fn operations() -> Operations {
         .delete(ONE, "delete-project-user", Needs(ProjectUsersWrite), Event::UserDeleted, delete)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ProjectUser {
     object: &'static str,
     pub(crate) id: UserId,
@@ -60,7 +61,7 @@ fn members() -> Sql {
         .push(" AS role FROM project_user p JOIN app_user u ON u.id = p.user_id WHERE p.project_id = $1")
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListProjectUsers {
     project_id: PathId<kind::Project>,
@@ -82,7 +83,7 @@ async fn list(cx: &mut Cx, input: ListProjectUsers) -> Result<Page<ProjectUser>>
     Ok(Page::new(rows, limit, |user: &ProjectUser| user.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateProjectUser {
     project_id: PathId<kind::Project>,
@@ -197,7 +198,7 @@ async fn read_role(cx: &mut Cx, project: ProjectId, role: &str) -> Result<Role> 
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProjectUser {
     project_id: PathId<kind::Project>,
@@ -209,7 +210,7 @@ async fn retrieve(cx: &mut Cx, input: OneProjectUser) -> Result<ProjectUser> {
     find(cx, project, input.user_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateProjectUser {
     project_id: PathId<kind::Project>,

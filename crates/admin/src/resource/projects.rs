@@ -1,5 +1,6 @@
 //! Projects: what owns keys, limits and spend. They are created and archived, never deleted.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tollgate_core::budget::Scope;
@@ -34,7 +35,7 @@ pub(crate) fn operations() -> Operations {
         )
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Project {
     pub(crate) id: ProjectId,
     object: &'static str,
@@ -68,13 +69,13 @@ impl FromRow for Project {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProject {
     project_id: PathId<kind::Project>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListProjects {
     after: Option<String>,
@@ -96,7 +97,7 @@ async fn list(cx: &mut Cx, input: ListProjects) -> Result<Page<Project>> {
     Ok(Page::new(rows, limit, |project: &Project| project.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateProject {
     name: String,
@@ -141,7 +142,7 @@ async fn retrieve(cx: &mut Cx, input: OneProject) -> Result<Project> {
     find(cx, input.project_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateProject {
     project_id: PathId<kind::Project>,

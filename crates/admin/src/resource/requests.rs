@@ -1,5 +1,6 @@
 //! What was asked of upstreams: one entry per attempt, newest first.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
@@ -21,7 +22,7 @@ pub(crate) fn operations() -> Operations {
         .after_settling()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListRequests {
     after: Option<String>,
@@ -77,7 +78,7 @@ fn read_source(word: &str) -> Result<UsageSource> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneRequest {
     request_id: PathId<kind::Attempt>,

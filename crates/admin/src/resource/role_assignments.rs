@@ -1,5 +1,6 @@
 //! Who has which role: users and groups, at the organization and at its projects.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tollgate_core::id::kind;
@@ -136,7 +137,7 @@ impl Holder {
 }
 
 /// A role with where somebody has it from.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct HeldRole {
     #[serde(flatten)]
     role: Role,
@@ -149,7 +150,7 @@ pub(crate) struct HeldRole {
 }
 
 /// The user itself, or a group of theirs.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Serialize, JsonSchema)]
 struct Source {
     principal_type: &'static str,
     principal_id: String,
@@ -218,7 +219,7 @@ async fn held(cx: &mut Cx, resource: Resource, holder: Holder) -> Result<Vec<(St
     Ok(held)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListHeld {
     project_id: Option<PathId<kind::Project>>,
@@ -246,7 +247,7 @@ async fn list<const OF: u8>(cx: &mut Cx, input: ListHeld) -> Result<NextPage<Hel
     roles::page_of(all, input.order, input.after.as_deref(), limit, |held| &held.role.id)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(crate) struct AssignRole {
@@ -256,7 +257,7 @@ pub(crate) struct AssignRole {
     role_id: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Assigned {
     object: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -327,7 +328,7 @@ fn record(cx: &mut Cx, event: Event, resource: Resource, holder: Holder, role: R
     cx.record(event, id, resource.project(), payload);
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(crate) struct OneHeld {
@@ -348,7 +349,7 @@ async fn retrieve<const OF: u8>(cx: &mut Cx, input: OneHeld) -> Result<HeldRole>
     Ok(HeldRole::new(role, sources))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Unassigned {
     object: &'static str,
     deleted: bool,

@@ -1,5 +1,6 @@
 //! Roles of the organization and of its projects: the predefined ones, and those that people make.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -41,7 +42,7 @@ pub(crate) fn operations() -> Operations {
 const ROLES_MAX: i64 = 1_000;
 const DESCRIPTION_MAX: usize = 1_000;
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 pub(crate) struct Role {
     object: &'static str,
@@ -144,7 +145,7 @@ pub(crate) async fn live_resource(cx: &mut Cx, project: Option<&PathId<kind::Pro
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListRoles {
     project_id: Option<PathId<kind::Project>>,
@@ -193,7 +194,7 @@ pub(crate) fn page_of<T>(
     Ok(NextPage::new(rows, limit, |one| id_of(one).to_owned()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateRole {
     project_id: Option<PathId<kind::Project>>,
@@ -262,7 +263,7 @@ async fn refuse_taken(cx: &mut Cx, resource: Resource, name: &str, but: Option<R
     Err(Error::invalid("role_name", format!("There is a role '{name}' already.")).code("already_exists"))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneRole {
     project_id: Option<PathId<kind::Project>>,
@@ -275,7 +276,7 @@ async fn retrieve<const IS_OF_PROJECT: bool>(cx: &mut Cx, input: OneRole) -> Res
     find(cx, resource, &input.role_id).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateRole {
     project_id: Option<PathId<kind::Project>>,

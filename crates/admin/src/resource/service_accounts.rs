@@ -1,5 +1,6 @@
 //! Service accounts: owners of keys that are nobody's in person.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::{Principal, kind};
@@ -58,7 +59,7 @@ pub(crate) fn operations() -> Operations {
 /// What a key is called whose maker gives it no name, as on OpenAI's wire.
 const KEY_NAME: &str = "Secret Key";
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ServiceAccount {
     object: &'static str,
     id: ServiceAccountId,
@@ -79,7 +80,7 @@ impl FromRow for ServiceAccount {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct ServiceAccountKey {
     object: &'static str,
     id: KeyId,
@@ -90,7 +91,7 @@ pub(crate) struct ServiceAccountKey {
     scopes: Scopes,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListAccounts {
     project_id: PathId<kind::Project>,
@@ -113,7 +114,7 @@ async fn list(cx: &mut Cx, input: ListAccounts) -> Result<Page<ServiceAccount>> 
     Ok(Page::new(rows, limit, |account: &ServiceAccount| account.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAccount {
     project_id: PathId<kind::Project>,
@@ -122,7 +123,7 @@ pub(crate) struct CreateAccount {
     expires_in_seconds: Option<i64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct CreatedAccount {
     #[serde(flatten)]
     account: ServiceAccount,
@@ -195,7 +196,7 @@ async fn new_key(
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneAccount {
     project_id: PathId<kind::Project>,
@@ -207,7 +208,7 @@ async fn retrieve(cx: &mut Cx, input: OneAccount) -> Result<ServiceAccount> {
     find(cx, project, input.service_account_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateAccount {
     project_id: PathId<kind::Project>,
@@ -271,7 +272,7 @@ async fn keys(cx: &mut Cx, account: ServiceAccountId) -> Result<Vec<(KeyId, Opti
     rows.iter().map(|row| Ok((row.at(0)?, row.at(1)?))).collect()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateAccountKey {
     project_id: PathId<kind::Project>,

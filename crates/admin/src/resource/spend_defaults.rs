@@ -1,5 +1,6 @@
 //! Limits that new projects and new keys of an organization begin with, so that none is forgotten.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::budget::{Mode, Scope};
@@ -41,14 +42,14 @@ impl Of {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Defaults {
     object: &'static str,
     projects: Vec<Default>,
     api_keys: Vec<Default>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Default {
     threshold_amount: i64,
     currency: &'static str,
@@ -72,7 +73,7 @@ impl FromRow for Stored {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Nothing {}
 
@@ -109,14 +110,14 @@ async fn of(cx: &mut Cx, of: Of) -> Result<Vec<Wanted>> {
     Ok(rows.into_iter().map(|stored| stored.0).collect())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateDefaults {
     projects: Option<Vec<Given>>,
     api_keys: Option<Vec<Given>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Given {
     threshold_amount: i64,

@@ -1,6 +1,7 @@
 //! OpenAI's hard monthly spend limits of an organization and of a project: its objects, with what was spent and held as
 //! extensions. They are the limits of [`super::spend_limits`] whose interval is the month in UTC.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::budget::{Budget, Mode, Scope};
 use tollgate_core::id::kind;
@@ -45,7 +46,7 @@ pub(crate) fn operations() -> Operations {
         .delete(PROJECT, "delete-project-spend-limit", WRITE, Event::ProjectUpdated, delete_project)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct SpendLimit {
     object: &'static str,
     /// In cents.
@@ -63,7 +64,7 @@ pub(crate) struct SpendLimit {
     mode: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Enforcement {
     status: &'static str,
 }
@@ -96,11 +97,11 @@ fn shown(budget: &Budget) -> SpendLimit {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OfOrganization {}
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OfProject {
     project_id: PathId<kind::Project>,
@@ -121,7 +122,7 @@ async fn retrieve(cx: &mut Cx, scope: Scope) -> Result<SpendLimit> {
     Ok(shown(&spend_limit::current(&mut cx.tx, limit, cx.now).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetOfOrganization {
     threshold_amount: i64,
@@ -129,7 +130,7 @@ pub(crate) struct SetOfOrganization {
     interval: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetOfProject {
     project_id: PathId<kind::Project>,
@@ -167,7 +168,7 @@ async fn update(cx: &mut Cx, scope: Scope, wanted: &Wanted) -> Result<SpendLimit
     Ok(shown(&budget))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct LimitDeleted {
     object: &'static str,
     deleted: bool,

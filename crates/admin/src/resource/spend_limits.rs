@@ -1,6 +1,7 @@
 //! Spend limits at every level: of an organization, a project, a user and an API key, by day, week and month in a time
 //! zone, at most one for each interval. OpenAI's monthly limit is one of them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::budget::{Budget, Limit, Mode, Scope};
@@ -86,7 +87,8 @@ pub(crate) fn operations() -> Operations {
     rows!(all, KEY, "api-key", "api_keys/{api_key_id}", Event::ApiKeyUpdated)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TollgateSpendLimit")]
 pub(crate) struct SpendLimit {
     object: &'static str,
     id: SpendLimitId,
@@ -144,7 +146,7 @@ struct Named {
 /// Declares an input that has what the path names besides fields of its own.
 macro_rules! scoped {
     (struct $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
-        #[derive(Deserialize)]
+        #[derive(Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields)]
         pub(crate) struct $name {
             project_id: Option<PathId<kind::Project>>,

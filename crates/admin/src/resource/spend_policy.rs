@@ -1,5 +1,6 @@
 //! What a project wants done with a request that does not fit its limits.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -27,7 +28,7 @@ pub(crate) fn operations() -> Operations {
     )
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct SpendPolicy {
     object: &'static str,
     project_id: ProjectId,
@@ -39,7 +40,7 @@ pub(crate) struct SpendPolicy {
     wait_ms: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneProject {
     project_id: PathId<kind::Project>,
@@ -69,7 +70,7 @@ async fn show(cx: &mut Cx, project: ProjectId) -> Result<SpendPolicy> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdatePolicy {
     project_id: PathId<kind::Project>,

@@ -1,7 +1,7 @@
 //! Usage of completions, embeddings and moderations, by bucket of time.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tollgate_core::secret::hex;
 use tollgate_core::{Error, Permission, Result, Timestamp};
 use tollgate_ledger::Endpoint;
@@ -39,7 +39,8 @@ pub(crate) fn operations() -> Operations {
         .reading_long()
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "{R}Buckets")]
 pub(crate) struct Buckets<R> {
     object: &'static str,
     data: Vec<Bucket<R>>,
@@ -47,7 +48,8 @@ pub(crate) struct Buckets<R> {
     next_page: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "{R}Bucket")]
 struct Bucket<R> {
     object: &'static str,
     start_time: Timestamp,
@@ -155,7 +157,7 @@ fn fingerprint(parts: &[&str]) -> String {
     hex(&hash.to_be_bytes())
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 pub(crate) enum BucketWidth {
     #[serde(rename = "1m")]
     Minute,
@@ -185,7 +187,7 @@ impl BucketWidth {
 }
 
 /// What OpenAI groups by. Dimensions that cannot differ here have one value each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum GroupBy {
     ProjectId,
@@ -209,7 +211,7 @@ impl GroupBy {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UsageQuery {
     start_time: i64,
@@ -230,22 +232,29 @@ pub(crate) struct UsageQuery {
     batch: Option<bool>,
 }
 
-async fn completions(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
+async fn completions(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<CompletionsResult>> {
     let group_by = input.group_by.clone();
     // There are no batches, so a filter for them finds nothing.
     let none = input.batch == Some(true);
-    let show = move |sums: &Sums| if none { Vec::new() } else { vec![completions_result(sums, &group_by)] };
+    let show =
+        move |sums: &Sums| if none { Vec::new() } else { vec![CompletionsResult::of(sums, &group_by)] };
     find(cx, input, Endpoint::Completions, show).await
 }
 
-async fn embeddings(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
+async fn embeddings(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<InputResult>> {
     refuse_what_is_of_completions("embeddings", &input)?;
-    find(cx, input, Endpoint::Embeddings, |sums| vec![input_result("embeddings", sums)]).await
+    find(cx, input, Endpoint::Embeddings, |sums| {
+        vec![InputResult::of("organization.usage.embeddings.result", sums)]
+    })
+    .await
 }
 
-async fn moderations(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<Value>> {
+async fn moderations(cx: &mut Cx, input: UsageQuery) -> Result<Buckets<InputResult>> {
     refuse_what_is_of_completions("moderations", &input)?;
-    find(cx, input, Endpoint::Moderations, |sums| vec![input_result("moderations", sums)]).await
+    find(cx, input, Endpoint::Moderations, |sums| {
+        vec![InputResult::of("organization.usage.moderations.result", sums)]
+    })
+    .await
 }
 
 fn refuse_what_is_of_completions(what: &str, input: &UsageQuery) -> Result<()> {
@@ -262,12 +271,12 @@ fn refuse_what_is_of_completions(what: &str, input: &UsageQuery) -> Result<()> {
     }
 }
 
-async fn find(
+async fn find<R>(
     cx: &mut Cx,
     input: UsageQuery,
     endpoint: Endpoint,
-    show: impl Fn(&Sums) -> Vec<Value>,
-) -> Result<Buckets<Value>> {
+    show: impl Fn(&Sums) -> Vec<R>,
+) -> Result<Buckets<R>> {
     let bucket_width = input.bucket_width.unwrap_or(BucketWidth::Day);
     let rest =
         format!("{endpoint:?}{bucket_width:?}{:?}", (&input.group_by, &input.project_ids, &input.user_ids))
@@ -315,45 +324,84 @@ pub(crate) fn filters<const N: usize>(given: [(Dimension, Vec<String>); N]) -> V
     given.into_iter().filter(|(_, values)| !values.is_empty()).collect()
 }
 
-fn completions_result(sums: &Sums, group_by: &[GroupBy]) -> Value {
-    let if_grouped =
-        |group: GroupBy, value: Value| if group_by.contains(&group) { value } else { Value::Null };
-    let uncached = sums.uncached_input_tokens();
-    json!({
-        "object": "organization.usage.completions.result",
-        "input_tokens": sums.input_tokens,
-        "output_tokens": sums.output_tokens,
-        "num_model_requests": sums.requests,
-        // An extension: how many of them had less output than they asked for.
-        "num_clamped_requests": sums.clamped_requests,
-        "input_cached_tokens": sums.cached_input_tokens,
-        "input_cache_write_tokens": sums.cache_write_tokens,
-        "input_uncached_tokens": uncached,
-        "input_text_tokens": uncached,
-        "input_cached_text_tokens": sums.cached_input_tokens,
-        "output_text_tokens": sums.output_tokens,
-        "input_audio_tokens": 0,
-        "input_cached_audio_tokens": 0,
-        "output_audio_tokens": 0,
-        "project_id": sums.dimension(Dimension::Project),
-        "user_id": sums.dimension(Dimension::Owner),
-        "api_key_id": sums.dimension(Dimension::Key),
-        "model": sums.dimension(Dimension::Model),
-        "batch": if_grouped(GroupBy::Batch, json!(false)),
-        "service_tier": if_grouped(GroupBy::ServiceTier, json!("default")),
-        "api_source": if_grouped(GroupBy::ApiSource, json!("unlabeled")),
-    })
+#[derive(Serialize, JsonSchema)]
+struct CompletionsResult {
+    object: &'static str,
+    input_tokens: i64,
+    output_tokens: i64,
+    num_model_requests: u64,
+    /// Extension: how many of them had less output than they asked for.
+    num_clamped_requests: u64,
+    input_cached_tokens: i64,
+    input_cache_write_tokens: i64,
+    input_uncached_tokens: i64,
+    input_text_tokens: i64,
+    input_cached_text_tokens: i64,
+    output_text_tokens: i64,
+    input_audio_tokens: i64,
+    input_cached_audio_tokens: i64,
+    output_audio_tokens: i64,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    model: Option<String>,
+    batch: Option<bool>,
+    service_tier: Option<&'static str>,
+    api_source: Option<&'static str>,
+}
+
+impl CompletionsResult {
+    fn of(sums: &Sums, group_by: &[GroupBy]) -> Self {
+        let uncached = sums.uncached_input_tokens();
+        let is_grouped = |group: GroupBy| group_by.contains(&group);
+        Self {
+            object: "organization.usage.completions.result",
+            input_tokens: sums.input_tokens,
+            output_tokens: sums.output_tokens,
+            num_model_requests: sums.requests,
+            num_clamped_requests: sums.clamped_requests,
+            input_cached_tokens: sums.cached_input_tokens,
+            input_cache_write_tokens: sums.cache_write_tokens,
+            input_uncached_tokens: uncached,
+            input_text_tokens: uncached,
+            input_cached_text_tokens: sums.cached_input_tokens,
+            output_text_tokens: sums.output_tokens,
+            input_audio_tokens: 0,
+            input_cached_audio_tokens: 0,
+            output_audio_tokens: 0,
+            project_id: sums.dimension(Dimension::Project).map(str::to_owned),
+            user_id: sums.dimension(Dimension::Owner).map(str::to_owned),
+            api_key_id: sums.dimension(Dimension::Key).map(str::to_owned),
+            model: sums.dimension(Dimension::Model).map(str::to_owned),
+            batch: is_grouped(GroupBy::Batch).then_some(false),
+            service_tier: is_grouped(GroupBy::ServiceTier).then_some("default"),
+            api_source: is_grouped(GroupBy::ApiSource).then_some("unlabeled"),
+        }
+    }
 }
 
 /// Of what takes tokens and makes none.
-fn input_result(what: &str, sums: &Sums) -> Value {
-    json!({
-        "object": format!("organization.usage.{what}.result"),
-        "input_tokens": sums.input_tokens,
-        "num_model_requests": sums.requests,
-        "project_id": sums.dimension(Dimension::Project),
-        "user_id": sums.dimension(Dimension::Owner),
-        "api_key_id": sums.dimension(Dimension::Key),
-        "model": sums.dimension(Dimension::Model),
-    })
+#[derive(Serialize, JsonSchema)]
+struct InputResult {
+    object: &'static str,
+    input_tokens: i64,
+    num_model_requests: u64,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    model: Option<String>,
+}
+
+impl InputResult {
+    fn of(object: &'static str, sums: &Sums) -> Self {
+        Self {
+            object,
+            input_tokens: sums.input_tokens,
+            num_model_requests: sums.requests,
+            project_id: sums.dimension(Dimension::Project).map(str::to_owned),
+            user_id: sums.dimension(Dimension::Owner).map(str::to_owned),
+            api_key_id: sums.dimension(Dimension::Key).map(str::to_owned),
+            model: sums.dimension(Dimension::Model).map(str::to_owned),
+        }
+    }
 }

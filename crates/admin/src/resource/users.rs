@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
@@ -34,7 +35,7 @@ pub(crate) fn operations() -> Operations {
         .post("/tollgate/v1/users", "create-user", Needs(UsersWrite), Event::UserAdded, create)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct User {
     object: &'static str,
     pub(crate) id: UserId,
@@ -44,17 +45,35 @@ pub(crate) struct User {
     added_at: Timestamp,
     developer_persona: Option<String>,
     technical_level: Option<String>,
+    /// Members are people: a service account is its project's, and directories do not manage anybody here.
+    is_service_account: bool,
+    is_scim_managed: bool,
+    user: Person,
     /// Extension.
     pub(crate) frozen_at: Option<Timestamp>,
 }
 
+/// The same as OpenAI nests it.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Person {
+    object: &'static str,
+    id: UserId,
+    name: String,
+    email: String,
+}
+
 impl FromRow for User {
     fn from_row(row: &Row) -> Result<Self> {
+        let (id, name, email): (UserId, String, String) =
+            (row.get("id")?, row.get("name")?, row.get("email")?);
         Ok(Self {
             object: "organization.user",
-            id: row.get("id")?,
-            name: row.get("name")?,
-            email: row.get("email")?,
+            id,
+            name: name.clone(),
+            email: email.clone(),
+            is_service_account: false,
+            is_scim_managed: false,
+            user: Person { object: "user", id, name, email },
             role: row.get("role")?,
             added_at: row.get("added_at")?,
             developer_persona: row.get("developer_persona")?,
@@ -73,7 +92,7 @@ fn members() -> Sql {
     Sql::from(MEMBERS).push(access::ORGANIZATION_ROLE).push(OF_ORGANIZATION)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListUsers {
     after: Option<String>,
@@ -95,7 +114,7 @@ async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
     Ok(Page::new(rows, limit, |user: &User| user.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneUser {
     user_id: PathId<kind::User>,
@@ -105,7 +124,7 @@ async fn retrieve(cx: &mut Cx, input: OneUser) -> Result<User> {
     find(cx, input.user_id.id()?).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateUser {
     user_id: PathId<kind::User>,
@@ -177,7 +196,7 @@ async fn update(cx: &mut Cx, input: UpdateUser) -> Result<User> {
 }
 
 /// The answer to a removal, with the keys it ended.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct UserDeleted {
     object: &'static str,
     id: UserId,
@@ -262,7 +281,7 @@ async fn delete(cx: &mut Cx, input: OneUser) -> Result<UserDeleted> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateUser {
     email: String,

@@ -183,6 +183,14 @@ pub fn operations() -> Result<()> {
     Ok(())
 }
 
+/// Prints the document of the API.
+pub fn openapi() -> Result<()> {
+    let document = tollgate_admin::openapi::document(&tollgate_admin::operations());
+    let text = serde_json::to_string_pretty(&document).map_err(|error| Error::internal(error.to_string()))?;
+    say(&text);
+    Ok(())
+}
+
 /// Prints what the chains of audit events say; `false` if they are not intact.
 pub async fn audit_verify(options: &AuditVerifyOptions) -> Result<bool> {
     let since = match &options.since {

@@ -5,6 +5,7 @@ mod trial;
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tollgate_core::id::kind;
@@ -43,7 +44,7 @@ pub(crate) fn operations() -> Operations {
 const MODELS_MAX: usize = 2_000;
 
 /// To an operator all of it, to an owner of an organization its name and models only.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Upstream {
     object: &'static str,
     id: UpstreamId,
@@ -55,7 +56,7 @@ pub(crate) struct Upstream {
 }
 
 /// What only operators see. Names and meanings are those of [`Settings`], with the usual where nothing is set.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Connection {
     base_url: String,
     has_api_key: bool,
@@ -137,7 +138,7 @@ impl Stored {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListUpstreams {
     after: Option<String>,
@@ -162,7 +163,7 @@ async fn list(cx: &mut Cx, input: ListUpstreams) -> Result<Page<Upstream>> {
 }
 
 /// What is given of an upstream, when it is made and when it is changed. Null goes back to the usual.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Given {
     /// From the path of a change.
@@ -317,7 +318,7 @@ fn read_models(admin: &Admin, arguments: Arguments) -> Preparing<'_> {
     })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneUpstream {
     upstream_id: PathId<kind::Upstream>,

@@ -1,5 +1,8 @@
 //! Trying an upstream: does it answer, does it take the credential, does it have the models.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tollgate_core::upstream::Protocol;
@@ -15,6 +18,15 @@ use crate::resource::upstreams::OneUpstream;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Found {
     found: Value,
+}
+
+impl JsonSchema for Found {
+    fn schema_name() -> Cow<'static, str> {
+        OneUpstream::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        OneUpstream::json_schema(generator)
+    }
 }
 
 /// Asks the upstream for its models, as a call of a model would be asked: same address, credential, headers, trust. It
