@@ -6,6 +6,8 @@ import json
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
 import typing
 
 import openai.resources.admin.organization as sdk
@@ -14,7 +16,7 @@ import pytest
 from openai._resource import SyncAPIResource
 from openai._types import Omit
 
-from harness import ROOT, request, run
+from harness import FULL, ROOT, request, run
 
 DOCUMENT = ROOT / "docs/openapi.json"
 # What we serve of the SDK's operations differs so: by operation, what each side has that the other has not. It can only shrink.
@@ -175,3 +177,36 @@ def test_the_comparison_sees_what_is_missing(document):
     assert "POST /v1/organization/projects/{project_id}/archive" in absent
     assert differences["POST /v1/organization/projects"]["parameters we do not take"] == ["name"]
     assert "status" in differences["GET /v1/organization/projects/{project_id}"]["fields we do not answer"]
+
+
+def test_no_request_of_the_document_s_making_is_answered_by_a_fault(server, tmp_path, report):
+    """Well-formed and broken requests of every operation: none is a 5xx, and what is answered is what the document says."""
+    project = server.project("Fuzzed")
+    user, group = server.user("fuzzed@example.com"), server.post("/v1/organization/groups", {"name": "fuzzed"}).json["id"]
+    assert server.post(f"/v1/organization/projects/{project}/users", {"user_id": user, "role": "member"}).status == 200
+    ids = {
+        "project_id": project, "user_id": user, "group_id": group,
+        "role_id": server.post("/v1/organization/roles", {"role_name": "fuzzed", "permissions": ["api.organization.projects.read"]}).json["id"],
+        "api_key_id": server.key(project)["id"],
+        "service_account_id": server.post(f"/v1/organization/projects/{project}/service_accounts", {"name": "fuzzed"}).json["id"],
+        "invite_id": server.post("/v1/organization/invites", {"email": "invited@example.com", "role": "reader", "projects": []}).json["id"],
+    }
+    flags = ["-H", f"Authorization: Bearer {server.admin_key}", "--checks", "not_a_server_error,response_schema_conformance,content_type_conformance",
+             "--phases", "coverage,fuzzing", "--continue-on-failure", "--suppress-health-check", "all", "--generation-database", "none",
+             "--warnings", "off", "--no-color", "--workers", "2"]
+
+    def fuzz(examples, *more, **parameters):
+        config = tmp_path / "schemathesis.toml"
+        config.write_text("[parameters]\n" + "".join(f'"path.{name}" = "{value}"\n' for name, value in parameters.items()))
+        program = pathlib.Path(sys.executable).with_name("schemathesis")
+        done = subprocess.run([program, "--config-file", config, "run", f"{server.url}/openapi.json", *flags, "-n", str(examples), *more],
+                              capture_output=True, text=True, timeout=1500)
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        report("requests of the OpenAPI document: " + re.search(r"(\d+) generated, (\d+) passed", done.stdout)[0])
+
+    # Of what is there, as long as nothing ends it; then of whatever the document allows. A key that revokes itself is for
+    # another test.
+    ending = ["--exclude-method", "DELETE", "--exclude-operation-id-regex", "archive|freeze|modify-key-policy"]
+    fuzz(40 if FULL else 3, *ending, **ids)
+    fuzz(40 if FULL else 2, "--exclude-operation-id", "delete-me")
+    server.post("/tollgate/v1/organization/unfreeze")
