@@ -73,3 +73,97 @@ def test_an_admin_key_can_end_itself(server):
     key = made(server).json
     assert server.delete(f"/v1/organization/admin_api_keys/{key['id']}", key=key["value"]).status == 200
     assert server.get("/tollgate/v1/me", key=key["value"]).status == 401
+
+
+def machine(server, **more):
+    account = server.post(f"/v1/organization/projects/{server.default_project}/service_accounts", {"name": "ci", "create_service_account_only": True}).json["id"]
+    body = {"name": "ci", "service_account_id": account, "scopes": ["api.organization.projects.read", "api.organization.projects.write", "api.organization.projects.api_keys.write"], **more}
+    made = server.post("/v1/organization/admin_api_keys", body)
+    assert made.status == 200, made
+    server.remember(made.json["value"])
+    return account, made.json
+
+
+def test_a_service_account_can_own_an_admin_key_and_does_what_its_scopes_say(server):
+    account, made = machine(server)
+    assert (made["owner"]["type"], made["owner"]["id"], made["project_ids"]) == ("service_account", account, None)
+    key = made["value"]
+    project = server.post("/v1/organization/projects", {"name": "By a machine"}, key=key)
+    assert project.status == 200 and server.get("/v1/organization/projects", key=key).status == 200
+    path = f"/v1/organization/projects/{project.json['id']}/api_keys"
+    unowned = server.post(path, {"name": "whose"}, key=key)
+    assert unowned.status == 400 and unowned.error["param"] == "user_id"
+    for_owner = server.post(path, {"name": "hers", "user_id": server.owner}, key=key)
+    assert for_owner.status == 200 and server.remember(for_owner.json["value"])
+    for method, refused in [("GET", "/v1/organization/users"), ("GET", "/v1/organization/audit_logs"), ("POST", "/v1/organization/admin_api_keys"), ("GET", "/tollgate/v1/upstreams/x/test"),
+                            ("POST", "/v1/organization/invites"), ("POST", f"/v1/organization/users/{server.owner}/roles")]:
+        assert server.call(method, refused, {} if method == "POST" else None, key=key).status == 403, refused
+    me = server.get("/tollgate/v1/me", key=key).json
+    assert me["owner"]["service_account"]["id"] == account and not me["is_operator"]
+    made_by = [e for e in server.get("/v1/organization/audit_logs").json["data"] if e["type"] == "project.created" and e["project.created"]["data"]["name"] == "By a machine"]
+    assert made_by[0]["actor"]["api_key"]["service_account"]["id"] == account
+    [found] = [k for k in server.admin.admin_api_keys.list() if k.id == made["id"]]
+    assert found.owner.type == "service_account"
+    server.restart()
+    assert server.get("/v1/organization/projects", key=key).status == 200
+    assert server.delete(f"/v1/organization/projects/{server.default_project}/service_accounts/{account}").status == 200
+    assert server.get("/v1/organization/projects", key=key).status == 401, "its keys end with it"
+    assert server.get(f"/v1/organization/admin_api_keys/{made['id']}").status == 404
+
+
+def test_an_admin_key_of_a_machine_outlives_who_made_it_and_is_told_of(server):
+    ada = server.user("ada@example.com", role="owner")
+    key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "ada"}).json["value"])
+    assert server.process.stop() == 0
+    with server.database() as database:
+        database.execute("UPDATE api_key SET user_id = ? WHERE name = 'ada'", (ada,))
+    server.start()
+    account = server.post(f"/v1/organization/projects/{server.default_project}/service_accounts", {"name": "ci"}).json
+    server.remember(account["api_key"]["value"])
+    made = server.post("/v1/organization/admin_api_keys", {"name": "ci", "service_account_id": account["id"], "scopes": ["api.organization.projects.read"]}, key=key).json
+    server.remember(made["value"])
+    removed = server.delete(f"/v1/organization/users/{ada}").json
+    assert made["id"] in removed["made_api_key_ids"] and account["id"] in removed["service_account_ids"], removed
+    assert server.get("/v1/organization/projects", key=made["value"]).status == 200 and server.get("/v1/organization/projects", key=key).status == 401
+
+
+def test_nobody_gives_a_machine_more_than_they_hold(server):
+    account = server.post(f"/v1/organization/projects/{server.default_project}/service_accounts", {"name": "ci", "create_service_account_only": True}).json["id"]
+    narrow = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "n", "scopes": ["api.organization.admin_api_keys.write", "api.organization.projects.read"]}).json["value"])
+    path, wish = "/v1/organization/admin_api_keys", {"name": "m", "service_account_id": account}
+    beyond = server.post(path, {**wish, "scopes": ["api.organization.projects.write"]}, key=narrow)
+    assert beyond.status == 403, beyond
+    for body, param in [({"scopes": []}, "scopes"), ({}, "scopes"), ({"scopes": ["tollgate.operator"]}, "scopes"), ({"scopes": ["api.organization.projects.read"], "project_ids": []}, "project_ids"),
+                        ({"scopes": ["api.organization.projects.read"], "project_ids": ["proj_x"]}, "project_ids[0]"), ({"scopes": ["api.organization.projects.read"], "service_account_id": "svc_acct_x"}, "service_account_id")]:
+        answer = server.post(path, {**wish, **body})
+        assert answer.status == 400 and answer.error["param"] == param, (body, answer)
+    strong = server.post(path, {**wish, "scopes": ["api.organization.projects.read", "api.organization.projects.write"]}).json
+    server.remember(strong["value"])
+    assert server.delete(f"{path}/{strong['id']}", key=narrow).status == 403, "nor do the weaker end what may more than they"
+
+
+def test_an_admin_key_is_fenced_to_its_projects(server):
+    inside, outside = server.project("Inside"), server.project("Outside")
+    made = server.post("/v1/organization/admin_api_keys", {"name": "fenced", "project_ids": [inside, inside]}).json
+    key = server.remember(made["value"])
+    assert made["project_ids"] == [inside]
+    assert server.get(f"/v1/organization/projects/{inside}", key=key).status == 200
+    child = server.post(f"/v1/organization/projects/{inside}/api_keys", {"name": "child"}, key=key)
+    assert child.status == 200 and server.remember(child.json["value"])
+    for path in [f"/v1/organization/projects/{outside}", "/v1/organization/projects", "/v1/organization/users", "/tollgate/v1/upstreams", "/v1/organization/usage/completions?start_time=1"]:
+        assert server.get(path, key=key).status == 403, path
+    assert server.post("/v1/organization/admin_api_keys", {"name": "wider"}, key=key).status == 403
+    assert server.post("/v1/organization/projects", {"name": "new"}, key=key).status == 403
+    assert server.get("/tollgate/v1/me", key=key).json["is_operator"] is False, "an operator's key that is fenced operates nothing"
+    server.restart()
+    assert server.get(f"/v1/organization/projects/{outside}", key=key).status == 403
+    assert server.get(f"/v1/organization/projects/{inside}", key=key).status == 200
+
+
+def test_a_project_takes_the_admin_keys_of_its_machines_with_it(server):
+    project = server.project("Ends")
+    account = server.post(f"/v1/organization/projects/{project}/service_accounts", {"name": "ci", "create_service_account_only": True}).json["id"]
+    key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "m", "service_account_id": account, "scopes": ["api.organization.projects.read"]}).json["value"])
+    assert server.get("/v1/organization/projects", key=key).status == 200
+    assert server.post(f"/v1/organization/projects/{project}/archive").status == 200
+    assert server.get("/v1/organization/projects", key=key).status == 401

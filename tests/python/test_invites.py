@@ -143,6 +143,21 @@ def test_an_account_that_is_there_is_proved_and_never_gets_another_password(serv
         assert database.execute("SELECT password FROM app_user WHERE id = ?", (first,)).fetchone() == (before,)
 
 
+def test_refused_sign_ins_are_counted_together(server):
+    first = accept(server, token_of(invite(server))).json["user_id"]
+    server.admin.users.delete(first)
+    token = token_of(invite(server))
+    answers = [accept(server, token, password="another password").status for _ in range(15)]
+    assert set(answers) <= {401, 429} and answers.count(401) <= 10, answers
+    server.restart()
+    told = [event.login_failed.to_dict() for event in server.admin.audit_logs.list(event_types=["login.failed"])]
+    # By its address somebody is refused before it is known whose account it is about.
+    assert answers.count(401) <= sum(event["attempts"] for event in told) <= 15
+    # In each minute the first, and then the others; a test takes no three minutes.
+    assert 2 <= len(told) <= 6, told
+    assert run("audit", "verify", *server.place_and_secrets).returncode == 0
+
+
 def test_an_account_without_a_password_is_not_taken_over_by_an_invite(server):
     """As of an owner who was there from the beginning: invited elsewhere, it is theirs to accept, and nobody else's."""
     other = server.user("other@example.com", role="owner")

@@ -71,6 +71,11 @@ def world(gateway):
         scopes = {"scopes": ["api.organization.projects.read"]} if name == "restricted" else {}
         made = server.post("/v1/organization/admin_api_keys", {"name": name, **scopes}).json
         keys[name], ids[name] = server.remember(made["value"]), made["id"]
+    fence = {"own project": {"project_ids": [own["project_id"]]}, "machine": {"service_account_id": own["service_account_id"], "scopes": MACHINE},
+             "fenced machine": {"service_account_id": own["service_account_id"], "scopes": MACHINE, "project_ids": [own["project_id"]]}}
+    for name, more in fence.items():
+        made = server.post("/v1/organization/admin_api_keys", {"name": name, **more}).json
+        keys[name] = server.remember(made["value"])
     server.admin.admin_api_keys.delete(ids["revoked"])
     assert server.process.stop() == 0
     with server.database() as database:
@@ -81,6 +86,10 @@ def world(gateway):
     server.start()
     permissions = {role["id"].split("__")[0]: set(role["permissions"]) for role in server.get("/v1/organization/roles").json["data"] + server.get(f"/v1/projects/{own['project_id']}/roles").json["data"]}
     return {"server": server, "own": {**shared, **own}, "foreign": {**shared, **foreign}, "absent": absent, "keys": keys, "permissions": permissions}
+
+
+# What the admin keys of a service account may.
+MACHINE = ["api.organization.projects.read", "api.organization.projects.api_keys.write", "api.usage.read"]
 
 
 def allowed(world, caller, operation, variant):
@@ -97,6 +106,12 @@ def allowed(world, caller, operation, variant):
         if is_at_own_project:
             held = held.union(*[world["permissions"][role] for role in roles[caller]])
         return needs in held
+    if caller in ("own project", "fenced machine") and not is_at_own_project:
+        return False
+    if caller in ("machine", "fenced machine"):
+        return needs in MACHINE
+    if caller == "own project":
+        return needs != "tollgate.operator"
     if caller == "restricted":
         return needs == "api.organization.projects.read"
     if caller == "foreign owner":

@@ -2,7 +2,7 @@
 
 use tollgate_core::permission::{Permission, Permissions};
 use tollgate_core::role::{Predefined, Resource, RoleRef};
-use tollgate_core::{Error, OrganizationId, Principal, ProjectId, Result, Timestamp, UserId};
+use tollgate_core::{Error, OrganizationId, Principal, ProjectId, Result, Scopes, Timestamp, UserId};
 use tollgate_store::{Entity, Row, Sql, ToValue, Tx, params};
 
 use crate::gate::Cx;
@@ -159,9 +159,9 @@ pub(crate) async fn is_owner(tx: &mut Tx, user: UserId, organization: Organizati
 /// Nobody can give what they do not hold: all that the grants allow the actor must be allowed there as well. A key
 /// that is restricted gives no more than its scopes allow either, but for the plain roles, which only look and use models.
 pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
-    let (user, organization, scopes) = (cx.actor.user()?, cx.organization(), cx.actor.scopes);
+    let scopes = cx.actor.scopes;
     for grant in grants {
-        let own = permissions_of(&mut cx.tx, user, organization, grant.resource.project()).await?;
+        let own = cx.actor.permissions_at(&mut cx.tx, grant.resource.project()).await?;
         let is_plain = grant.is_plain();
         let is_beyond = |permission: &&Permission| {
             let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);
@@ -180,6 +180,19 @@ pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<(
 pub(crate) async fn refuse_taking_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
     let taken: Vec<Grant> = grants.iter().copied().filter(|grant| !grant.is_plain()).collect();
     refuse_beyond_own(cx, &taken).await
+}
+
+/// The same of the admin keys of machines, which may what their scopes say: nobody makes one that may more than they, nor
+/// ends one.
+pub(crate) fn refuse_machine_beyond_own(cx: &Cx, scopes: Scopes) -> Result<()> {
+    let may = scopes.permissions();
+    let is_beyond = |permission: &&Permission| {
+        may.allows(**permission) && !permission.is_umbrella() && !cx.actor.may(**permission)
+    };
+    match Permission::ALL.iter().find(is_beyond) {
+        Some(permission) => Err(Error::forbidden(permission.as_str())),
+        None => Ok(()),
+    }
 }
 
 /// Whether a user can use a project: as a member, through a group, or as an owner of the organization.

@@ -1,12 +1,13 @@
 //! Who acts.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tollgate_core::key::KeyKind;
 use tollgate_core::{
-    Error, KeyId, OrganizationId, Permission, Permissions, Principal, ProjectId, Result, Scopes, Timestamp,
-    UserId,
+    Error, KeyId, Kind, OrganizationId, Permission, Permissions, Principal, ProjectId, Result, Scopes,
+    Timestamp, UserId,
 };
 use tollgate_replica::{Key, Snapshot};
 use tollgate_store::{Row, Tx, params};
@@ -36,6 +37,8 @@ pub struct Actor {
     pub at: Option<ProjectId>,
     /// What the owner's roles allow there, or at the organization.
     pub permissions: Permissions,
+    /// The projects that the key is restricted to: it does nothing that its path does not say to be about one of them.
+    pub restricted_to: Option<Arc<[ProjectId]>>,
     pub is_operator: bool,
     /// Whether the key itself may call models.
     pub calls_models: bool,
@@ -56,9 +59,11 @@ impl Actor {
             scopes: key.scopes,
             expires_at: key.expires_at,
             at,
-            permissions: user
-                .map(|user| snapshot.permissions(user.id, key.organization, at))
-                .unwrap_or_default(),
+            permissions: match key.owner {
+                Principal::User(user) => snapshot.permissions(user, key.organization, at),
+                Principal::ServiceAccount(_) => Snapshot::permissions_of_machine(key.scopes),
+            },
+            restricted_to: snapshot.restriction(key.id).cloned(),
             is_operator: user.is_some_and(|user| user.is_operator),
             calls_models: snapshot.allows(key, Permission::ModelRequest),
             origin,
@@ -80,16 +85,41 @@ impl Actor {
 
     /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
     pub(crate) fn may(&self, permission: Permission) -> bool {
-        self.kind == KeyKind::Admin && self.permissions.allows(permission) && self.scopes.allows(permission)
+        self.kind == KeyKind::Admin
+            && self.is_within_restriction(self.at)
+            && self.permissions.allows(permission)
+            && self.scopes.allows(permission)
     }
 
     pub(crate) fn acts_as_operator(&self) -> bool {
-        self.kind == KeyKind::Admin && self.is_operator && self.scopes.allows(Permission::Operator)
+        self.kind == KeyKind::Admin
+            && self.is_operator
+            && self.restricted_to.is_none()
+            && self.scopes.allows(Permission::Operator)
+    }
+
+    /// Whether the key's restriction lets it do something there.
+    pub(crate) fn is_within_restriction(&self, at: Option<ProjectId>) -> bool {
+        self.restricted_to.as_ref().is_none_or(|projects| at.is_some_and(|at| projects.contains(&at)))
+    }
+
+    /// What its owner may at a project, or at the organization.
+    pub(crate) async fn permissions_at(&self, tx: &mut Tx, at: Option<ProjectId>) -> Result<Permissions> {
+        if !self.is_within_restriction(at) {
+            return Ok(Permissions::NONE);
+        }
+        match self.owner {
+            Principal::User(user) => access::permissions_of(tx, user, self.organization, at).await,
+            Principal::ServiceAccount(_) => Ok(Snapshot::permissions_of_machine(self.scopes)),
+        }
     }
 
     /// The user who owns the key.
     pub(crate) fn user(&self) -> Result<UserId> {
-        self.owner.user().ok_or_else(|| Error::internal("an admin key that no user owns"))
+        self.owner.user().ok_or_else(|| {
+            let message = "The key belongs to a service account, and this is for people to do.";
+            Error::new(Kind::Forbidden, message).code("service_account")
+        })
     }
 
     /// Judges the actor anew, on what this very transaction sees: a key that was revoked, or an owner who was demoted,
@@ -106,16 +136,10 @@ impl Actor {
                 &params![self.key, true, now, false],
             )
             .await?;
-        let gone = || {
-            Error::new(tollgate_core::Kind::Unauthenticated, "The API key was revoked.")
-                .code("invalid_api_key")
-        };
+        let gone = || Error::new(Kind::Unauthenticated, "The API key was revoked.").code("invalid_api_key");
         let row = row.ok_or_else(gone)?;
         self.scopes = Scopes::from_stored(&row.get::<String>("scopes")?);
-        self.permissions = match self.owner {
-            Principal::User(user) => access::permissions_of(tx, user, self.organization, self.at).await?,
-            Principal::ServiceAccount(_) => Permissions::NONE,
-        };
+        self.permissions = self.permissions_at(tx, self.at).await?;
         self.is_operator = row.get("is_operator")?;
         Ok(())
     }

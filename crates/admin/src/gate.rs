@@ -12,7 +12,7 @@ use tollgate_replica::Replica;
 use tollgate_store::{Db, Entity, OwnedWork, Tx};
 use tollgate_wire::Dialer;
 
-use crate::acceptance::Throttle;
+use crate::acceptance::{Failures, Throttle};
 use crate::actor::Actor;
 use crate::arguments::Arguments;
 use crate::audit::{self, Author, Event, Recorded};
@@ -28,6 +28,7 @@ pub struct Admin {
     pub(crate) routes: Routes,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) throttle: Throttle,
+    pub(crate) failures: Failures,
 }
 
 /// Parts an [`Admin`] is made of.
@@ -112,7 +113,16 @@ impl Admin {
         let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies, public_url } = parts;
         let routes = Routes::new(crate::operations());
         let desk = Desk { clock, keyring, replica, public_url: Arc::from(public_url) };
-        Self { db, desk, dialer, ledger, routes, trusted_proxies, throttle: Throttle::default() }
+        Self {
+            db,
+            desk,
+            dialer,
+            ledger,
+            routes,
+            trusted_proxies,
+            throttle: Throttle::default(),
+            failures: Failures::default(),
+        }
     }
 
     /// Calls an operation for an actor and returns the JSON of its answer.

@@ -250,6 +250,7 @@ async fn admin_key(
         owner: Principal::User(user),
         name: name.to_owned(),
         scopes,
+        restricted_to: None,
         expires_at,
         created_by: None,
     };

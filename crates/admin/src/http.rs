@@ -187,7 +187,8 @@ impl Admin {
         self.throttle.pass_address(self.origin(exchange).ip, self.desk.clock.now())?;
         let owner = if exchange.head.headers.bearer().is_some() {
             let actor = self.authenticate(exchange, None)?;
-            actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && actor.scopes.is_unrestricted())
+            let is_whole = actor.scopes.is_unrestricted() && actor.restricted_to.is_none();
+            actor.owner.user().filter(|_| actor.kind == KeyKind::Admin && is_whole)
         } else {
             None
         };

@@ -214,6 +214,12 @@ impl Scopes {
         Permission::ALL.iter().filter(|permission| permission.is_scope_of(kind)).map(|p| p.as_str()).collect()
     }
 
+    /// What they allow by themselves, for an owner who has no roles: no scopes are nothing here.
+    pub fn permissions(self) -> Permissions {
+        Permissions(Permission::ALL.iter().fold(0, |bits, permission| bits | (self.0 & permission.bit())))
+            .expanded()
+    }
+
     pub fn is_unrestricted(self) -> bool {
         self.0 == 0
     }

@@ -182,6 +182,9 @@ async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     for project in rows::projects(tx, None).await? {
         snapshot.projects.insert(project.id, Arc::new(project));
     }
+    for (key, projects) in rows::restrictions(tx, None).await? {
+        snapshot.restrictions.insert(key, projects);
+    }
     for user in rows::users(tx, None).await? {
         snapshot.users.insert(user.id, Arc::new(user));
     }
@@ -212,6 +215,10 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
     let id = change.entity_id.as_str();
     match change.entity {
         Some(Entity::ApiKey) => {
+            // Before the key itself: it is never seen without its restriction.
+            for (key, projects) in rows::restrictions(tx, Some(id)).await? {
+                next.restrictions.insert(key, projects);
+            }
             for secret in rows::secrets_of(tx, id).await? {
                 put_secret(next, secret);
             }

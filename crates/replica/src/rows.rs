@@ -10,8 +10,8 @@ use tollgate_core::price_book::{ModelOverride, embedded};
 use tollgate_core::secret::Keyring;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Protocol, Settings};
 use tollgate_core::{
-    Address, Error, GroupId, OrganizationId, Permissions, Principal, Resource, Result, RoleId, RoleRef,
-    Scopes, Timestamp, UpstreamId, UserId, seal,
+    Address, Error, GroupId, KeyId, OrganizationId, Permissions, Principal, ProjectId, Resource, Result,
+    RoleId, RoleRef, Scopes, Timestamp, UpstreamId, UserId, seal,
 };
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
@@ -119,6 +119,19 @@ pub(crate) async fn keys_between(tx: &mut Tx, above: i64, up_to: i64) -> Result<
 /// All secrets a key ever had.
 pub(crate) async fn secrets_of(tx: &mut Tx, key: &str) -> Result<Vec<SecretRow>> {
     tx.all(Sql::from(SECRETS).push("WHERE k.id = $1"), &params![key]).await
+}
+
+/// The projects that admin keys are restricted to: of one key, or of all that are.
+pub(crate) async fn restrictions(tx: &mut Tx, only: Option<&str>) -> Result<Vec<(KeyId, Arc<[ProjectId]>)>> {
+    let sql = "SELECT id, restricted_to FROM api_key WHERE restricted_to IS NOT NULL AND revoked_at IS NULL";
+    let rows: Vec<Row> = one_or_all(tx, sql, " AND id = $1", only).await?;
+    let read = |row: &Row| Ok((row.get("id")?, read_projects(&row.get::<String>("restricted_to")?)));
+    rows.iter().map(read).collect()
+}
+
+/// Reads the column `restricted_to`. What is no project opens none.
+pub fn read_projects(text: &str) -> Arc<[ProjectId]> {
+    text.split_whitespace().filter_map(ProjectId::parse).collect()
 }
 
 /// Whether something has happened, of which a column says when.

@@ -191,6 +191,8 @@ pub struct Snapshot {
     pub seq: i64,
     /// Found by their locators, which they have themselves: millions of them should not be kept twice.
     pub(crate) keys: Sharded<ByLocator, ()>,
+    /// The projects that admin keys are restricted to, of those that are.
+    pub(crate) restrictions: Sharded<KeyId, Arc<[ProjectId]>>,
     pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
     pub(crate) users: Sharded<UserId, Arc<User>>,
     pub(crate) groups: Sharded<GroupId, Arc<Group>>,
@@ -213,6 +215,7 @@ impl Snapshot {
         Self {
             seq: 0,
             keys: Sharded::new(),
+            restrictions: Sharded::new(),
             projects: Sharded::new(),
             users: Sharded::new(),
             groups: Sharded::new(),
@@ -277,6 +280,17 @@ impl Snapshot {
                 RoleRef::Custom(role) => self.roles.get(role).copied().unwrap_or_default(),
             })
         })
+    }
+
+    /// What an admin key of a service account may do: what its scopes say, for a machine has no role beyond its project. Keys
+    /// that it makes call models.
+    pub fn permissions_of_machine(scopes: Scopes) -> Permissions {
+        scopes.permissions().and(Permissions::of(&[Permission::ModelRequest, Permission::ModelRead]))
+    }
+
+    /// The projects that an admin key is restricted to; `None` if it is not.
+    pub fn restriction(&self, key: KeyId) -> Option<&Arc<[ProjectId]>> {
+        self.restrictions.get(&key)
     }
 
     /// What a key may do, as far as its scopes and the roles of its owner go.

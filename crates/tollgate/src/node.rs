@@ -31,6 +31,8 @@ use crate::{listener, secrets_file};
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// So often the log says where the chains of audit events end.
 const AUDIT_HEAD_EVERY: Duration = Duration::from_hours(1);
+/// So often refused sign-ins are told that were counted together.
+const FAILURES_EVERY: Duration = Duration::from_secs(5);
 const LAST_USE_EVERY: Duration = Duration::from_secs(5);
 const METRICS_CONNECTIONS_MAX: usize = 64;
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -53,6 +55,7 @@ pub struct Node {
     pub url: String,
     db: Db,
     ledger: Ledger,
+    admin: Option<Arc<Admin>>,
     replica: Arc<Replica>,
     is_ready: Arc<AtomicBool>,
     shutdown: watch::Sender<bool>,
@@ -102,6 +105,7 @@ impl Node {
             url,
             db: db.clone(),
             ledger: ledger.clone(),
+            admin: None,
             replica: Arc::clone(&replica),
             is_ready: Arc::new(AtomicBool::new(false)),
             shutdown: watch::Sender::new(false),
@@ -169,6 +173,17 @@ impl Node {
             trusted_proxies: config.trusted_proxies.clone(),
             public_url: config.public_url.as_ref().map_or_else(|| self.url.clone(), ToString::to_string),
         }));
+        self.admin = Some(Arc::clone(&admin));
+        let telling = Arc::clone(&admin);
+        let telling = async move {
+            loop {
+                tokio::time::sleep(FAILURES_EVERY).await;
+                if let Err(error) = telling.tell_failures(false).await {
+                    tracing::error!(%error, "refused sign-ins could not be told the audit log");
+                }
+            }
+        };
+        self.background.push(tokio::spawn(telling).abort_handle());
         let options = tollgate_gateway::Options {
             answer_time_max: config.upstream_timeout,
             stall_time_max: config.upstream_timeout,
@@ -275,6 +290,11 @@ impl Node {
         }
         for task in &self.background {
             task.abort();
+        }
+        if let Some(admin) = &self.admin
+            && let Err(error) = admin.tell_failures(true).await
+        {
+            tracing::error!(%error, "refused sign-ins could not be told the audit log");
         }
         if let Some(exporter) = &self.exporter {
             exporter.send_all(&mut None).await;

@@ -1,7 +1,7 @@
 //! One worker's answer to every request: which of the two planes it belongs to, and the few paths that are neither's.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tollgate_admin::Admin;
 use tollgate_core::{AttemptId, Clock, not_served};

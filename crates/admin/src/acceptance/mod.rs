@@ -4,6 +4,7 @@
 //! address already, whoever accepts must prove that it is theirs, by its password or by an admin key of it; the invite
 //! never gives it another password.
 
+mod failures;
 mod page;
 mod throttle;
 
@@ -22,6 +23,8 @@ use crate::password;
 use crate::resource::invites::{self, Invite};
 use crate::resource::users;
 
+use failures::Failure;
+pub(crate) use failures::Failures;
 pub(crate) use page::serve_page;
 pub(crate) use throttle::Throttle;
 
@@ -85,11 +88,20 @@ impl Admin {
             })
         });
         let (invite, organization, known) = read.await?;
-        self.throttle.pass_account(&invite.email, now)?;
         let user = known.as_ref().map(|known| known.user);
-        let account = match account(input.name.as_deref(), input.password, &invite, known, owner).await {
-            Err(error) if error.code == Some(SIGN_IN_FAILED) => {
-                self.note_failure(organization, user, invite.email, origin, &error).await?;
+        let account = match self.throttle.pass_account(&invite.email, now) {
+            Ok(()) => account(input.name.as_deref(), input.password, &invite, known, owner).await,
+            // One more that was refused.
+            Err(error) => Err(error),
+        };
+        let account = match account {
+            Err(error) if error.code == Some(SIGN_IN_FAILED) || error.kind == Kind::RateLimited => {
+                if let Some(user) = user {
+                    let failure = Failure { organization, user, email: invite.email, origin, attempts: 1 };
+                    if let Some(told) = self.failures.note(failure, now) {
+                        self.tell_failure(told).await?;
+                    }
+                }
                 return Err(error);
             }
             account => account?,
@@ -108,17 +120,22 @@ impl Admin {
         Ok(accepted)
     }
 
-    /// Tells the audit log of a password that was wrong. There are only so many attempts in a minute.
-    async fn note_failure(
-        &self,
-        organization: OrganizationId,
-        user: Option<UserId>,
-        email: String,
-        origin: Origin,
-        error: &Error,
-    ) -> Result<()> {
-        let Some(user) = user else { return Ok(()) };
-        let payload = json!({"error_code": SIGN_IN_FAILED, "error_message": error.message});
+    /// Tells the audit log of sign-ins that were refused and not told yet: of minutes that are over, or at the end of all.
+    pub async fn tell_failures(&self, is_end: bool) -> Result<()> {
+        let mut told = Ok(());
+        for failure in self.failures.take(self.desk.clock.now(), is_end) {
+            if let Err(error) = self.tell_failure(failure.clone()).await {
+                self.failures.put_back(failure);
+                told = Err(error);
+            }
+        }
+        told
+    }
+
+    async fn tell_failure(&self, failure: Failure) -> Result<()> {
+        let Failure { organization, user, email, origin, attempts } = failure;
+        let message = "There is an account of this address, and the password was not its.";
+        let payload = json!({"error_code": SIGN_IN_FAILED, "error_message": message, "attempts": attempts});
         let desk = self.desk.clone();
         self.db
             .write(move |tx| {

@@ -6,7 +6,8 @@ use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::page::{self, Page};
 use tollgate_core::secret::ShownOnce;
-use tollgate_core::{Error, KeyId, Permission, Result, Scopes, Timestamp, UserId};
+use tollgate_core::{Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp};
+use tollgate_replica::read_projects;
 use tollgate_store::{FromRow, Row, Sql, params};
 
 use crate::access;
@@ -15,7 +16,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, api_keys, freezes, key_policy};
+use crate::resource::{Deleted, NewKeyRow, api_keys, freezes, key_policy, projects};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{AdminApiKeysRead, AdminApiKeysWrite};
@@ -40,6 +41,8 @@ pub(crate) struct AdminKey {
     owner: Owner,
     /// Extension.
     scopes: Scopes,
+    /// Extension: the projects that it is restricted to; null for none.
+    project_ids: Option<Vec<ProjectId>>,
     /// Extension.
     frozen_at: Option<Timestamp>,
     #[serde(skip)]
@@ -52,18 +55,21 @@ struct Owner {
     #[serde(rename = "type")]
     kind: &'static str,
     object: &'static str,
-    id: UserId,
+    /// A user's, or as an extension a service account's.
+    id: Principal,
     name: String,
     created_at: Timestamp,
     role: Option<String>,
 }
 
-const KEYS: &str = "SELECT k.*, s.locator, u.name AS user_name, u.created_at AS user_created_at,
+const KEYS: &str = "SELECT k.*, s.locator, COALESCE(u.name, a.name) AS owner_name,
+        COALESCE(u.created_at, a.created_at) AS owner_created_at, a.role AS account_role,
         CASE WHEN o.user_id IS NOT NULL THEN ";
 const OF_ORGANIZATION: &str = " END AS user_role
     FROM api_key k
         JOIN api_key_secret s ON s.api_key_id = k.id
-        JOIN app_user u ON u.id = k.user_id
+        LEFT JOIN app_user u ON u.id = k.user_id
+        LEFT JOIN service_account a ON a.id = k.service_account_id
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
     WHERE k.organization_id = $1 AND k.project_id IS NULL AND k.revoked_at IS NULL";
 
@@ -73,6 +79,26 @@ fn keys() -> Sql {
 
 impl FromRow for AdminKey {
     fn from_row(row: &Row) -> Result<Self> {
+        let owner = match (row.get("user_id")?, row.get("service_account_id")?) {
+            (Some(user), _) => Owner {
+                kind: "user",
+                object: "organization.user",
+                id: Principal::User(user),
+                name: row.get("owner_name")?,
+                created_at: row.get("owner_created_at")?,
+                role: row.get("user_role")?,
+            },
+            (None, Some(account)) => Owner {
+                kind: "service_account",
+                object: "organization.service_account",
+                id: Principal::ServiceAccount(account),
+                name: row.get("owner_name")?,
+                created_at: row.get("owner_created_at")?,
+                role: row.get("account_role")?,
+            },
+            (None, None) => return Err(Error::internal("an admin key without an owner")),
+        };
+        let restricted_to: Option<String> = row.get("restricted_to")?;
         Ok(Self {
             object: "organization.admin_api_key",
             id: row.get("id")?,
@@ -81,15 +107,9 @@ impl FromRow for AdminKey {
             created_at: row.get("created_at")?,
             last_used_at: row.get("last_used_at")?,
             expires_at: row.get("expires_at")?,
-            owner: Owner {
-                kind: "user",
-                object: "organization.user",
-                id: row.get("user_id")?,
-                name: row.get("user_name")?,
-                created_at: row.get("user_created_at")?,
-                role: row.get("user_role")?,
-            },
+            owner,
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
+            project_ids: restricted_to.map(|text| read_projects(&text).to_vec()),
             frozen_at: row.get("frozen_at")?,
             locator: row.get("locator")?,
         })
@@ -132,6 +152,11 @@ pub(crate) struct CreateAdminKey {
     expires_in_seconds: Option<i64>,
     /// Extension: what the key is restricted to. Left out, it can do what the key can that makes it.
     scopes: Option<Vec<String>>,
+    /// Extension: the service account that owns it, instead of who asks. What it may is what the scopes say, which are
+    /// needed then.
+    service_account_id: Option<String>,
+    /// Extension: the projects it is restricted to. It can do what is about one of them by its path, and nothing else.
+    project_ids: Option<Vec<String>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -141,7 +166,7 @@ pub(crate) struct CreatedAdminKey {
     value: ShownOnce,
 }
 
-/// The new key has the owner of the one that makes it, at most its scopes, and does not outlive it.
+/// The new key has the owner of the one that makes it, or a service account; at most its scopes; and does not outlive it.
 async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
     let name = arguments::name("name", &input.name)?;
     let scopes = match &input.scopes {
@@ -152,6 +177,10 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
         let message = "A key can give only scopes that it has itself.";
         return Err(Error::new(tollgate_core::Kind::Forbidden, message).param("scopes"));
     }
+    let owner = match &input.service_account_id {
+        Some(account) => machine(cx, account, input.scopes.is_some(), scopes).await?,
+        None => cx.actor.owner,
+    };
     let wished = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let expires_at = match (wished, cx.actor.expires_at) {
         // Nobody asked for the organization's default.
@@ -166,14 +195,67 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
         kind: KeyKind::Admin,
         organization: cx.organization(),
         project: None,
-        owner: Principal::User(cx.actor.user()?),
+        owner,
         name,
         scopes,
+        restricted_to: restricted_to(cx, input.project_ids.as_deref()).await?,
         expires_at,
         created_by: Some(cx.actor.owner),
     };
     let (id, value) = api_keys::insert(cx, &new).await?;
     Ok(CreatedAdminKey { key: find(cx, id).await?, value })
+}
+
+/// The service account that is to own a key, which may all that the maker may and the scopes say, and no more.
+async fn machine(cx: &mut Cx, account: &str, are_given: bool, scopes: Scopes) -> Result<Principal> {
+    let unknown =
+        || Error::invalid("service_account_id", "There is no such service account in the organization.");
+    let id = ServiceAccountId::parse(account).ok_or_else(unknown)?;
+    let sql = "SELECT a.id FROM service_account a JOIN project p ON p.id = a.project_id
+        WHERE a.id = $1 AND p.organization_id = $2 AND a.deleted_at IS NULL AND p.archived_at IS NULL";
+    let found: Option<Row> = cx.tx.optional(sql, &params![id, cx.organization()]).await?;
+    found.ok_or_else(unknown)?;
+    if !are_given || scopes.is_unrestricted() {
+        let message =
+            "A service account has no role in the organization: say by 'scopes' what its key may do.";
+        return Err(Error::invalid("scopes", message).code("missing_required_parameter"));
+    }
+    if scopes.allows(Permission::Operator) {
+        let message = "Operators are people: this scope would give a service account nothing.";
+        return Err(Error::unsupported("scopes", message));
+    }
+    access::refuse_machine_beyond_own(cx, scopes)?;
+    Ok(Principal::ServiceAccount(id))
+}
+
+/// More are for an unrestricted key.
+const PROJECTS_MAX: usize = 100;
+
+async fn restricted_to(cx: &mut Cx, wished: Option<&[String]>) -> Result<Option<Vec<ProjectId>>> {
+    let Some(wished) = wished else { return Ok(None) };
+    if wished.is_empty() || wished.len() > PROJECTS_MAX {
+        let message =
+            format!("Invalid 'project_ids': expected 1 to {PROJECTS_MAX} projects; leave it out for all.");
+        return Err(Error::invalid("project_ids", message));
+    }
+    let mut projects = Vec::with_capacity(wished.len());
+    for (position, text) in wished.iter().enumerate() {
+        let unknown = || {
+            Error::invalid(
+                format!("project_ids[{position}]"),
+                "There is no such project in the organization.",
+            )
+        };
+        let id = ProjectId::parse(text).ok_or_else(unknown)?;
+        match projects::find(cx, id).await {
+            Ok(project) => projects.push(project.id),
+            Err(error) if error.is_not_found() => return Err(unknown()),
+            Err(error) => return Err(error),
+        }
+    }
+    projects.sort_unstable();
+    projects.dedup();
+    Ok(Some(projects))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -188,7 +270,13 @@ async fn retrieve(cx: &mut Cx, input: OneAdminKey) -> Result<AdminKey> {
 
 async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
     let key = find(cx, input.key_id.id()?).await?;
-    freezes::refuse_of_stronger(cx, Some(key.owner.id)).await?;
+    match key.owner.id {
+        Principal::User(user) => freezes::refuse_of_stronger(cx, Some(user)).await?,
+        owner @ Principal::ServiceAccount(_) if owner != cx.actor.owner => {
+            access::refuse_machine_beyond_own(cx, key.scopes)?;
+        }
+        Principal::ServiceAccount(_) => {}
+    }
     let key = key.id;
     api_keys::revoke(cx, key, None).await?;
     Ok(Deleted::new("organization.admin_api_key.deleted", key))

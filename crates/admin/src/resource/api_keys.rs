@@ -225,6 +225,7 @@ async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
         owner,
         name,
         scopes,
+        restricted_to: None,
         expires_at,
         created_by: Some(cx.actor.owner),
     };
@@ -237,7 +238,7 @@ pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, Shown
     let (id, value) = new.insert(&mut cx.tx, &cx.desk.clock, &cx.desk.keyring).await?;
     let payload = json!({"id": id, "data": {
         "scopes": new.scopes, "name": new.name, "owner_id": new.owner, "created_by": new.created_by,
-        "expires_at": new.expires_at,
+        "expires_at": new.expires_at, "restricted_to": new.restricted_to,
     }});
     cx.record(Event::ApiKeyCreated, id, new.project, payload);
     // An admin key calls no model.
@@ -284,6 +285,10 @@ async fn owner(
         (user, None) => {
             let user = match user {
                 Some(user) => UserId::parse(user),
+                None if cx.actor.owner.user().is_none() => {
+                    let message = "A service account asks: name whose key it is to be by 'user_id' or 'service_account_id'.";
+                    return Err(Error::invalid("user_id", message));
+                }
                 None => Some(cx.actor.user()?),
             };
             let has_access = match user {

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::{Id, Identified, kind};
-use tollgate_core::{Error, KeyId, Permission, Principal, ProjectId, Result, Timestamp, UserId};
+use tollgate_core::{Error, KeyId, Permission, Principal, ProjectId, Result, Scopes, Timestamp, UserId};
 use tollgate_store::{Entity, Row, Sql, params};
 
 use crate::access;
@@ -129,7 +129,7 @@ pub(crate) struct OneAdminKey {
 }
 
 async fn admin_key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneAdminKey) -> Result<Freeze> {
-    let sql = "SELECT frozen_at, user_id, service_account_id FROM api_key
+    let sql = "SELECT frozen_at, user_id, service_account_id, scopes FROM api_key
         WHERE id = $1 AND organization_id = $2 AND project_id IS NULL AND revoked_at IS NULL";
     let id = input.key_id.id()?;
     if id == cx.actor.key {
@@ -138,7 +138,12 @@ async fn admin_key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneAdminKey) -> Re
     }
     let row: Option<Row> = cx.tx.optional(sql, &params![id, cx.organization()]).await?;
     if let Some(row) = &row {
-        refuse_of_stronger(cx, row.get("user_id")?).await?;
+        match row.get("user_id")? {
+            None => {
+                access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.get::<String>("scopes")?))?
+            }
+            user => refuse_of_stronger(cx, user).await?,
+        }
     }
     freeze_key::<IS_FROZEN>(cx, id, row, None).await
 }

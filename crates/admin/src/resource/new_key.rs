@@ -13,6 +13,8 @@ pub(crate) struct NewKeyRow {
     pub(crate) owner: Principal,
     pub(crate) name: String,
     pub(crate) scopes: Scopes,
+    /// The projects that an admin key is restricted to.
+    pub(crate) restricted_to: Option<Vec<ProjectId>>,
     pub(crate) expires_at: Option<Timestamp>,
     /// Who made it; `None` at the machine itself.
     pub(crate) created_by: Option<Principal>,
@@ -31,8 +33,8 @@ impl NewKeyRow {
         let pepper = keyring.pepper();
         tx.execute(
             "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, service_account_id, name, scopes,
-                redacted_value, created_at, created_by, expires_at, is_active, number)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                redacted_value, created_at, created_by, expires_at, is_active, restricted_to, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
                 (SELECT COALESCE(MAX(number), 0) + 1 FROM api_key))",
             &params![
                 id,
@@ -48,6 +50,9 @@ impl NewKeyRow {
                 self.created_by,
                 self.expires_at,
                 true,
+                self.restricted_to.as_ref().map(|projects| {
+                    projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                }),
             ],
         )
         .await?;

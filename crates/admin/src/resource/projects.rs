@@ -15,7 +15,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::spend_defaults;
+use crate::resource::{service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectsRead, ProjectsWrite};
@@ -183,6 +183,7 @@ async fn archive(cx: &mut Cx, input: OneProject) -> Result<Project> {
         cx.unchanged();
         return Ok(project);
     }
+    service_accounts::end_admin_keys(cx, project.id).await?;
     cx.tx.execute("UPDATE project SET archived_at = $1 WHERE id = $2", &params![cx.now, project.id]).await?;
     cx.changed(Entity::Project, project.id).await?;
     cx.record(Event::ProjectArchived, project.id, Some(project.id), json!({"id": project.id}));

@@ -10,6 +10,7 @@ use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp};
 use tollgate_store::{Entity, FromRow, Row, params};
 
+use crate::access;
 use crate::arguments::{self, Order, PathId};
 use crate::audit::Event;
 use crate::gate::Cx;
@@ -181,6 +182,7 @@ async fn new_key(
         owner: Principal::ServiceAccount(account),
         name,
         scopes,
+        restricted_to: None,
         expires_at,
         created_by: Some(cx.actor.owner),
     };
@@ -239,7 +241,7 @@ async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
         api_keys::granted_scopes(cx, &[], KeyKind::ServiceAccount)?;
     }
     // What its keys may do follows from its role.
-    for (key, _) in keys(cx, account.id).await? {
+    for (key, ..) in keys(cx, account.id).await? {
         cx.changed(Entity::ApiKey, key).await?;
     }
     let payload = json!({"id": account.id, "changes_requested": {"role": input.role, "name": name}});
@@ -251,9 +253,7 @@ async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
 async fn delete(cx: &mut Cx, input: OneAccount) -> Result<Deleted<ServiceAccountId>> {
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let account = find(cx, project, input.service_account_id.id()?).await?.id;
-    for (key, project) in keys(cx, account).await? {
-        api_keys::revoke(cx, key, project).await?;
-    }
+    end_keys(cx, account).await?;
     cx.tx
         .execute("UPDATE service_account SET deleted_at = $1 WHERE id = $2", &params![cx.now, account])
         .await?;
@@ -261,15 +261,37 @@ async fn delete(cx: &mut Cx, input: OneAccount) -> Result<Deleted<ServiceAccount
     Ok(Deleted::new("organization.project.service_account.deleted", account))
 }
 
-async fn keys(cx: &mut Cx, account: ServiceAccountId) -> Result<Vec<(KeyId, Option<ProjectId>)>> {
+async fn end_keys(cx: &mut Cx, account: ServiceAccountId) -> Result<()> {
+    for (key, project, scopes) in keys(cx, account).await? {
+        if project.is_none() {
+            access::refuse_machine_beyond_own(cx, scopes)?;
+        }
+        api_keys::revoke(cx, key, project).await?;
+    }
+    Ok(())
+}
+
+/// Ends the admin keys of the service accounts of a project, which is archived: its other keys end with itself.
+pub(crate) async fn end_admin_keys(cx: &mut Cx, project: ProjectId) -> Result<()> {
+    let sql = "SELECT k.id, k.scopes FROM service_account a JOIN api_key k ON k.service_account_id = a.id
+        WHERE a.project_id = $1 AND k.project_id IS NULL AND k.revoked_at IS NULL";
+    let rows: Vec<Row> = cx.tx.all(sql, &params![project]).await?;
+    for row in rows {
+        access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.at::<String>(1)?))?;
+        api_keys::revoke(cx, row.at(0)?, None).await?;
+    }
+    Ok(())
+}
+
+async fn keys(cx: &mut Cx, account: ServiceAccountId) -> Result<Vec<(KeyId, Option<ProjectId>, Scopes)>> {
     let rows: Vec<Row> = cx
         .tx
         .all(
-            "SELECT id, project_id FROM api_key WHERE service_account_id = $1 AND revoked_at IS NULL",
+            "SELECT id, project_id, scopes FROM api_key WHERE service_account_id = $1 AND revoked_at IS NULL",
             &params![account],
         )
         .await?;
-    rows.iter().map(|row| Ok((row.at(0)?, row.at(1)?))).collect()
+    rows.iter().map(|row| Ok((row.at(0)?, row.at(1)?, Scopes::from_stored(&row.at::<String>(2)?)))).collect()
 }
 
 #[derive(Deserialize, JsonSchema)]
