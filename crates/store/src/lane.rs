@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tollgate_core::time::Stopwatch;
 use tollgate_core::{Error, Result};
 
 use crate::engine::{Driver, Engine, Role, Session};
@@ -30,14 +31,14 @@ pub(crate) struct Seat {
     plan: Plan,
     pub(crate) driver: Driver,
     pub(crate) session: Option<Session>,
-    away_until: Option<Instant>,
+    away_since: Option<Stopwatch>,
 }
 
 impl Seat {
     fn take(plan: Plan) -> Result<Self> {
         let driver = Driver::of(&plan.engine)?;
         let session = Some(driver.run(Session::open(&plan.engine, plan.role))?);
-        Ok(Self { plan, driver, session, away_until: None })
+        Ok(Self { plan, driver, session, away_since: None })
     }
 
     /// A session with a transaction begun. A connection that was lost meanwhile is replaced: nothing was done on it yet.
@@ -62,7 +63,7 @@ impl Seat {
         if let Some(session) = self.session.take() {
             return Ok(session);
         }
-        if self.away_until.is_some_and(|until| Instant::now() < until) {
+        if self.away_since.is_some_and(|since| since.elapsed() < AWAY_PAUSE) {
             let message = "The database cannot be reached. Please try again.";
             return Err(Error::unavailable("database_unavailable", message));
         }
@@ -72,7 +73,7 @@ impl Seat {
             role => role,
         };
         let opened = self.driver.run(Session::open(&self.plan.engine, role));
-        self.away_until = opened.is_err().then(|| Instant::now() + AWAY_PAUSE);
+        self.away_since = opened.is_err().then(Stopwatch::start);
         self.plan.is_available.store(opened.is_ok(), Ordering::Relaxed);
         if let Err(error) = &opened {
             tracing::error!(%error, database = %self.plan.engine, "the database cannot be opened");

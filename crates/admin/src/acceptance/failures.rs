@@ -50,7 +50,7 @@ impl Failures {
     }
 
     /// What could not be told is told with the next.
-    pub(crate) fn put_back(&self, failure: Failure) {
+    pub(crate) fn put_back(&self, failure: &Failure) {
         let mut pairs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (failure.organization, failure.user, failure.origin.ip);
         let (_, counted) = pairs.entry(pair).or_insert((0, Failure { attempts: 0, ..failure.clone() }));

@@ -125,7 +125,7 @@ impl Admin {
         let mut told = Ok(());
         for failure in self.failures.take(self.desk.clock.now(), is_end) {
             if let Err(error) = self.tell_failure(failure.clone()).await {
-                self.failures.put_back(failure);
+                self.failures.put_back(&failure);
                 told = Err(error);
             }
         }

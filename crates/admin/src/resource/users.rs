@@ -36,6 +36,7 @@ pub(crate) fn operations() -> Operations {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[expect(clippy::struct_field_names, reason = "OpenAI's name")]
 pub(crate) struct User {
     object: &'static str,
     pub(crate) id: UserId,

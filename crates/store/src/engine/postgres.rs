@@ -29,7 +29,7 @@ use crate::value::Value;
 
 /// How long a statement may take; what takes longer is cancelled.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
-const LONG_STATEMENT_MAX: Duration = Duration::from_secs(300);
+const LONG_STATEMENT_MAX: Duration = Duration::from_mins(5);
 /// How much longer than that an answer may take to come. A server that does not even cancel in time is away.
 const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_MAX: Duration = Duration::from_secs(10);

@@ -82,20 +82,12 @@ impl Server {
             Error::unavailable("database_unavailable", "The database cannot be reached. Please try again.")
                 .source(format!("{self}: {why}"))
         };
-        match &self.tls {
-            Some(tls) => {
-                let connected = self.config.connect(tls.clone()).await;
-                connected
-                    .map(|(client, connection)| drive(client, connection))
-                    .map_err(|error| refused(&error))
-            }
-            None => {
-                let connected = self.config.connect(NoTls).await;
-                connected
-                    .map(|(client, connection)| drive(client, connection))
-                    .map_err(|error| refused(&error))
-            }
-        }
+        let connected = if let Some(tls) = &self.tls {
+            self.config.connect(tls.clone()).await.map(|(client, connection)| drive(client, connection))
+        } else {
+            self.config.connect(NoTls).await.map(|(client, connection)| drive(client, connection))
+        };
+        connected.map_err(|error| refused(&error))
     }
 }
 
