@@ -200,7 +200,7 @@ def test_no_request_of_the_document_s_making_is_answered_by_a_fault(server, tmp_
         config.write_text("[parameters]\n" + "".join(f'"path.{name}" = "{value}"\n' for name, value in parameters.items()))
         program = pathlib.Path(sys.executable).with_name("schemathesis")
         done = subprocess.run([program, "--config-file", config, "run", f"{server.url}/openapi.json", *flags, "-n", str(examples), *more],
-                              capture_output=True, text=True, timeout=1500)
+                              capture_output=True, text=True, timeout=1500, cwd=tmp_path)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         report("requests of the OpenAPI document: " + re.search(r"(\d+) generated, (\d+) passed", done.stdout)[0])
 
