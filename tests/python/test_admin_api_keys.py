@@ -167,3 +167,55 @@ def test_a_project_takes_the_admin_keys_of_its_machines_with_it(server):
     assert server.get("/v1/organization/projects", key=key).status == 200
     assert server.post(f"/v1/organization/projects/{project}/archive").status == 200
     assert server.get("/v1/organization/projects", key=key).status == 401
+
+
+def test_machines_give_no_roles_and_make_keys_for_no_other_machine(server):
+    full = {"scopes": ["api.management.read", "api.management.write"]}
+    account, made = machine(server, **full)
+    key, reader = made["value"], server.user("reader@example.com")
+    other = server.post(f"/v1/organization/projects/{server.default_project}/service_accounts", {"name": "other", "create_service_account_only": True}).json["id"]
+    group = server.post("/v1/organization/groups", {"name": "Owners"}).json["id"]
+    for path, body in [("/tollgate/v1/users", {"email": "planted@example.com", "role": "owner"}), (f"/v1/organization/users/{reader}", {"role": "owner"}),
+                       (f"/v1/organization/users/{reader}/roles", {"role_id": "role-api-organization-owner"}), (f"/v1/organization/groups/{group}/roles", {"role_id": "role-api-organization-owner"}),
+                       (f"/v1/organization/projects/{server.default_project}/users", {"user_id": reader, "role": "owner"}), ("/v1/organization/roles", {"role_name": "r", "permissions": ["api.organization.projects.read"]}),
+                       ("/v1/organization/invites", {"email": "invited@example.com", "role": "owner", "projects": []}),
+                       ("/v1/organization/admin_api_keys", {"name": "planted", "service_account_id": other, **full})]:
+        answer = server.post(path, body, key=key)
+        assert answer.status == 403, (path, answer)
+    own = server.post("/v1/organization/admin_api_keys", {"name": "mine", **full}, key=key)
+    assert own.status == 200 and own.json["owner"]["id"] == account and server.remember(own.json["value"])
+    assert [u["email"] for u in server.get("/v1/organization/users").json["data"]] == ["owner@localhost", "reader@example.com"]
+
+
+def test_who_may_not_call_models_hands_none_out_through_a_machine(server):
+    keeper = server.user("keeper@example.com")
+    role = server.post("/v1/organization/roles", {"role_name": "Keeper", "permissions": ["api.organization.admin_api_keys.write", "api.organization.projects.api_keys.write", "api.organization.projects.read"]}).json["id"]
+    assert server.post(f"/v1/organization/users/{keeper}/roles", {"role_id": role}).status == 200
+    key = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "keeper"}).json["value"])
+    account = server.post(f"/v1/organization/projects/{server.default_project}/service_accounts", {"name": "ci", "create_service_account_only": True}).json["id"]
+    assert server.process.stop() == 0
+    with server.database() as database:
+        database.execute("UPDATE api_key SET user_id = ? WHERE name = 'keeper'", (keeper,))
+    server.start()
+    wish = {"name": "m", "service_account_id": account}
+    refused = server.post("/v1/organization/admin_api_keys", {**wish, "scopes": ["api.organization.projects.api_keys.write"]}, key=key)
+    assert refused.status == 403 and "api.model.re" in refused.error["message"], refused
+    allowed = server.post("/v1/organization/admin_api_keys", {**wish, "scopes": ["api.organization.projects.read"]}, key=key)
+    assert allowed.status == 200 and server.remember(allowed.json["value"])
+
+
+def test_a_machines_key_is_ended_only_by_who_could_have_made_it_and_freezes_with_its_project(server):
+    project = server.project("Machines")
+    account = server.post(f"/v1/organization/projects/{project}/service_accounts", {"name": "ci", "create_service_account_only": True}).json["id"]
+    made = server.post("/v1/organization/admin_api_keys", {"name": "wide", "service_account_id": account, "scopes": ["api.organization.users.read", "api.organization.projects.write"]}).json
+    key = server.remember(made["value"])
+    fenced = server.remember(server.post("/v1/organization/admin_api_keys", {"name": "fenced", "project_ids": [project]}).json["value"])
+    assert server.delete(f"/v1/organization/projects/{project}/service_accounts/{account}", key=fenced).status == 403
+    assert server.post(f"/v1/organization/projects/{project}/archive", key=fenced).status == 403
+    assert server.get("/v1/organization/users", key=key).status == 200
+    assert server.post(f"/tollgate/v1/projects/{project}/freeze").status == 200
+    frozen = server.get("/v1/organization/users", key=key)
+    assert frozen.status == 401 and frozen.error["code"] == "frozen"
+    assert server.post(f"/tollgate/v1/projects/{project}/unfreeze", key=key).status == 401, "it does not thaw itself"
+    assert server.post(f"/tollgate/v1/projects/{project}/unfreeze").status == 200
+    assert server.get("/v1/organization/users", key=key).status == 200

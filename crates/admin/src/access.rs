@@ -3,6 +3,7 @@
 use tollgate_core::permission::{Permission, Permissions};
 use tollgate_core::role::{Predefined, Resource, RoleRef};
 use tollgate_core::{Error, OrganizationId, Principal, ProjectId, Result, Scopes, Timestamp, UserId};
+use tollgate_replica::Snapshot;
 use tollgate_store::{Entity, Row, Sql, ToValue, Tx, params};
 
 use crate::gate::Cx;
@@ -159,6 +160,10 @@ pub(crate) async fn is_owner(tx: &mut Tx, user: UserId, organization: Organizati
 /// Nobody can give what they do not hold: all that the grants allow the actor must be allowed there as well. A key
 /// that is restricted gives no more than its scopes allow either, but for the plain roles, which only look and use models.
 pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<()> {
+    if !grants.is_empty() {
+        // Machines give and take no roles.
+        cx.actor.user()?;
+    }
     let scopes = cx.actor.scopes;
     for grant in grants {
         let own = cx.actor.permissions_at(&mut cx.tx, grant.resource.project()).await?;
@@ -184,10 +189,14 @@ pub(crate) async fn refuse_taking_beyond_own(cx: &mut Cx, grants: &[Grant]) -> R
 
 /// The same of the admin keys of machines, which may what their scopes say: nobody makes one that may more than they, nor
 /// ends one.
-pub(crate) fn refuse_machine_beyond_own(cx: &Cx, scopes: Scopes) -> Result<()> {
-    let may = scopes.permissions();
+pub(crate) async fn refuse_machine_beyond_own(cx: &mut Cx, scopes: Scopes) -> Result<()> {
+    let may = Snapshot::permissions_of_machine(scopes);
+    // What it may it may in the whole organization, wherever the operation is about.
+    let own = cx.actor.permissions_at(&mut cx.tx, None).await?;
+    let given = cx.actor.scopes;
     let is_beyond = |permission: &&Permission| {
-        may.allows(**permission) && !permission.is_umbrella() && !cx.actor.may(**permission)
+        let is_in_scope = permission.is_of_models() || given.allows(**permission);
+        may.allows(**permission) && !permission.is_umbrella() && !(own.allows(**permission) && is_in_scope)
     };
     match Permission::ALL.iter().find(is_beyond) {
         Some(permission) => Err(Error::forbidden(permission.as_str())),

@@ -129,9 +129,11 @@ impl Actor {
             .optional(
                 "SELECT k.expires_at, k.scopes, COALESCE(u.is_operator, $4) AS is_operator
                  FROM api_key k LEFT JOIN app_user u ON u.id = k.user_id
+                    LEFT JOIN service_account a ON a.id = k.service_account_id
+                    LEFT JOIN project p ON p.id = a.project_id
                     LEFT JOIN organization_user o ON o.user_id = k.user_id AND o.organization_id = k.organization_id
                  WHERE k.id = $1 AND k.revoked_at IS NULL AND k.is_active = $2 AND k.frozen_at IS NULL
-                    AND o.frozen_at IS NULL
+                    AND o.frozen_at IS NULL AND p.frozen_at IS NULL AND p.archived_at IS NULL
                     AND (k.expires_at IS NULL OR k.expires_at > $3)",
                 &params![self.key, true, now, false],
             )

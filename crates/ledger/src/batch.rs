@@ -151,7 +151,10 @@ impl<'b, S: Shelf> Batch<'b, S> {
         let mut rollups = Rollups::default();
         let mut charges = Vec::with_capacity(ends.len());
         let mut settled = Vec::with_capacity(ends.len());
-        // What ended before counts once.
+        // What ended before counts once. That happens where nobody knew whether a batch was written.
+        for (end, _) in ends.iter().zip(&ended).filter(|(_, did)| !**did) {
+            tracing::warn!(attempt = %end.held.attempt.id, "a hold that was to end had ended already, or was never written");
+        }
         for ((End { held, .. }, (attempt, outcome)), _) in
             ends.iter().zip(&outcomes).zip(ended).filter(|(_, did)| *did)
         {

@@ -92,7 +92,7 @@ async fn attempts(tx: &mut Tx, report: &mut Report) -> Result<()> {
                     OR input_cost < 0 OR cached_input_cost < 0 OR cache_write_cost < 0 OR output_cost < 0
                     OR drained_output_cost < 0 OR bound < 0 OR input_tokens < cached_input_tokens + cache_write_tokens
                     OR output_tokens < drained_output_tokens
-                    OR key_number NOT IN (SELECT number FROM api_key WHERE number IS NOT NULL)
+                    OR NOT EXISTS (SELECT 1 FROM api_key k WHERE k.number = attempt.key_number)
                  LIMIT 100",
             ),
             &[],
@@ -127,7 +127,7 @@ const COST_OF_A: &str =
 /// A budget is the sums over the attempts of its scope and period.
 async fn budgets(tx: &mut Tx, report: &mut Report) -> Result<()> {
     let orphans: Row = tx
-        .one("SELECT COUNT(*) FROM budget WHERE spend_limit_id NOT IN (SELECT id FROM spend_limit)", &[])
+        .one("SELECT COUNT(*) FROM budget b WHERE NOT EXISTS (SELECT 1 FROM spend_limit l WHERE l.id = b.spend_limit_id)", &[])
         .await?;
     if orphans.at::<i64>(0)? > 0 {
         report.faults.push("budgets of limits that do not exist".to_owned());

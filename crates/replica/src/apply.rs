@@ -20,6 +20,7 @@ const REACH_MAX: Duration = Duration::from_secs(10);
 /// How long known changes may stay unapplied before nothing is authorized any more: the worst age of a revocation.
 const STALE_AFTER_SECONDS: i64 = 10;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+const ANOTHER_HISTORY: &str = "another_history";
 const CHANGES_AT_ONCE: usize = 1_000;
 
 /// The snapshot in force, and what keeps it so.
@@ -39,10 +40,12 @@ impl Replica {
     pub async fn load(db: Db, keyring: Arc<Keyring>, clock: Clock) -> Result<Arc<Self>> {
         let reading = Arc::clone(&keyring);
         // The rest first: what changes while the keys are read is read again, by its number in the change log.
-        let mut snapshot = db.read(move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
+        let mut snapshot =
+            db.read_for(Reading::Long, move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
         for key in load_keys(&db).await? {
             snapshot.keys.insert(ByLocator(key), ());
         }
+        db.saw(snapshot.seq);
         Ok(Arc::new(Self {
             applied: watch::Sender::new(snapshot.seq),
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -84,7 +87,8 @@ impl Replica {
             _ => Err(Error::unavailable(
                 "change_not_confirmed",
                 "The change is stored, but this node has not confirmed that it is in force.",
-            )),
+            )
+            .header("x-should-retry", "false")),
         }
     }
 
@@ -114,6 +118,9 @@ impl Replica {
                 let now = self.clock.now().0;
                 let _ = self.behind_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
                 if let Err(error) = self.catch_up().await {
+                    if error.code == Some(ANOTHER_HISTORY) {
+                        self.db.stop_for_another_history();
+                    }
                     tracing::error!(%error, "changes cannot be applied; trying again");
                     is_due = true;
                     tokio::time::sleep(RETRY_AFTER).await;
@@ -170,7 +177,8 @@ impl Replica {
 async fn load_keys(db: &Db) -> Result<impl Iterator<Item = Arc<Key>>> {
     let last = db.read(|tx| Box::pin(rows::last_number(tx))).await?;
     let middle = last / 2;
-    let part = |above, up_to| db.read(move |tx| Box::pin(rows::keys_between(tx, above, up_to)));
+    let part =
+        |above, up_to| db.read_for(Reading::Long, move |tx| Box::pin(rows::keys_between(tx, above, up_to)));
     let (older, newer) = tokio::try_join!(part(-1, middle), part(middle, i64::MAX))?;
     Ok(older.into_iter().chain(newer))
 }
@@ -179,11 +187,13 @@ async fn load_keys(db: &Db) -> Result<impl Iterator<Item = Arc<Key>>> {
 async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     let mut snapshot = Snapshot::empty();
     snapshot.seq = tx.last_change().await?;
+    let last = tx.changes_after(snapshot.seq - 1, 1).await?;
+    snapshot.last_change = last.first().map(|change| Arc::from(change.entity_id.as_str()));
     for project in rows::projects(tx, None).await? {
         snapshot.projects.insert(project.id, Arc::new(project));
     }
-    for (key, projects) in rows::restrictions(tx, None).await? {
-        snapshot.restrictions.insert(key, projects);
+    for (key, fence) in rows::fences(tx, None).await? {
+        snapshot.fences.insert(key, fence);
     }
     for user in rows::users(tx, None).await? {
         snapshot.users.insert(user.id, Arc::new(user));
@@ -199,12 +209,24 @@ async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// The snapshot after the next changes, and whether they are all there were; `None` if there are none.
+/// The snapshot after the next changes, and whether they are all there were; `None` if there are none. An error of
+/// [`ANOTHER_HISTORY`] if the last change that was applied is not there: a server's database may be put back to an older state while
+/// we run, and its numbers go on from there.
 async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<Option<(Snapshot, bool)>> {
-    let changes = tx.changes_after(current.seq, CHANGES_AT_ONCE).await?;
+    let mut changes = tx.changes_after(current.seq - 1, CHANGES_AT_ONCE + 1).await?;
+    if let Some(known) = &current.last_change {
+        let is_there = changes
+            .first()
+            .is_some_and(|first| first.seq == current.seq && first.entity_id.as_str() == known.as_ref());
+        if !is_there {
+            return Err(Error::internal("the last change that was applied is gone").code(ANOTHER_HISTORY));
+        }
+        changes.remove(0);
+    }
     let Some(last) = changes.last() else { return Ok(None) };
     let mut next = current.clone();
     next.seq = last.seq;
+    next.last_change = Some(Arc::from(last.entity_id.as_str()));
     for change in &changes {
         apply(tx, &mut next, change, keyring).await?;
     }
@@ -216,8 +238,8 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
     match change.entity {
         Some(Entity::ApiKey) => {
             // Before the key itself: it is never seen without its restriction.
-            for (key, projects) in rows::restrictions(tx, Some(id)).await? {
-                next.restrictions.insert(key, projects);
+            for (key, fence) in rows::fences(tx, Some(id)).await? {
+                next.fences.insert(key, fence);
             }
             for secret in rows::secrets_of(tx, id).await? {
                 put_secret(next, secret);

@@ -44,7 +44,7 @@ impl Snapshot {
         if let Some(what) = self.frozen(key) {
             return Err(Refused::Frozen(what));
         }
-        match key.project.map(|project| self.project(project)) {
+        match self.home(key).map(|project| self.project(project)) {
             Some(Some(project)) if project.is_archived => Err(Refused::ProjectArchived),
             Some(None) => Err(Refused::Incorrect),
             _ => Ok(key),
@@ -53,6 +53,11 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The project that a key belongs to: its own, or that of the service account which owns it.
+    fn home(&self, key: &Key) -> Option<ProjectId> {
+        key.project.or_else(|| self.fences.get(&key.id).and_then(|fence| fence.home))
+    }
+
     /// What of a key is frozen. A frozen organization can still be administered.
     fn frozen(&self, key: &Key) -> Option<&'static str> {
         let is_user =
@@ -63,7 +68,7 @@ impl Snapshot {
             Some("key")
         } else if key.owner.user().is_some_and(is_user) {
             Some("owner of the key")
-        } else if key.project.is_some_and(is_project) {
+        } else if self.home(key).is_some_and(is_project) {
             Some("project")
         } else if key.project.is_some() && is_organization() {
             Some("organization")

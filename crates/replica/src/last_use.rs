@@ -38,9 +38,9 @@ impl LastUse {
             db.write(move |tx| Box::pin(async move { rows::write_last_use(tx, &uses).await })).await;
         if written.is_err() {
             // The next time, then.
-            for key in &keys {
-                self.note(key, Timestamp(key.last_used_at.load(Ordering::Relaxed)));
-            }
+            let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting
+                .extend(keys.into_iter().filter(|key| !key.is_use_unwritten.swap(true, Ordering::Relaxed)));
         }
         written
     }

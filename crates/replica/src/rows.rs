@@ -15,7 +15,9 @@ use tollgate_core::{
 };
 use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
 
-use crate::snapshot::{Catalog, Group, Key, Model, Organization, Project, SpendPolicy, Upstream, User};
+use crate::snapshot::{
+    Catalog, Fence, Group, Key, Model, Organization, Project, SpendPolicy, Upstream, User,
+};
 
 /// A secret's row: its locator, and the key if it still opens anything.
 pub(crate) struct SecretRow {
@@ -121,11 +123,18 @@ pub(crate) async fn secrets_of(tx: &mut Tx, key: &str) -> Result<Vec<SecretRow>>
     tx.all(Sql::from(SECRETS).push("WHERE k.id = $1"), &params![key]).await
 }
 
-/// The projects that admin keys are restricted to: of one key, or of all that are.
-pub(crate) async fn restrictions(tx: &mut Tx, only: Option<&str>) -> Result<Vec<(KeyId, Arc<[ProjectId]>)>> {
-    let sql = "SELECT id, restricted_to FROM api_key WHERE restricted_to IS NOT NULL AND revoked_at IS NULL";
-    let rows: Vec<Row> = one_or_all(tx, sql, " AND id = $1", only).await?;
-    let read = |row: &Row| Ok((row.get("id")?, read_projects(&row.get::<String>("restricted_to")?)));
+/// What holds admin keys that are restricted or a service account's: of one key, or of all.
+pub(crate) async fn fences(tx: &mut Tx, only: Option<&str>) -> Result<Vec<(KeyId, Arc<Fence>)>> {
+    let sql = "SELECT k.id, k.restricted_to, a.project_id AS home
+        FROM api_key k LEFT JOIN service_account a ON a.id = k.service_account_id
+        WHERE k.project_id IS NULL AND k.revoked_at IS NULL
+            AND (k.restricted_to IS NOT NULL OR k.service_account_id IS NOT NULL)";
+    let rows: Vec<Row> = one_or_all(tx, sql, " AND k.id = $1", only).await?;
+    let read = |row: &Row| {
+        let projects: Option<String> = row.get("restricted_to")?;
+        let projects = projects.as_deref().map(read_projects);
+        Ok((row.get("id")?, Arc::new(Fence { projects, home: row.get("home")? })))
+    };
     rows.iter().map(read).collect()
 }
 

@@ -84,6 +84,15 @@ impl fmt::Debug for Key {
     }
 }
 
+/// What holds an admin key.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    /// The projects that it is restricted to, if it is.
+    pub(crate) projects: Option<Arc<[ProjectId]>>,
+    /// The project of the service account that owns it: frozen or archived, it takes the key with it.
+    pub(crate) home: Option<ProjectId>,
+}
+
 #[derive(Debug)]
 pub struct Project {
     pub id: ProjectId,
@@ -189,10 +198,12 @@ pub struct KeyCounts {
 pub struct Snapshot {
     /// The number of the last change that is in here.
     pub seq: i64,
+    /// What that change was of; `None` before the first.
+    pub(crate) last_change: Option<Arc<str>>,
     /// Found by their locators, which they have themselves: millions of them should not be kept twice.
     pub(crate) keys: Sharded<ByLocator, ()>,
-    /// The projects that admin keys are restricted to, of those that are.
-    pub(crate) restrictions: Sharded<KeyId, Arc<[ProjectId]>>,
+    /// What holds admin keys that are restricted or a service account's.
+    pub(crate) fences: Sharded<KeyId, Arc<Fence>>,
     pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
     pub(crate) users: Sharded<UserId, Arc<User>>,
     pub(crate) groups: Sharded<GroupId, Arc<Group>>,
@@ -214,8 +225,9 @@ impl Snapshot {
     pub(crate) fn empty() -> Self {
         Self {
             seq: 0,
+            last_change: None,
             keys: Sharded::new(),
-            restrictions: Sharded::new(),
+            fences: Sharded::new(),
             projects: Sharded::new(),
             users: Sharded::new(),
             groups: Sharded::new(),
@@ -282,15 +294,21 @@ impl Snapshot {
         })
     }
 
-    /// What an admin key of a service account may do: what its scopes say, for a machine has no role beyond its project. Keys
-    /// that it makes call models.
+    /// What an admin key of a service account may do: what its scopes say, for a machine has no role beyond its project. One that
+    /// makes keys hands out models with them.
     pub fn permissions_of_machine(scopes: Scopes) -> Permissions {
-        scopes.permissions().and(Permissions::of(&[Permission::ModelRequest, Permission::ModelRead]))
+        let own = scopes.permissions();
+        let makes_keys = [Permission::ProjectApiKeysWrite, Permission::ServiceAccountsWrite];
+        if makes_keys.iter().any(|permission| own.allows(*permission)) {
+            own.and(Permissions::of(&[Permission::ModelRequest, Permission::ModelRead]))
+        } else {
+            own
+        }
     }
 
     /// The projects that an admin key is restricted to; `None` if it is not.
     pub fn restriction(&self, key: KeyId) -> Option<&Arc<[ProjectId]>> {
-        self.restrictions.get(&key)
+        self.fences.get(&key).and_then(|fence| fence.projects.as_ref())
     }
 
     /// What a key may do, as far as its scopes and the roles of its owner go.

@@ -61,6 +61,8 @@ pub async fn copy(from: &Db, to: &Db) -> Result<Vec<Copied>> {
                 read?;
                 copied.push(Copied { table: name, rows });
             }
+            // Otherwise the first hours would be planned as for empty tables.
+            tx.execute("ANALYZE", &[]).await?;
             tx.execute("INSERT INTO installation (name, value) VALUES ($1, $2)", &params![MARK, place])
                 .await?;
             Ok(copied)
@@ -86,8 +88,8 @@ pub async fn keep(db: &Db) -> Result<()> {
 
 /// The tables of an embedded database, each after those that it refers to.
 async fn tables(tx: &mut Tx) -> Result<Vec<Table>> {
-    let sql =
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'schema_migration' ORDER BY name";
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'schema_migration'
+        AND name NOT LIKE 'sqlite%' ORDER BY name";
     let rows: Vec<Row> = tx.all(sql, &[]).await?;
     let mut waiting = Vec::new();
     for row in rows {

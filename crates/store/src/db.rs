@@ -8,7 +8,6 @@
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +17,8 @@ use tokio::sync::{oneshot, watch};
 use tollgate_core::{Error, Result};
 
 use crate::engine::{Ending, Engine, Role, Server, check_version};
-use crate::lane::{Job, Lane, Plan, spawn};
+use crate::lane::{CLAIM, Job, Lane, Plan, Watch, spawn, stop};
+use crate::params;
 use crate::sync::{Commit, Syncer};
 use crate::tx::Tx;
 
@@ -38,6 +38,8 @@ const LONG_QUEUE_MAX: usize = 32;
 const QUEUE_MAX: usize = 4096;
 /// So often a database that others could have changed is asked whether they did.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// So often it is looked whether it is there at all.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a change is answered whose commit may have been done or not.
 pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
 
@@ -65,7 +67,7 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
-    is_available: Arc<AtomicBool>,
+    watch: Arc<Watch>,
     writer: Lane,
     readers: Lane,
     long_readers: Lane,
@@ -89,15 +91,19 @@ impl Db {
 
     fn start(engine: Engine, options: Options) -> Result<Self> {
         let mut threads = Vec::new();
-        let is_available = Arc::new(AtomicBool::new(true));
-        let writing = if options.read_only { Role::Reader } else { Role::Writer { create: options.create } };
+        let known = Arc::new(Watch::default());
+        let (writing, reading_long) = if options.read_only {
+            (Role::Reader, Role::Command)
+        } else {
+            (Role::Writer { create: options.create }, Role::LongReader)
+        };
         let mut lane = |name, role, size| {
-            let plan = Plan { engine: engine.clone(), role, is_available: Arc::clone(&is_available) };
+            let plan = Plan { engine: engine.clone(), role, watch: Arc::clone(&known) };
             Lane::start(name, &plan, size, &mut threads)
         };
         let writer = lane("db-writer", writing, (1, QUEUE_MAX))?;
         let readers = lane("db-reader", Role::Reader, (READERS, QUEUE_MAX))?;
-        let long_readers = lane("db-long-reader", Role::LongReader, (LONG_READERS, LONG_QUEUE_MAX))?;
+        let long_readers = lane("db-long-reader", reading_long, (LONG_READERS, LONG_QUEUE_MAX))?;
         let follower = lane("db-follower", Role::Reader, (1, QUEUE_MAX))?;
         let syncer = Arc::new(match &engine {
             Engine::Sqlite(path) => Syncer::of(path),
@@ -110,13 +116,54 @@ impl Db {
         let changed = watch::Sender::new(0);
         let threads = Mutex::new(threads);
         let inner =
-            Inner { engine, is_available, writer, readers, long_readers, follower, syncer, changed, threads };
+            Inner { engine, watch: known, writer, readers, long_readers, follower, syncer, changed, threads };
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Whether the database was there when it was last asked.
+    /// Whether the database was there when it was last asked, for every purpose.
     pub fn is_available(&self) -> bool {
-        self.0.is_available.load(Ordering::Relaxed)
+        let Inner { writer, readers, long_readers, follower, .. } = &*self.0;
+        [writer, readers, long_readers, follower].iter().all(|lane| lane.is_available())
+    }
+
+    /// Asks for every purpose whether the database is there, so that it is known also where nobody asks for anything. Never
+    /// returns where it can be away; drop it to stop.
+    pub async fn look(&self) {
+        if matches!(self.0.engine, Engine::Sqlite(_)) {
+            return;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let _ = self.write(|_| Box::pin(async { Ok(()) })).await;
+            for reading in [Reading::Usual, Reading::Long, Reading::Change] {
+                if !self.is_available() {
+                    let _ = self.read_for(reading, |_| Box::pin(async { Ok(()) })).await;
+                }
+            }
+        }
+    }
+
+    /// Writes down who serves a server's database from now on. A process that finds somebody else there when it comes back to it
+    /// ends: its holds were settled, and it does not know what has changed.
+    pub async fn claim(&self) -> Result<()> {
+        if matches!(self.0.engine, Engine::Sqlite(_)) {
+            return Ok(());
+        }
+        let claim = tollgate_core::secret::hex(&tollgate_core::secret::random_bytes::<16>());
+        let written = claim.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                tx.execute(
+                    "INSERT INTO installation (name, value) VALUES ($1, $2)
+                     ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    &params![CLAIM, written],
+                )
+                .await
+            })
+        })
+        .await?;
+        let _ = self.0.watch.claim.set(claim);
+        Ok(())
     }
 
     /// How often to ask for changes that nobody here tells of: those of a commit whose answer was lost. `None` for a database
@@ -240,6 +287,20 @@ impl Db {
         self.0.changed.subscribe()
     }
 
+    /// Notes that a change was seen: those that are made from now on have higher numbers.
+    pub fn saw(&self, seq: i64) {
+        self.0.changed.send_if_modified(|newest| {
+            let is_newer = *newest < seq;
+            *newest = seq.max(*newest);
+            is_newer
+        });
+    }
+
+    /// Ends this process: what it has in memory is of another history than what is stored.
+    pub fn stop_for_another_history(&self) -> ! {
+        stop("changes that were seen are not there any more: the database is an older copy of itself")
+    }
+
     /// Ends the threads after the work that waits. Work submitted later is refused.
     pub fn close(&self) {
         self.0.close();
@@ -254,6 +315,9 @@ impl Db {
         transaction(work, move |result, changed_to| {
             let commit = syncer.committed();
             if let (Ok(_), Some(seq)) = (&result, changed_to) {
+                if seq <= *changed.borrow() {
+                    stop("the numbers of changes have gone back: the database is an older copy of itself");
+                }
                 changed.send_replace(seq);
             }
             after(result, commit);
@@ -330,7 +394,8 @@ fn transaction<T: Send + 'static>(
 fn outcome_unknown(cause: Error) -> Error {
     let message = "The database was lost while it confirmed the change: it was made, or not. Look before you try again.";
     let cause = cause.source.map_or(cause.message, |source| source.to_string());
-    Error::unavailable(OUTCOME_UNKNOWN, message).source(cause)
+    // Made again by itself, it might be made twice.
+    Error::unavailable(OUTCOME_UNKNOWN, message).source(cause).header("x-should-retry", "false")
 }
 
 fn lost() -> Error {

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use tollgate_core::time::Stopwatch;
 use tollgate_core::{Error, Result};
 
 use crate::engine::{Driver, Engine, Role, Session};
+use crate::row::Row;
+use crate::value::Value;
 
 /// What a thread does at its seat.
 pub(crate) type Job = Box<dyn FnOnce(&mut Seat) + Send>;
@@ -22,8 +24,51 @@ const AWAY_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Plan {
     pub(crate) engine: Engine,
     pub(crate) role: Role,
-    /// Whether the database was there when it was last asked.
-    pub(crate) is_available: Arc<AtomicBool>,
+    pub(crate) watch: Arc<Watch>,
+}
+
+/// What tells a node that the database it comes back to is not the one it knows.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    history: OnceLock<String>,
+    /// What the node that serves has written into the database; see [`crate::Db::claim`].
+    pub(crate) claim: OnceLock<String>,
+}
+
+impl Watch {
+    /// Whether a connection is to what this node knows. Another history lacks commits that were confirmed, or has others; and who
+    /// served meanwhile has ended the holds of this node.
+    async fn check(&self, session: &mut Session, role: Role) -> Result<()> {
+        let Some(history) = session.history().await? else { return Ok(()) };
+        let known = self.history.get_or_init(|| history.clone());
+        if *known != history {
+            stop(&format!(
+                "the database goes through another history, {history} and not {known}: a standby was promoted, or a backup restored"
+            ));
+        }
+        if let (Role::Writer { .. }, Some(own)) = (role, self.claim.get()) {
+            let mut found = None;
+            let mut read = |row: &Row| {
+                found = row.at(0)?;
+                Ok(())
+            };
+            session.query(&CLAIMED.into(), &[Value::Text(CLAIM.to_owned())], &mut read).await?;
+            if found.as_ref() != Some(own) {
+                stop("another process has served the database while the connection was lost");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of the row in `installation`.
+pub(crate) const CLAIM: &str = "served_by";
+const CLAIMED: &str = "SELECT value FROM installation WHERE name = $1";
+
+/// What is in memory does not fit what is stored. Only a new start, which reads everything and settles what is open, does.
+pub(crate) fn stop(why: &str) -> ! {
+    tracing::error!(why, "stopping at once");
+    std::process::abort()
 }
 
 /// A thread's place: its connection, if it has one that is good, and how to get another.
@@ -32,20 +77,24 @@ pub(crate) struct Seat {
     pub(crate) driver: Driver,
     pub(crate) session: Option<Session>,
     away_since: Option<Stopwatch>,
+    is_available: Arc<AtomicBool>,
 }
 
 impl Seat {
-    fn take(plan: Plan) -> Result<Self> {
+    fn take(plan: Plan, is_available: Arc<AtomicBool>) -> Result<Self> {
         let driver = Driver::of(&plan.engine)?;
-        let session = Some(driver.run(Session::open(&plan.engine, plan.role))?);
-        Ok(Self { plan, driver, session, away_since: None })
+        let session = Some(driver.run(open(&plan, plan.role))?);
+        Ok(Self { plan, driver, session, away_since: None, is_available })
     }
 
     /// A session with a transaction begun. A connection that was lost meanwhile is replaced: nothing was done on it yet.
     pub(crate) fn begin(&mut self) -> Result<Session> {
         if let Some(mut session) = self.session.take() {
             match self.driver.run(session.begin()) {
-                Ok(()) => return Ok(session),
+                Ok(()) => {
+                    self.is_available.store(true, Ordering::Relaxed);
+                    return Ok(session);
+                }
                 Err(error) if !session.is_lost() => {
                     self.session = Some(session);
                     return Err(error);
@@ -72,14 +121,20 @@ impl Seat {
             Role::Writer { .. } => Role::Writer { create: false },
             role => role,
         };
-        let opened = self.driver.run(Session::open(&self.plan.engine, role));
+        let opened = self.driver.run(open(&self.plan, role));
         self.away_since = opened.is_err().then(Stopwatch::start);
-        self.plan.is_available.store(opened.is_ok(), Ordering::Relaxed);
+        self.is_available.store(opened.is_ok(), Ordering::Relaxed);
         if let Err(error) = &opened {
             tracing::error!(%error, database = %self.plan.engine, "the database cannot be opened");
         }
         opened
     }
+}
+
+async fn open(plan: &Plan, role: Role) -> Result<Session> {
+    let mut session = Session::open(&plan.engine, role).await?;
+    plan.watch.check(&mut session, role).await?;
+    Ok(session)
 }
 
 /// Threads with a connection each, and the line of jobs before them.
@@ -88,6 +143,8 @@ pub(crate) struct Lane {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     waiting: Arc<AtomicUsize>,
     waiting_max: usize,
+    /// Whether the database was there when one of the threads last asked.
+    is_available: Arc<AtomicBool>,
 }
 
 impl Lane {
@@ -101,11 +158,13 @@ impl Lane {
         let (jobs, receiver) = mpsc::channel::<Job>();
         let receiver = Arc::new(Mutex::new(receiver));
         let waiting = Arc::new(AtomicUsize::new(0));
+        let is_available = Arc::new(AtomicBool::new(true));
         for _ in 0..count {
             let (receiver, waiting, plan) = (Arc::clone(&receiver), Arc::clone(&waiting), plan.clone());
+            let is_available = Arc::clone(&is_available);
             let (told, is_open) = mpsc::channel();
             // A connection begins and ends on its thread.
-            let work = move || match Seat::take(plan) {
+            let work = move || match Seat::take(plan, is_available) {
                 Ok(seat) => {
                     let _ = told.send(Ok(()));
                     work_off(seat, &receiver, &waiting);
@@ -115,7 +174,11 @@ impl Lane {
             threads.push(spawn(name, work)?);
             is_open.recv().unwrap_or_else(|_| Err(Error::internal("a database thread did not begin")))?;
         }
-        Ok(Self { jobs: Mutex::new(Some(jobs)), waiting, waiting_max })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), waiting, waiting_max, is_available })
+    }
+
+    pub(crate) fn is_available(&self) -> bool {
+        self.is_available.load(Ordering::Relaxed)
     }
 
     /// Takes no more jobs, and ends the threads after those that wait.

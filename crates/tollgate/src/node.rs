@@ -17,7 +17,7 @@ use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
 use tollgate_gateway::{Gateway, Pool};
 use tollgate_ledger::{Ledger, recovery};
 use tollgate_replica::Replica;
-use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options, copy};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, OUTCOME_UNKNOWN, Options, copy};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
 use crate::access_log::AccessLog;
@@ -85,6 +85,7 @@ impl Node {
         let keyring = keyring(&db, home, config.secrets.as_deref()).await?;
         bootstrap(&db, &clock, &keyring, config, &url).await?;
         copy::keep(&db).await?;
+        db.claim().await?;
         chain::begin(&db, &keyring).await?;
         let recovered = recovery::settle_open_holds(&db, &clock).await?;
         if recovered > 0 {
@@ -137,6 +138,8 @@ impl Node {
             }
         };
         self.background.push(tokio::spawn(writing).abort_handle());
+        let db = self.db.clone();
+        self.background.push(tokio::spawn(async move { db.look().await }).abort_handle());
         let db = self.db.clone();
         let publishing = async move {
             loop {
@@ -458,7 +461,7 @@ async fn bootstrap(db: &Db, clock: &Clock, keyring: &Arc<Keyring>, config: &Conf
             })
         })
         .await;
-    if installed.is_err() {
+    if installed.as_ref().is_err_and(|error| error.code != Some(OUTCOME_UNKNOWN)) {
         // The key in it opens nothing.
         let _ = std::fs::remove_file(&file);
     }

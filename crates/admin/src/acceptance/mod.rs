@@ -97,7 +97,9 @@ impl Admin {
         let account = match account {
             Err(error) if error.code == Some(SIGN_IN_FAILED) || error.kind == Kind::RateLimited => {
                 if let Some(user) = user {
-                    let failure = Failure { organization, user, email: invite.email, origin, attempts: 1 };
+                    let throttled = u32::from(error.kind == Kind::RateLimited);
+                    let email = invite.email;
+                    let failure = Failure { organization, user, email, origin, attempts: 1, throttled };
                     if let Some(told) = self.failures.note(failure, now) {
                         self.tell_failure(told).await?;
                     }
@@ -133,9 +135,13 @@ impl Admin {
     }
 
     async fn tell_failure(&self, failure: Failure) -> Result<()> {
-        let Failure { organization, user, email, origin, attempts } = failure;
-        let message = "There is an account of this address, and the password was not its.";
-        let payload = json!({"error_code": SIGN_IN_FAILED, "error_message": message, "attempts": attempts});
+        let Failure { organization, user, email, origin, attempts, throttled } = failure;
+        let message = if throttled == attempts {
+            "There were too many attempts."
+        } else {
+            "There is an account of this address, and the password was not its."
+        };
+        let payload = json!({"error_code": SIGN_IN_FAILED, "error_message": message, "attempts": attempts, "throttled": throttled});
         let desk = self.desk.clone();
         self.db
             .write(move |tx| {

@@ -25,17 +25,8 @@ enum Source {
 }
 
 impl Throttle {
-    /// Of IPv6 a network of 64 bits is one address: everybody has so many.
     pub(crate) fn pass_address(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
-        let source = match address {
-            Some(IpAddr::V6(address)) => {
-                let network = u128::from(address) & !u128::from(u64::MAX);
-                Source::Address(IpAddr::V6(network.into()))
-            }
-            Some(address) => Source::Address(address),
-            None => Source::Other,
-        };
-        self.pass(source, now)
+        self.pass(address.map_or(Source::Other, |address| Source::Address(network(address))), now)
     }
 
     pub(super) fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
@@ -59,6 +50,14 @@ impl Throttle {
         Err(Error::new(Kind::RateLimited, message)
             .code("rate_limit_exceeded")
             .header("retry-after", wait.to_string()))
+    }
+}
+
+/// Of IPv6 a network of 64 bits is one address: everybody has so many.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        address @ IpAddr::V4(_) => address,
     }
 }
 

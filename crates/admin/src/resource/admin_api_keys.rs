@@ -215,6 +215,11 @@ async fn machine(cx: &mut Cx, account: &str, are_given: bool, scopes: Scopes) ->
         WHERE a.id = $1 AND p.organization_id = $2 AND a.deleted_at IS NULL AND p.archived_at IS NULL";
     let found: Option<Row> = cx.tx.optional(sql, &params![id, cx.organization()]).await?;
     found.ok_or_else(unknown)?;
+    if cx.actor.owner.user().is_none() && cx.actor.owner != Principal::ServiceAccount(id) {
+        // It would outlive the account that made it.
+        let message = "A service account makes admin keys of its own only.";
+        return Err(Error::new(tollgate_core::Kind::Forbidden, message).param("service_account_id"));
+    }
     if !are_given || scopes.is_unrestricted() {
         let message =
             "A service account has no role in the organization: say by 'scopes' what its key may do.";
@@ -224,7 +229,7 @@ async fn machine(cx: &mut Cx, account: &str, are_given: bool, scopes: Scopes) ->
         let message = "Operators are people: this scope would give a service account nothing.";
         return Err(Error::unsupported("scopes", message));
     }
-    access::refuse_machine_beyond_own(cx, scopes)?;
+    access::refuse_machine_beyond_own(cx, scopes).await?;
     Ok(Principal::ServiceAccount(id))
 }
 
@@ -273,7 +278,7 @@ async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
     match key.owner.id {
         Principal::User(user) => freezes::refuse_of_stronger(cx, Some(user)).await?,
         owner @ Principal::ServiceAccount(_) if owner != cx.actor.owner => {
-            access::refuse_machine_beyond_own(cx, key.scopes)?;
+            access::refuse_machine_beyond_own(cx, key.scopes).await?;
         }
         Principal::ServiceAccount(_) => {}
     }

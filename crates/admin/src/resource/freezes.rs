@@ -140,7 +140,8 @@ async fn admin_key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneAdminKey) -> Re
     if let Some(row) = &row {
         match row.get("user_id")? {
             None => {
-                access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.get::<String>("scopes")?))?;
+                access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.get::<String>("scopes")?))
+                    .await?;
             }
             user => refuse_of_stronger(cx, user).await?,
         }

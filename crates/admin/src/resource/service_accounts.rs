@@ -264,7 +264,7 @@ async fn delete(cx: &mut Cx, input: OneAccount) -> Result<Deleted<ServiceAccount
 async fn end_keys(cx: &mut Cx, account: ServiceAccountId) -> Result<()> {
     for (key, project, scopes) in keys(cx, account).await? {
         if project.is_none() {
-            access::refuse_machine_beyond_own(cx, scopes)?;
+            access::refuse_machine_beyond_own(cx, scopes).await?;
         }
         api_keys::revoke(cx, key, project).await?;
     }
@@ -277,7 +277,7 @@ pub(crate) async fn end_admin_keys(cx: &mut Cx, project: ProjectId) -> Result<()
         WHERE a.project_id = $1 AND k.project_id IS NULL AND k.revoked_at IS NULL";
     let rows: Vec<Row> = cx.tx.all(sql, &params![project]).await?;
     for row in rows {
-        access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.at::<String>(1)?))?;
+        access::refuse_machine_beyond_own(cx, Scopes::from_stored(&row.at::<String>(1)?)).await?;
         api_keys::revoke(cx, row.at(0)?, None).await?;
     }
     Ok(())

@@ -45,6 +45,8 @@ pub(crate) enum Role {
     Reader,
     /// Of many rows.
     LongReader,
+    /// Of a command, which takes as long as it takes.
+    Command,
 }
 
 /// How a transaction ends that was to commit.
@@ -100,6 +102,15 @@ impl Session {
         match self {
             Self::Sqlite(_) => false,
             Self::Postgres(session) => session.is_lost(),
+        }
+    }
+
+    /// Which history the server's database goes through: another one after a standby was promoted or a backup restored. `None`
+    /// for the embedded database, which is one file.
+    pub(crate) async fn history(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(session) => session.history().await.map(Some),
         }
     }
 

@@ -30,6 +30,8 @@ use crate::value::Value;
 /// How long a statement may take; what takes longer is cancelled.
 const STATEMENT_MAX: Duration = Duration::from_secs(30);
 const LONG_STATEMENT_MAX: Duration = Duration::from_mins(5);
+/// Of a command that somebody waits for, beside a server or without one.
+const COMMAND_STATEMENT_MAX: Duration = Duration::from_hours(24);
 /// How much longer than that an answer may take to come. A server that does not even cancel in time is away.
 const GRACE: Duration = Duration::from_secs(5);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -71,6 +73,7 @@ impl Session {
             Role::Writer { .. } => ("BEGIN ISOLATION LEVEL READ COMMITTED", STATEMENT_MAX),
             Role::Reader => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", STATEMENT_MAX),
             Role::LongReader => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", LONG_STATEMENT_MAX),
+            Role::Command => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", COMMAND_STATEMENT_MAX),
         };
         let mut session = Self {
             client,
@@ -124,6 +127,18 @@ impl Session {
         // Held as long as the connection: whoever lost it writes no more before it has the lock again.
         let locked = self.batch(&format!("SELECT pg_advisory_lock({WRITER_LOCK})")).await;
         locked.map_err(|error| if error.code == Some("database_busy") { in_use(server) } else { error })
+    }
+
+    pub(super) async fn history(&mut self) -> Result<String> {
+        let asking = self.client.query_one(
+            "SELECT current_database() || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+            &[],
+        );
+        match in_time(self.statement_max, asking).await {
+            Ok(Ok(row)) => Ok(row.get(0)),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(late) => Err(self.gone(late)),
+        }
     }
 
     pub(super) fn is_lost(&self) -> bool {

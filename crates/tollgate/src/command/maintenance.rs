@@ -270,7 +270,8 @@ pub async fn copy(options: &CopyOptions) -> Result<()> {
     for Copied { table, rows } in copied.iter().filter(|copied| copied.rows > 0) {
         say(&format!("{table}: {rows}"));
     }
-    let (before, after) = (fsck::check(&from).await?.to_string(), fsck::check(&to).await?.to_string());
+    let looking = target.open(Options { create: false, read_only: true })?;
+    let (before, after) = (fsck::check(&from).await?.to_string(), fsck::check(&looking).await?.to_string());
     say(&format!("{}: {before}", from.place()));
     say(&format!("{}: {after}", to.place()));
     if before != after {

@@ -49,7 +49,11 @@ impl Server {
         let is_tls = match mode.as_deref() {
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
-            None => !config.get_hosts().iter().all(is_on_this_machine),
+            None => {
+                // Where an address is given, the name is not looked up.
+                let is_elsewhere = config.get_hostaddrs().iter().any(|address| !address.is_loopback());
+                is_elsewhere || !config.get_hosts().iter().all(is_on_this_machine)
+            }
             Some(other) => {
                 return Err(unusable(&format_args!(
                     "sslmode `{other}` is none of `disable`, `require` and `verify-full`"
@@ -172,7 +176,11 @@ mod tests {
         ] {
             assert!(parse(url).unwrap().tls.is_none(), "{url}");
         }
-        for url in ["postgres://db.example.com/t", "postgres://localhost/t?sslmode=verify-full"] {
+        for url in [
+            "postgres://db.example.com/t",
+            "postgres://localhost/t?sslmode=verify-full",
+            "postgres://localhost/t?hostaddr=192.0.2.2",
+        ] {
             assert_eq!(parse(url).unwrap_err().message, "TLS was asked for", "{url}");
         }
     }
