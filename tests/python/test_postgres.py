@@ -167,6 +167,7 @@ def test_connections_cut_at_any_moment_lose_nothing_and_leave_no_hold(node, simu
         cutting.result()
     assert set(answers) == {200, 503}, set(answers)
     until(lambda: node.chat(key).status == 200)
+    until(lambda: ready(node) and node.get("/tollgate/v1/requests").status == 200)
     # Without a restart: what was granted and not told is void again.
     until(lambda: all(r["state"] != "held" for r in node.requests()))
     settled = [r for r in node.requests() if r["state"] == "settled"]

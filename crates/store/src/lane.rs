@@ -121,7 +121,12 @@ impl Seat {
             Role::Writer { .. } => Role::Writer { create: false },
             role => role,
         };
-        let opened = self.driver.run(open(&self.plan, role));
+        let trying = Stopwatch::start();
+        let mut opened = self.driver.run(open(&self.plan, role));
+        if opened.is_err() && trying.elapsed() < AWAY_PAUSE {
+            // It may have been cut like the one before, and nothing is wrong any more.
+            opened = self.driver.run(open(&self.plan, role));
+        }
         self.away_since = opened.is_err().then(Stopwatch::start);
         self.is_available.store(opened.is_ok(), Ordering::Relaxed);
         if let Err(error) = &opened {
