@@ -100,6 +100,15 @@ impl Session {
                 WHERE current_setting('synchronous_commit') IN ('off', 'local')"
         ))
         .await?;
+        if matches!(role, Role::Writer { .. } | Role::Reader) {
+            // A row or a page is asked for: it is found by indexes however much there is, where the planner would now and then
+            // read all of a table for the twenty rows that are wanted of it. Planned once: to plan takes longer than to do.
+            self.batch(
+                "SET enable_mergejoin = off; SET enable_hashjoin = off; SET jit = off;
+                 SET plan_cache_mode = force_generic_plan",
+            )
+            .await?;
+        }
         let asking = self.client.query_one(
             "SELECT CAST(current_setting('server_version_num') AS INTEGER), current_setting('server_encoding'),
                 current_setting('fsync')",
