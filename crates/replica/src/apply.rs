@@ -39,10 +39,12 @@ impl Replica {
     /// Reads everything. The replica is current as of now; [`Replica::follow`] keeps it so.
     pub async fn load(db: Db, keyring: Arc<Keyring>, clock: Clock) -> Result<Arc<Self>> {
         let reading = Arc::clone(&keyring);
-        // The rest first: what changes while the keys are read is read again, by its number in the change log.
-        let mut snapshot =
-            db.read_for(Reading::Long, move |tx| Box::pin(async move { load(tx, &reading).await })).await?;
-        for key in load_keys(&db).await? {
+        // The number first: what changes while the rest is read is read again, by its number in the change log.
+        let (seq, last_change) = db.read(|tx| Box::pin(newest(tx))).await?;
+        let rest = db.read(move |tx| Box::pin(async move { load(tx, &reading).await }));
+        let (mut snapshot, keys) = tokio::try_join!(rest, load_keys(&db))?;
+        (snapshot.seq, snapshot.last_change) = (seq, last_change);
+        for key in keys {
             snapshot.keys.insert(ByLocator(key), ());
         }
         db.saw(snapshot.seq);
@@ -183,12 +185,16 @@ async fn load_keys(db: &Db) -> Result<impl Iterator<Item = Arc<Key>>> {
     Ok(older.into_iter().chain(newer))
 }
 
-/// All but the keys.
+/// The newest change, and what it was of.
+async fn newest(tx: &mut Tx) -> Result<(i64, Option<Arc<str>>)> {
+    let seq = tx.last_change().await?;
+    let last = tx.changes_after(seq - 1, 1).await?;
+    Ok((seq, last.first().map(|change| Arc::from(change.entity_id.as_str()))))
+}
+
+/// All but the keys and the number of the newest change.
 async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     let mut snapshot = Snapshot::empty();
-    snapshot.seq = tx.last_change().await?;
-    let last = tx.changes_after(snapshot.seq - 1, 1).await?;
-    snapshot.last_change = last.first().map(|change| Arc::from(change.entity_id.as_str()));
     for project in rows::projects(tx, None).await? {
         snapshot.projects.insert(project.id, Arc::new(project));
     }

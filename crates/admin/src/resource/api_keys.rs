@@ -78,7 +78,8 @@ struct OwnerServiceAccount {
     created_at: Timestamp,
 }
 
-/// Keys with their owners and the locator of their secret. An owner of the organization owns in every project.
+/// Keys with their owners and the locator of their secret. An owner of the organization owns in every project. COALESCE hides from
+/// PostgreSQL that it is one project all over, or it reads all members of it, thinking that they are few.
 const KEYS: &str = "SELECT k.*, s.locator,
         u.name AS user_name, u.email AS user_email, u.created_at AS user_created_at,
         CASE WHEN p.user_id IS NOT NULL THEN ";
@@ -91,7 +92,7 @@ const OF_PROJECT: &str = " ELSE 'none' END AS user_role,
     FROM api_key k
         JOIN api_key_secret s ON s.api_key_id = k.id
         LEFT JOIN app_user u ON u.id = k.user_id
-        LEFT JOIN project_user p ON p.project_id = k.project_id AND p.user_id = k.user_id
+        LEFT JOIN project_user p ON p.project_id = COALESCE(k.project_id, '') AND p.user_id = k.user_id
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
         LEFT JOIN service_account a ON a.id = k.service_account_id
     WHERE k.project_id = $1 AND k.revoked_at IS NULL";
