@@ -154,7 +154,11 @@ def test_an_admin_key_is_fenced_to_its_projects(server):
         assert server.get(path, key=key).status == 403, path
     assert server.post("/v1/organization/admin_api_keys", {"name": "wider"}, key=key).status == 403
     assert server.post("/v1/organization/projects", {"name": "new"}, key=key).status == 403
-    assert server.get("/tollgate/v1/me", key=key).json["is_operator"] is False, "an operator's key that is fenced operates nothing"
+    me = server.get("/tollgate/v1/me", key=key).json
+    assert me["is_operator"] is False and me["project_ids"] == [inside], "an operator's key that is fenced operates nothing"
+    assert server.get("/v1/organization/users", key=key).error["code"] == "restricted_to_projects"
+    operating = server.post("/v1/organization/admin_api_keys", {"name": "o", "project_ids": [inside], "scopes": ["tollgate.operator"]})
+    assert operating.status == 400 and operating.error["param"] == "scopes"
     server.restart()
     assert server.get(f"/v1/organization/projects/{outside}", key=key).status == 403
     assert server.get(f"/v1/organization/projects/{inside}", key=key).status == 200

@@ -43,7 +43,9 @@ def test_the_document_is_served_to_anybody(server, document):
 def test_the_document_has_every_operation_once(document):
     rows = json.loads(run("operations", check=0).stdout)
     described = {(method.upper(), path, operation["operationId"]) for path, item in document["paths"].items() for method, operation in item.items()}
-    assert described == {(row["method"], row["path"], row["id"]) for row in rows}
+    # Nobody has a key yet who accepts an invite, so that it is in no table of who may what.
+    accept = ("POST", "/tollgate/v1/invites/accept", "accept-invite")
+    assert described == {(row["method"], row["path"], row["id"]) for row in rows} | {accept}
     ids = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids))
     text = json.dumps(document)

@@ -47,6 +47,7 @@ def test_a_start_that_cannot_be_right_says_why(tmp_path):
     listen = ["--listen", "127.0.0.1:0"]
     assert "--data" in refused()
     assert "--bootstrap-file" in refused("--data", data, *listen)
+    assert not (data / "secrets/master.json").exists(), "nothing that is in the way of a second try"
     existing = tmp_path / "existing.json"
     existing.write_text("precious")
     assert "exists already" in refused("--data", data, *listen, "--bootstrap-file", existing)

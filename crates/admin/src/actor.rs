@@ -75,6 +75,15 @@ impl Actor {
             Access::AnyKey => Ok(()),
             Access::Needs(permission) if self.may(permission) => Ok(()),
             Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
+            Access::Needs(permission) | Access::OperatorOr(permission)
+                if self.kind == KeyKind::Admin
+                    && self.permissions.allows(permission)
+                    && self.scopes.allows(permission) =>
+            {
+                let message =
+                    "The key is restricted to projects, and this is not about one of them by its path.";
+                Err(Error::new(Kind::Forbidden, message).code("restricted_to_projects"))
+            }
             Access::Needs(permission) | Access::OperatorOr(permission) => {
                 Err(Error::forbidden(permission.as_str()))
             }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
+use crate::acceptance::{self, Acceptance, Accepted};
 use crate::operation::{Access, Method, Operation, Operations};
 
 const SCHEMAS: &str = "/components/schemas";
@@ -26,6 +28,10 @@ pub fn document(operations: &Operations) -> Value {
         let described = describe(operation, &mut questions, &mut answers);
         paths.entry(operation.path).or_default().insert(operation.method.as_str().to_lowercase(), described);
     }
+    paths
+        .entry(acceptance::API)
+        .or_default()
+        .insert("post".to_owned(), accept_invite(&mut questions, &mut answers));
     let mut schemas = answers.take_definitions(true);
     schemas.insert("Error".to_owned(), error());
     json!({
@@ -62,6 +68,26 @@ fn error() -> Value {
                 "code": text_or_null,
             },
         }},
+    })
+}
+
+/// The one operation that is in no table, for nobody has a key yet.
+fn accept_invite(questions: &mut SchemaGenerator, answers: &mut SchemaGenerator) -> Value {
+    let content = |schema: Value| json!({"application/json": {"schema": schema}});
+    let body = Acceptance::json_schema(questions).to_value();
+    json!({
+        "operationId": "accept-invite",
+        "summary": "Accept invite",
+        "tags": ["invites"],
+        "security": [],
+        "requestBody": {"required": true, "content": content(body)},
+        "responses": {
+            "200": {"description": "Done.", "content": content(answers.subschema_for::<Accepted>().to_value())},
+            "default": {
+                "description": "Not done.",
+                "content": content(json!({"$ref": format!("#{SCHEMAS}/Error")})),
+            },
+        },
     })
 }
 

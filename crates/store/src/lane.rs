@@ -128,9 +128,15 @@ impl Seat {
             opened = self.driver.run(open(&self.plan, role));
         }
         self.away_since = opened.is_err().then(Stopwatch::start);
-        self.is_available.store(opened.is_ok(), Ordering::Relaxed);
-        if let Err(error) = &opened {
-            tracing::error!(%error, database = %self.plan.engine, "the database cannot be opened");
+        let was_available = self.is_available.swap(opened.is_ok(), Ordering::Relaxed);
+        match &opened {
+            Err(error) if was_available => {
+                tracing::error!(%error, database = %self.plan.engine, role = ?self.plan.role, "the database is away");
+            }
+            Ok(_) if !was_available => {
+                tracing::info!(database = %self.plan.engine, role = ?self.plan.role, "the database is back");
+            }
+            _ => {}
         }
         opened
     }

@@ -95,6 +95,12 @@ impl Db {
         let newest = migrations.last().map_or(0, |migration| migration.version);
         let applied = self.schema_version().await?;
         self.refuse_newer(applied, newest)?;
+        if applied == 0 {
+            return Err(Error::bad_request(format!(
+                "There is no installation in {}. `tollgate serve` makes one.",
+                self.place()
+            )));
+        }
         if applied < newest {
             return Err(Error::bad_request(format!(
                 "The database {} has schema version {applied}, older than this binary's {newest}. Start `tollgate \

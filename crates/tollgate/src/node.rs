@@ -1,7 +1,7 @@
 //! A running server: the data directory, the threads, the planes, and how they start and stop together.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -82,8 +82,12 @@ impl Node {
         let address = listener.local_addr().map_err(|error| Error::internal(error.to_string()))?;
         let url = listener::url(address, tls.is_some());
         let db = open(home, &clock).await?;
+        // Before anything is made that would be in the way of a second try.
+        let first_start = first_start(&db, config).await?;
         let keyring = keyring(&db, home, config.secrets.as_deref()).await?;
-        bootstrap(&db, &clock, &keyring, config, &url).await?;
+        if let Some(file) = first_start {
+            bootstrap(&db, &clock, &keyring, config, &url, file).await?;
+        }
         copy::keep(&db).await?;
         db.claim().await?;
         chain::begin(&db, &keyring).await?;
@@ -424,11 +428,10 @@ pub(crate) async fn keyring_to_read(db: &Db, home: &Home, path: Option<&Path>) -
     Ok(keyring)
 }
 
-/// The first start: makes the organization and hands out its admin key, in a file that is complete before the
-/// transaction commits, so that there is never an organization whose key nobody has.
-async fn bootstrap(db: &Db, clock: &Clock, keyring: &Arc<Keyring>, config: &Config, url: &str) -> Result<()> {
+/// If this is the first start: the file for what it hands out.
+async fn first_start(db: &Db, config: &Config) -> Result<Option<PathBuf>> {
     if db.read(|tx| Box::pin(host::is_installed(tx))).await? {
-        return Ok(());
+        return Ok(None);
     }
     let file = config.bootstrap_file.clone().ok_or_else(|| {
         Error::bad_request(
@@ -441,6 +444,19 @@ async fn bootstrap(db: &Db, clock: &Clock, keyring: &Arc<Keyring>, config: &Conf
             file.display()
         )));
     }
+    Ok(Some(file))
+}
+
+/// The first start: makes the organization and hands out its admin key, in a file that is complete before the
+/// transaction commits, so that there is never an organization whose key nobody has.
+async fn bootstrap(
+    db: &Db,
+    clock: &Clock,
+    keyring: &Arc<Keyring>,
+    config: &Config,
+    url: &str,
+    file: PathBuf,
+) -> Result<()> {
     let (clock, keyring) = (clock.clone(), Arc::clone(keyring));
     let public = config.public_url.as_ref().map_or_else(|| url.to_owned(), ToString::to_string);
     let (email, base_url, path) = (config.owner_email.clone(), format!("{public}/v1"), file.clone());

@@ -8,6 +8,7 @@ mod failures;
 mod page;
 mod throttle;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::secret::Secret;
@@ -36,7 +37,7 @@ pub(crate) const PAGE: &str = "/invite";
 
 const SIGN_IN_FAILED: &str = "sign_in_failed";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Acceptance {
     token: Secret,
@@ -44,7 +45,7 @@ pub(crate) struct Acceptance {
     password: Option<Secret>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct Accepted {
     object: &'static str,
     id: InviteId,

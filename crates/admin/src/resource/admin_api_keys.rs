@@ -181,6 +181,13 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
         Some(account) => machine(cx, account, input.scopes.is_some(), scopes).await?,
         None => cx.actor.owner,
     };
+    let is_operators =
+        input.scopes.is_some() && !scopes.is_unrestricted() && scopes.allows(Permission::Operator);
+    if is_operators && input.project_ids.is_some() {
+        let message =
+            "A key that is restricted to projects operates nothing: leave the scope out, or 'project_ids'.";
+        return Err(Error::unsupported("scopes", message));
+    }
     let wished = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let expires_at = match (wished, cx.actor.expires_at) {
         // Nobody asked for the organization's default.

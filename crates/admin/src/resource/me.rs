@@ -39,6 +39,8 @@ pub(crate) struct Me {
     owner: Value,
     is_operator: bool,
     scopes: Scopes,
+    /// The projects that an admin key is restricted to; null for none.
+    project_ids: Option<Vec<ProjectId>>,
     /// The models it may call; null for an admin key, which may call none.
     models: Option<Vec<String>>,
     created_at: Timestamp,
@@ -80,6 +82,7 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
         owner: cx.actor.wire()["api_key"].clone(),
         is_operator: cx.actor.acts_as_operator(),
         scopes: cx.actor.scopes,
+        project_ids: cx.actor.restricted_to.as_ref().map(|projects| projects.to_vec()),
         models: models(cx),
         created_at: row.get("created_at")?,
         expires_at: cx.actor.expires_at,

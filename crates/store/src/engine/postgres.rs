@@ -134,8 +134,24 @@ impl Session {
             tracing::warn!(%server, "PostgreSQL runs with fsync = off: what it confirms may be lost with the power");
         }
         // Held as long as the connection: whoever lost it writes no more before it has the lock again.
-        let locked = self.batch(&format!("SELECT pg_advisory_lock({WRITER_LOCK})")).await;
-        locked.map_err(|error| if error.code == Some("database_busy") { in_use(server) } else { error })
+        match self.batch(&format!("SELECT pg_advisory_lock({WRITER_LOCK})")).await {
+            Err(error) if error.code == Some("database_busy") => Err(in_use(server, &self.holder().await)),
+            locked => locked,
+        }
+    }
+
+    /// Who has the lock, as far as the server tells.
+    async fn holder(&self) -> String {
+        let asking = self.client.query_one(
+            "SELECT 'by ' || COALESCE(NULLIF(a.application_name, ''), 'somebody') || ' at '
+                || COALESCE(host(a.client_addr), 'this machine') || ', since ' || a.backend_start::text
+             FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+             WHERE l.locktype = 'advisory' AND l.granted
+                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1",
+            &[],
+        );
+        let row = in_time(self.statement_max, asking).await;
+        row.ok().and_then(std::result::Result::ok).and_then(|row| row.try_get(0).ok()).unwrap_or_default()
     }
 
     pub(super) async fn history(&mut self) -> Result<String> {
@@ -345,9 +361,9 @@ fn away(why: impl Into<String>) -> Error {
     Error::unavailable("database_unavailable", message).source(why.into())
 }
 
-fn in_use(server: &Server) -> Error {
+fn in_use(server: &Server, holder: &str) -> Error {
     let message = "The database is in use by another process. One process at a time may write to it; stop that one first.";
-    Error::unavailable("database_in_use", message).source(server.to_string())
+    Error::unavailable("database_in_use", message).source(format!("{server} {holder}"))
 }
 
 /// The one conversion of the driver's errors; and whether the connection is lost.

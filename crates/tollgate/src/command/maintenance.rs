@@ -278,7 +278,8 @@ pub async fn copy(options: &CopyOptions) -> Result<()> {
         return Err(Error::bad_request("The books of the two are not the same. Do not serve the copy."));
     }
     say(&format!(
-        "Start it with `tollgate serve --database {} --secrets FILE`, where FILE is the secrets file of {}.",
+        "Start it with `tollgate serve --database {} --secrets FILE`, where FILE is the secrets file of {}. Do not serve that \
+         directory any more: what is revoked from now on would work there.",
         to.place(),
         options.from.display()
     ));
