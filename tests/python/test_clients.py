@@ -9,6 +9,7 @@ from harness import FULL, ROOT, billed, clean_environment, recorded
 
 PYTHON = ROOT / "target/test-clients/bin"
 AIDER = ROOT / "target/test-aider/bin/aider"
+ASYNC_OPENAI = ROOT / "target/test-async-openai/debug/tollgate-async-openai"
 CODEX = ROOT / "target/test-codex/node_modules/.bin/codex"
 
 
@@ -38,6 +39,11 @@ def use(simulator, gateway, *models):
 
 
 if FULL:
+    def test_async_openai(server, tmp_path):
+        """A sample of the administration through the Rust community's client."""
+        done = subprocess.run([ASYNC_OPENAI, server.base_url, server.admin_key, server.owner], env=clean_environment(HOME=str(tmp_path)), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "events" in done.stdout, done.stderr
+
     def test_llm(gateway, key, simulator, tmp_path):
         simulator.config(text="A haiku about a gate.")
         said = run([PYTHON / "llm", "-m", "gpt-4o-mini", "Write a haiku."], tmp_path, gateway, key)

@@ -55,7 +55,7 @@ def test_each_is_alone_in_its_house(gateway):
         mismatched.models.list()
     # The founder is in their log as one who operates the installation, and no more.
     founding = [event for event in seen["audit"] if event["type"] == "user.added"][0]
-    assert founding["actor"] == {"type": "session", "session": {}, "operator": True}
+    assert founding["actor"] == {"type": "session", "session": {"user": {"id": "", "email": ""}, "ip_address": ""}, "operator": True}
     assert run("audit", "verify", *server.place_and_secrets).returncode == 0
 
 

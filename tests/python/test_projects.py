@@ -101,3 +101,10 @@ def test_a_body_that_is_no_object_is_told_so(server):
     for body in [b"", b"{", b"[]", b"null", b"5", b'"x"', b'{"name":"a","name":"b"}', b"\xff\xfe", b"[" * 10_000]:
         answer = server.call("POST", "/v1/organization/projects", body)
         assert answer.status == 400 and answer.error["message"], (body[:20], answer)
+
+
+def test_null_is_a_body_of_nothing(server):
+    project = server.project("Null")
+    answer = server.call("POST", f"/v1/organization/projects/{project}/archive", b"null")
+    assert answer.status == 200 and answer.json["status"] == "archived"
+    assert server.call("POST", "/v1/organization/projects", b"null").error["param"] == "name"

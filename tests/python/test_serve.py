@@ -232,7 +232,7 @@ def test_recover_makes_a_key_for_an_owner_who_lost_theirs(server):
     for secret in (key, printed):
         assert server.get("/tollgate/v1/me", key=secret).json["is_operator"] is True
     newest = server.get("/v1/organization/audit_logs").json["data"][0]
-    assert newest["type"] == "api_key.created" and newest["actor"] == {"type": "session", "session": {}, "host": True}
+    assert newest["type"] == "api_key.created" and newest["actor"] == {"type": "session", "session": {"user": {"id": "", "email": ""}, "ip_address": ""}, "host": True}
 
 
 def test_being_an_operator_is_given_and_taken_on_the_host_only(server):

@@ -95,10 +95,15 @@ impl Author<'_> {
                 json!({"type": "session", "session": {"user": {"id": user, "email": email}, "ip_address": ip},
                     "ip_address": ip, "user_agent": origin.user_agent})
             }
-            Self::Operator => json!({"type": "session", "session": {}, "operator": true}),
-            Self::Host => json!({"type": "session", "session": {}, "host": true}),
+            Self::Operator => json!({"type": "session", "session": nobody(), "operator": true}),
+            Self::Host => json!({"type": "session", "session": nobody(), "host": true}),
         }
     }
+}
+
+/// A session of nobody who has a name here, with the fields that clients look for.
+fn nobody() -> Value {
+    json!({"user": {"id": "", "email": ""}, "ip_address": ""})
 }
 
 /// Writes an event, as the next in the chain of its organization. Its id sorts after those before it.
