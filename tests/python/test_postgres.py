@@ -5,6 +5,7 @@ embedded database, see `TOLLGATE_TEST_POSTGRES`.
 """
 
 import concurrent.futures
+import contextlib
 import subprocess
 import threading
 
@@ -177,9 +178,9 @@ def test_connections_cut_at_any_moment_lose_nothing_and_leave_no_hold(node, simu
     assert "balanced" in node.finish()
 
 
-def test_a_node_that_lost_its_lock_writes_no_more(node):
-    """As after a network split: somebody else has the database now."""
-    key = node.key(node.default_project)["value"]
+@contextlib.contextmanager
+def lock_taken_from(node):
+    """Somebody else has the lock of the one that writes."""
     with psycopg.connect(node.url_of_database, autocommit=True) as other:
         [(lock,)] = other.execute("SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'").fetchall()
         other.execute("SET lock_timeout = 0")
@@ -188,6 +189,13 @@ def test_a_node_that_lost_its_lock_writes_no_more(node):
         until(lambda: node.cluster.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
         node.cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
         taken.join()
+        yield
+
+
+def test_a_node_that_lost_its_lock_writes_no_more(node):
+    """As after a network split: somebody else has the database now."""
+    key = node.key(node.default_project)["value"]
+    with lock_taken_from(node):
         assert node.post("/v1/organization/projects", {"name": "Never"}).status == 503
         assert node.chat(key).status == 503
     assert until(lambda: node.post("/v1/organization/projects", {"name": "Again"}).status == 200)
@@ -226,14 +234,7 @@ def test_a_node_ends_when_its_database_is_an_older_copy(node, is_newer):
 
 
 def test_an_idle_node_is_ready_again_by_itself(node):
-    with psycopg.connect(node.url_of_database, autocommit=True) as other:
-        [(lock,)] = other.execute("SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'").fetchall()
-        other.execute("SET lock_timeout = 0")
-        taken = threading.Thread(target=lambda: other.execute(f"SELECT pg_advisory_lock({lock})"))
-        taken.start()
-        until(lambda: node.cluster.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
-        node.cluster.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
-        taken.join()
+    with lock_taken_from(node):
         until(lambda: not ready(node))
     until(lambda: ready(node))
 

@@ -164,21 +164,27 @@ pub(crate) async fn refuse_beyond_own(cx: &mut Cx, grants: &[Grant]) -> Result<(
         // Machines give and take no roles.
         cx.actor.user()?;
     }
-    let scopes = cx.actor.scopes;
     for grant in grants {
-        let own = cx.actor.permissions_at(&mut cx.tx, grant.resource.project()).await?;
-        let is_plain = grant.is_plain();
-        let is_beyond = |permission: &&Permission| {
-            let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);
-            // An umbrella is what it covers.
-            let is_given = grant.permissions.allows(**permission) && !permission.is_umbrella();
-            is_given && !(own.allows(**permission) && is_in_scope)
-        };
-        if let Some(permission) = Permission::ALL.iter().find(is_beyond) {
-            return Err(Error::forbidden(permission.as_str()));
-        }
+        refuse_beyond(cx, grant.resource.project(), grant.permissions, grant.is_plain()).await?;
     }
     Ok(())
+}
+
+/// All that is given at a project, or at the organization, the actor must hold there. `is_plain`: whatever the scopes of the
+/// actor's key are.
+async fn refuse_beyond(cx: &mut Cx, at: Option<ProjectId>, given: Permissions, is_plain: bool) -> Result<()> {
+    let own = cx.actor.permissions_at(&mut cx.tx, at).await?;
+    let scopes = cx.actor.scopes;
+    let is_beyond = |permission: &&Permission| {
+        let is_in_scope = is_plain || permission.is_of_models() || scopes.allows(**permission);
+        // An umbrella is what it covers.
+        let is_given = given.allows(**permission) && !permission.is_umbrella();
+        is_given && !(own.allows(**permission) && is_in_scope)
+    };
+    match Permission::ALL.iter().find(is_beyond) {
+        Some(permission) => Err(Error::forbidden(permission.as_str())),
+        None => Ok(()),
+    }
 }
 
 /// Nor can the weaker disarm the stronger: nobody takes what they do not hold, but for the plain roles.
@@ -190,18 +196,8 @@ pub(crate) async fn refuse_taking_beyond_own(cx: &mut Cx, grants: &[Grant]) -> R
 /// The same of the admin keys of machines, which may what their scopes say: nobody makes one that may more than they, nor
 /// ends one.
 pub(crate) async fn refuse_machine_beyond_own(cx: &mut Cx, scopes: Scopes) -> Result<()> {
-    let may = Snapshot::permissions_of_machine(scopes);
     // What it may it may in the whole organization, wherever the operation is about.
-    let own = cx.actor.permissions_at(&mut cx.tx, None).await?;
-    let given = cx.actor.scopes;
-    let is_beyond = |permission: &&Permission| {
-        let is_in_scope = permission.is_of_models() || given.allows(**permission);
-        may.allows(**permission) && !permission.is_umbrella() && !(own.allows(**permission) && is_in_scope)
-    };
-    match Permission::ALL.iter().find(is_beyond) {
-        Some(permission) => Err(Error::forbidden(permission.as_str())),
-        None => Ok(()),
-    }
+    refuse_beyond(cx, None, Snapshot::permissions_of_machine(scopes), false).await
 }
 
 /// Whether a user can use a project: as a member, through a group, or as an owner of the organization.

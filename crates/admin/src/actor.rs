@@ -75,11 +75,7 @@ impl Actor {
             Access::AnyKey => Ok(()),
             Access::Needs(permission) if self.may(permission) => Ok(()),
             Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
-            Access::Needs(permission) | Access::OperatorOr(permission)
-                if self.kind == KeyKind::Admin
-                    && self.permissions.allows(permission)
-                    && self.scopes.allows(permission) =>
-            {
+            Access::Needs(permission) | Access::OperatorOr(permission) if self.holds(permission) => {
                 let message =
                     "The key is restricted to projects, and this is not about one of them by its path.";
                 Err(Error::new(Kind::Forbidden, message).code("restricted_to_projects"))
@@ -93,11 +89,13 @@ impl Actor {
     }
 
     /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
-    pub(crate) fn may(&self, permission: Permission) -> bool {
-        self.kind == KeyKind::Admin
-            && self.is_within_restriction(self.at)
-            && self.permissions.allows(permission)
-            && self.scopes.allows(permission)
+    fn holds(&self, permission: Permission) -> bool {
+        self.kind == KeyKind::Admin && self.permissions.allows(permission) && self.scopes.allows(permission)
+    }
+
+    /// The same, as far as the key's restriction to projects lets it.
+    fn may(&self, permission: Permission) -> bool {
+        self.holds(permission) && self.is_within_restriction(self.at)
     }
 
     pub(crate) fn acts_as_operator(&self) -> bool {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
-use tollgate_core::key::Locator;
+use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Clock, Error, GroupId, ProjectId, Result, RoleId, Timestamp, UserId};
+use tollgate_core::{Clock, Error, GroupId, KeyId, ProjectId, Result, RoleId, Timestamp, UserId};
 use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
 use crate::last_use::LastUse;
@@ -243,11 +243,19 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
     let id = change.entity_id.as_str();
     match change.entity {
         Some(Entity::ApiKey) => {
-            // Before the key itself: it is never seen without its restriction.
-            for (key, fence) in rows::fences(tx, Some(id)).await? {
+            let secrets = rows::secrets_of(tx, id).await?;
+            // Other keys have none, and need no query for it.
+            let is_admin =
+                |secret: &SecretRow| secret.key.as_ref().is_some_and(|key| key.kind == KeyKind::Admin);
+            let fences =
+                if secrets.iter().any(is_admin) { rows::fences(tx, Some(id)).await? } else { Vec::new() };
+            if let (true, Some(gone)) = (fences.is_empty(), KeyId::parse(id)) {
+                next.fences.remove(&gone);
+            }
+            for (key, fence) in fences {
                 next.fences.insert(key, fence);
             }
-            for secret in rows::secrets_of(tx, id).await? {
+            for secret in secrets {
                 put_secret(next, secret);
             }
         }

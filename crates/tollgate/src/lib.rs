@@ -9,6 +9,7 @@ pub mod challenge;
 pub mod cli;
 pub mod command;
 pub mod config;
+mod first_start;
 mod handover;
 mod listener;
 mod metrics;

@@ -1,23 +1,22 @@
 //! A running server: the data directory, the threads, the planes, and how they start and stop together.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tollgate_admin::{Admin, Parts, chain, host};
+use tollgate_admin::{Admin, Parts, chain};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
+use tollgate_core::{Clock, Error, Result};
 use tollgate_gateway::{Gateway, Pool};
 use tollgate_ledger::{Ledger, recovery};
 use tollgate_replica::Replica;
-use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, OUTCOME_UNKNOWN, Options, copy};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options, copy};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
 
 use crate::access_log::AccessLog;
@@ -26,7 +25,7 @@ use crate::handover::{self, Offer};
 use crate::metrics::{Metrics, Requests};
 use crate::otel::Exporter;
 use crate::service::{OpenMetrics, Worker};
-use crate::{listener, secrets_file};
+use crate::{first_start, listener, secrets_file};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// So often the log says where the chains of audit events end.
@@ -36,16 +35,6 @@ const FAILURES_EVERY: Duration = Duration::from_secs(5);
 const LAST_USE_EVERY: Duration = Duration::from_secs(5);
 const METRICS_CONNECTIONS_MAX: usize = 64;
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
-
-/// What the first start writes for whoever automates it.
-#[derive(Serialize)]
-struct BootstrapFile<'a> {
-    base_url: &'a str,
-    organization_id: OrganizationId,
-    project_id: ProjectId,
-    user_id: UserId,
-    admin_api_key: &'a str,
-}
 
 /// A server that serves. Stop it with [`Node::stop`].
 pub struct Node {
@@ -83,10 +72,10 @@ impl Node {
         let url = listener::url(address, tls.is_some());
         let db = open(home, &clock).await?;
         // Before anything is made that would be in the way of a second try.
-        let first_start = first_start(&db, config).await?;
+        let to_hand_out = first_start::file_for(&db, config).await?;
         let keyring = keyring(&db, home, config.secrets.as_deref()).await?;
-        if let Some(file) = first_start {
-            bootstrap(&db, &clock, &keyring, config, &url, file).await?;
+        if let Some(file) = to_hand_out {
+            first_start::bootstrap(&db, &clock, &keyring, config, &url, file).await?;
         }
         copy::keep(&db).await?;
         db.claim().await?;
@@ -426,62 +415,6 @@ pub(crate) async fn keyring_to_read(db: &Db, home: &Home, path: Option<&Path>) -
     db.read(move |tx| Box::pin(async move { secrets_file::compare_fingerprints(tx, &checking).await }))
         .await?;
     Ok(keyring)
-}
-
-/// If this is the first start: the file for what it hands out.
-async fn first_start(db: &Db, config: &Config) -> Result<Option<PathBuf>> {
-    if db.read(|tx| Box::pin(host::is_installed(tx))).await? {
-        return Ok(None);
-    }
-    let file = config.bootstrap_file.clone().ok_or_else(|| {
-        Error::bad_request(
-            "This is the first start: name a file for the ids and the admin key it makes, with --bootstrap-file FILE.",
-        )
-    })?;
-    if file.exists() {
-        return Err(Error::bad_request(format!(
-            "This is the first start, and {} exists already. It would be overwritten; move it away or name another.",
-            file.display()
-        )));
-    }
-    Ok(Some(file))
-}
-
-/// The first start: makes the organization and hands out its admin key, in a file that is complete before the
-/// transaction commits, so that there is never an organization whose key nobody has.
-async fn bootstrap(
-    db: &Db,
-    clock: &Clock,
-    keyring: &Arc<Keyring>,
-    config: &Config,
-    url: &str,
-    file: PathBuf,
-) -> Result<()> {
-    let (clock, keyring) = (clock.clone(), Arc::clone(keyring));
-    let public = config.public_url.as_ref().map_or_else(|| url.to_owned(), ToString::to_string);
-    let (email, base_url, path) = (config.owner_email.clone(), format!("{public}/v1"), file.clone());
-    let installed = db
-        .write(move |tx| {
-            Box::pin(async move {
-                let made = host::install(tx, &clock, &keyring, &email).await?;
-                let content = BootstrapFile {
-                    base_url: &base_url,
-                    organization_id: made.organization,
-                    project_id: made.project,
-                    user_id: made.user,
-                    admin_api_key: made.admin_key.reveal(),
-                };
-                let text = serde_json::to_string_pretty(&content)
-                    .map_err(|error| Error::internal(error.to_string()))?;
-                secrets_file::write_durably(&path, format!("{text}\n").as_bytes())
-            })
-        })
-        .await;
-    if installed.as_ref().is_err_and(|error| error.code != Some(OUTCOME_UNKNOWN)) {
-        // The key in it opens nothing.
-        let _ = std::fs::remove_file(&file);
-    }
-    installed
 }
 
 /// Looks whether the certificate's files have changed, and takes them if they fit together.

@@ -26,6 +26,13 @@ pub(crate) enum Engine {
     Postgres(Arc<Server>),
 }
 
+impl Engine {
+    /// Whether it is not in this process: it can be away, and be somebody else's when it is back.
+    pub(crate) const fn is_on_server(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
