@@ -13,6 +13,7 @@ use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
 use crate::last_use::LastUse;
 use crate::rows::{self, SecretRow};
+use crate::sharded::Sharded;
 use crate::snapshot::{ByLocator, Key, Snapshot};
 
 /// How long a change may wait to be applied before its caller is told that it is not in force yet.
@@ -43,10 +44,7 @@ impl Replica {
         let (seq, last_change) = db.read(|tx| Box::pin(newest(tx))).await?;
         let rest = db.read(move |tx| Box::pin(async move { load(tx, &reading).await }));
         let (mut snapshot, keys) = tokio::try_join!(rest, load_keys(&db))?;
-        (snapshot.seq, snapshot.last_change) = (seq, last_change);
-        for key in keys {
-            snapshot.keys.insert(ByLocator(key), ());
-        }
+        (snapshot.seq, snapshot.last_change, snapshot.keys) = (seq, last_change, keys);
         db.saw(snapshot.seq);
         Ok(Arc::new(Self {
             applied: watch::Sender::new(snapshot.seq),
@@ -176,13 +174,20 @@ impl Replica {
 }
 
 /// All keys, read by two threads at once.
-async fn load_keys(db: &Db) -> Result<impl Iterator<Item = Arc<Key>>> {
+async fn load_keys(db: &Db) -> Result<Sharded<ByLocator, ()>> {
+    let keys = Arc::new(Sharded::fill());
     let last = db.read(|tx| Box::pin(rows::last_number(tx))).await?;
+    let part = |above, up_to| {
+        let keys = Arc::clone(&keys);
+        db.read_for(Reading::Long, move |tx| {
+            Box::pin(async move {
+                rows::keys_between(tx, above, up_to, |key| keys.insert(ByLocator(Arc::new(key)), ())).await
+            })
+        })
+    };
     let middle = last / 2;
-    let part =
-        |above, up_to| db.read_for(Reading::Long, move |tx| Box::pin(rows::keys_between(tx, above, up_to)));
-    let (older, newer) = tokio::try_join!(part(-1, middle), part(middle, i64::MAX))?;
-    Ok(older.into_iter().chain(newer))
+    tokio::try_join!(part(-1, middle), part(middle, i64::MAX))?;
+    Ok(keys.finish())
 }
 
 /// The newest change, and what it was of.

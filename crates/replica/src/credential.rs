@@ -30,7 +30,7 @@ impl Snapshot {
             .key(&presented.locator)
             .filter(|key| key.kind == presented.kind)
             .ok_or(Refused::Incorrect)?;
-        let pepper = keyring.pepper_of(key.pepper_version).ok_or(Refused::Incorrect)?;
+        let pepper = keyring.pepper_of(key.pepper_version.into()).ok_or(Refused::Incorrect)?;
         if !pepper.verifies(text, &key.verifier) {
             return Err(Refused::Incorrect);
         }

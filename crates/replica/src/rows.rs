@@ -13,7 +13,7 @@ use tollgate_core::{
     Address, Error, GroupId, KeyId, OrganizationId, Permissions, Principal, ProjectId, Resource, Result,
     RoleId, RoleRef, Scopes, Timestamp, UpstreamId, UserId, seal,
 };
-use tollgate_store::{FromRow, Row, Sql, Tx, Value, params};
+use tollgate_store::{FromRow, FromValue, Row, Sql, Tx, Value, params};
 
 use crate::snapshot::{
     Catalog, Fence, Group, Key, Model, Organization, Project, SpendPolicy, Upstream, User,
@@ -51,21 +51,21 @@ mod column {
 impl FromRow for SecretRow {
     fn from_row(row: &Row) -> Result<Self> {
         let locator: Locator = row.at(column::LOCATOR)?;
-        let verifier: Option<Vec<u8>> = row.at(column::VERIFIER)?;
-        let scheme: String = row.at(column::SCHEME)?;
+        let verifier = row.bytes_at(column::VERIFIER)?.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let pepper = u32::try_from(row.at::<i64>(column::PEPPER_VERSION)?).ok();
         let is_revoked = row.at::<Option<Timestamp>>(column::REVOKED_AT)?.is_some();
-        let verifier = verifier.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         // A verifier of a scheme that this version does not know proves nothing.
-        let key = match verifier.filter(|_| !is_revoked && scheme == "hmac-sha256") {
-            Some(verifier) => Some(read_key(row, locator, verifier)?),
+        let is_known = !is_revoked && row.text_at(column::SCHEME)? == "hmac-sha256";
+        let key = match verifier.zip(pepper).filter(|_| is_known) {
+            Some(proof) => Some(read_key(row, locator, proof)?),
             None => None,
         };
         Ok(Self { locator, key })
     }
 }
 
-fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
-    let kind: String = row.at(column::KIND)?;
+fn read_key(row: &Row, locator: Locator, (verifier, pepper_version): ([u8; 32], u32)) -> Result<Key> {
+    let kind = KeyKind::parse(row.text_at(column::KIND)?);
     let owner = match (row.at(column::USER)?, row.at(column::SERVICE_ACCOUNT)?) {
         (Some(user), None) => Principal::User(user),
         (None, Some(account)) => Principal::ServiceAccount(account),
@@ -77,16 +77,16 @@ fn read_key(row: &Row, locator: Locator, verifier: [u8; 32]) -> Result<Key> {
         id: row.at(column::ID)?,
         number: row.at(column::NUMBER)?,
         locator,
-        kind: KeyKind::parse(&kind).ok_or_else(|| Error::internal("an API key of an unknown kind"))?,
+        kind: kind.ok_or_else(|| Error::internal("an API key of an unknown kind"))?,
         organization: row.at(column::ORGANIZATION)?,
         project: row.at(column::PROJECT)?,
         owner,
-        scopes: Scopes::from_stored(&row.at::<String>(column::SCOPES)?),
+        scopes: Scopes::from_stored(row.text_at(column::SCOPES)?),
         expires_at: expiries.into_iter().flatten().min(),
         is_active: row.at(column::IS_ACTIVE)?,
         is_frozen: row.at::<Option<Timestamp>>(column::FROZEN_AT)?.is_some(),
         owner_has_role: row.at(column::OWNER_HAS_ROLE)?,
-        pepper_version: row.at(column::PEPPER_VERSION)?,
+        pepper_version,
         verifier,
         last_used_at: AtomicI64::new(last_used_at.map_or(0, |at| at.0)),
         is_use_unwritten: AtomicBool::new(false),
@@ -106,16 +106,19 @@ pub(crate) async fn last_number(tx: &mut Tx) -> Result<i64> {
 }
 
 /// The keys above a number up to another, with each of their secrets that opens something.
-pub(crate) async fn keys_between(tx: &mut Tx, above: i64, up_to: i64) -> Result<Vec<Arc<Key>>> {
+pub(crate) async fn keys_between(
+    tx: &mut Tx,
+    above: i64,
+    up_to: i64,
+    mut each: impl FnMut(Key) + Send,
+) -> Result<()> {
     let sql = Sql::from(SECRETS)
         .push("WHERE k.number > $1 AND k.number <= $2 AND s.verifier IS NOT NULL AND k.revoked_at IS NULL");
-    let mut keys = Vec::new();
     tx.for_each(sql, &params![above, up_to], |secret: SecretRow| {
-        keys.extend(secret.key.map(Arc::new));
+        secret.key.into_iter().for_each(&mut each);
         Ok(())
     })
-    .await?;
-    Ok(keys)
+    .await
 }
 
 /// All secrets a key ever had.
@@ -192,37 +195,44 @@ pub(crate) async fn organizations(tx: &mut Tx) -> Result<HashMap<OrganizationId,
     Ok(all.into_iter().map(|organization| (organization.id, Arc::new(organization))).collect())
 }
 
+/// Who belongs to what: a pair of ids, and whether there is something more.
+struct Membership<W, B>(W, B, bool);
+
+impl<W: FromValue + Send, B: FromValue + Send> FromRow for Membership<W, B> {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok(Self(row.at(0)?, row.at(1)?, row.at(2)?))
+    }
+}
+
 /// One user, or all, each with all organizations, groups and roles.
 pub(crate) async fn users(tx: &mut Tx, only: Option<&str>) -> Result<Vec<User>> {
-    let rows: Vec<Row> =
-        one_or_all(tx, "SELECT id, email, is_operator FROM app_user", " WHERE id = $1", only).await?;
-    let mut users: HashMap<UserId, User> = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let (id, email, is_operator) = (row.get("id")?, row.get("email")?, row.get("is_operator")?);
+    let sql = "SELECT id, email, is_operator FROM app_user";
+    let all: Vec<Membership<UserId, String>> = one_or_all(tx, sql, " WHERE id = $1", only).await?;
+    let mut users: HashMap<UserId, User> = HashMap::with_capacity(all.len());
+    for Membership(id, email, is_operator) in all {
         let (organizations, frozen_in, roles, groups) = Default::default();
         users.insert(id, User { id, email, is_operator, organizations, frozen_in, roles, groups });
     }
-    let sql = "SELECT user_id, organization_id, frozen_at FROM organization_user";
-    for row in one_or_all::<Row>(tx, sql, " WHERE user_id = $1", only).await? {
-        if let Some(user) = users.get_mut(&row.get("user_id")?) {
-            let organization = row.get("organization_id")?;
-            user.organizations.push(organization);
-            if is_set(&row, "frozen_at")? {
-                user.frozen_in.push(organization);
-            }
+    let sql = "SELECT user_id, organization_id, frozen_at IS NOT NULL FROM organization_user";
+    let all: Vec<Membership<UserId, OrganizationId>> =
+        one_or_all(tx, sql, " WHERE user_id = $1", only).await?;
+    for Membership(user, organization, is_frozen) in all {
+        let Some(user) = users.get_mut(&user) else { continue };
+        user.organizations.push(organization);
+        if is_frozen {
+            user.frozen_in.push(organization);
         }
     }
-    let sql = "SELECT user_id, group_id FROM group_user";
-    for row in one_or_all::<Row>(tx, sql, " WHERE user_id = $1", only).await? {
-        if let Some(user) = users.get_mut(&row.get("user_id")?) {
-            user.groups.push(row.get("group_id")?);
+    let sql = "SELECT user_id, group_id, TRUE FROM group_user";
+    let all: Vec<Membership<UserId, GroupId>> = one_or_all(tx, sql, " WHERE user_id = $1", only).await?;
+    for Membership(user, group, _) in all {
+        if let Some(user) = users.get_mut(&user) {
+            user.groups.push(group);
         }
     }
-    for row in assignments(tx, only).await? {
-        // Those of groups are read with the groups.
-        let user = UserId::parse(&row.get::<String>("principal_id")?);
-        if let Some(user) = user.and_then(|user| users.get_mut(&user)) {
-            user.roles.extend(read_assignment(&row)?);
+    for assignment in assignments(tx, only).await? {
+        if let Some(user) = assignment.user.and_then(|user| users.get_mut(&user)) {
+            user.roles.extend(assignment.role);
         }
     }
     Ok(users.into_values().collect())
@@ -236,24 +246,39 @@ pub(crate) async fn groups(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Group>
         let id = row.get("id")?;
         groups.insert(id, Group { id, roles: Vec::new() });
     }
-    for row in assignments(tx, only).await? {
-        let group = GroupId::parse(&row.get::<String>("principal_id")?);
-        if let Some(group) = group.and_then(|group| groups.get_mut(&group)) {
-            group.roles.extend(read_assignment(&row)?);
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    for assignment in assignments(tx, only).await? {
+        if let Some(group) = assignment.group.and_then(|group| groups.get_mut(&group)) {
+            group.roles.extend(assignment.role);
         }
     }
     Ok(groups.into_values().collect())
 }
 
-async fn assignments(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Row>> {
-    let sql = "SELECT principal_id, resource_id, role_id FROM role_assignment";
-    one_or_all(tx, sql, " WHERE principal_id = $1", only).await
+/// A role that one of the two has been given.
+struct Assignment {
+    user: Option<UserId>,
+    group: Option<GroupId>,
+    /// A role that this version does not know allows nothing.
+    role: Option<(Resource, RoleRef)>,
 }
 
-/// A role that this version does not know allows nothing.
-fn read_assignment(row: &Row) -> Result<Option<(Resource, RoleRef)>> {
-    let (resource, role): (String, String) = (row.get("resource_id")?, row.get("role_id")?);
-    Ok(Resource::parse(&resource).zip(RoleRef::from_stored(&role)))
+impl FromRow for Assignment {
+    fn from_row(row: &Row) -> Result<Self> {
+        let principal = row.text_at(0)?;
+        Ok(Self {
+            user: UserId::parse(principal),
+            group: GroupId::parse(principal),
+            role: Resource::parse(row.text_at(1)?).zip(RoleRef::from_stored(row.text_at(2)?)),
+        })
+    }
+}
+
+async fn assignments(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Assignment>> {
+    let sql = "SELECT principal_id, resource_id, role_id FROM role_assignment";
+    one_or_all(tx, sql, " WHERE principal_id = $1", only).await
 }
 
 /// What one role allows that somebody has made, or all.

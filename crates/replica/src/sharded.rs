@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
@@ -25,7 +25,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
     }
 
     fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
+        shard(&self.hasher, key)
     }
 
     /// The key that equals `key`, of a map whose keys are all there is to it.
@@ -35,6 +35,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
         Q: Hash + Eq + ?Sized,
     {
         self.shards[self.shard(key)].get_key_value(key).map(|(key, _)| key)
+    }
+
+    /// A map that several threads fill at once.
+    pub(crate) fn fill() -> Filling<K, V> {
+        Filling { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::default() }
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
@@ -67,6 +72,31 @@ impl<K: Hash + Eq + Clone, V: Clone> Sharded<K, V> {
         if self.shards[shard].contains_key(key) {
             Arc::make_mut(&mut self.shards[shard]).remove(key);
         }
+    }
+}
+
+fn shard<Q: Hash + ?Sized>(hasher: &RandomState, key: &Q) -> usize {
+    usize::try_from(hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
+}
+
+/// A map that does not share its shards yet.
+pub(crate) struct Filling<K, V> {
+    shards: Vec<Mutex<HashMap<K, V>>>,
+    hasher: RandomState,
+}
+
+impl<K: Hash + Eq, V> Filling<K, V> {
+    pub(crate) fn insert(&self, key: K, value: V) {
+        let shard = &self.shards[shard(&self.hasher, &key)];
+        shard.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+    }
+
+    /// Takes what has been put in so far.
+    pub(crate) fn finish(&self) -> Sharded<K, V> {
+        let take = |shard: &Mutex<_>| {
+            Arc::new(std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner)))
+        };
+        Sharded { shards: self.shards.iter().map(take).collect(), hasher: self.hasher.clone() }
     }
 }
 

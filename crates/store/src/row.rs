@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tollgate_core::{Error, Result};
 
-use crate::value::{FromValue, Value, read};
+use crate::value::{FromValue, Value, misfit, read};
 
 /// Values by the names of their columns.
 #[derive(Clone, Debug)]
@@ -25,9 +25,32 @@ impl Row {
     pub fn at<T: FromValue>(&self, position: usize) -> Result<T> {
         match self.values.get(position) {
             Some(value) => read(value, &self.columns[position]),
-            None => Err(Error::internal(format!("a query returns no column {position}"))),
+            None => Err(no_column(position)),
         }
     }
+
+    /// A text at a position, where it lies.
+    pub fn text_at(&self, position: usize) -> Result<&str> {
+        match self.values.get(position) {
+            Some(Value::Text(text)) => Ok(text),
+            Some(other) => Err(misfit(other, &self.columns[position], "a text")),
+            None => Err(no_column(position)),
+        }
+    }
+
+    /// The bytes at a position, where they lie; `None` for NULL.
+    pub fn bytes_at(&self, position: usize) -> Result<Option<&[u8]>> {
+        match self.values.get(position) {
+            Some(Value::Null) => Ok(None),
+            Some(Value::Blob(bytes)) => Ok(Some(bytes)),
+            Some(other) => Err(misfit(other, &self.columns[position], "bytes")),
+            None => Err(no_column(position)),
+        }
+    }
+}
+
+fn no_column(position: usize) -> Error {
+    Error::internal(format!("a query returns no column {position}"))
 }
 
 /// A type that a row can be read into.

@@ -204,11 +204,9 @@ impl ToValue for Value {
 }
 
 pub(crate) fn read<T: FromValue>(value: &Value, column: &str) -> Result<T> {
-    T::from_value(value).ok_or_else(|| {
-        Error::internal(format!(
-            "column {column} holds {} where {} is expected",
-            value.shape(),
-            std::any::type_name::<T>()
-        ))
-    })
+    T::from_value(value).ok_or_else(|| misfit(value, column, std::any::type_name::<T>()))
+}
+
+pub(crate) fn misfit(value: &Value, column: &str, expected: &str) -> Error {
+    Error::internal(format!("column {column} holds {} where {expected} is expected", value.shape()))
 }

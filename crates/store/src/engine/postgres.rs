@@ -91,10 +91,10 @@ impl Session {
     async fn set_up(&mut self, server: &Server, role: Role) -> Result<()> {
         let (statement, handover) = (self.statement_max.as_millis(), HANDOVER_MAX.as_millis());
         // A connection whose other end is gone must not keep the lock for hours, and a commit that is answered is on disk,
-        // whatever the server is set to for others.
+        // whatever the server is set to for others. To compile a query takes longer than it saves, of a million rows too.
         self.batch(&format!(
             "SET statement_timeout = {statement}; SET lock_timeout = {handover};
-             SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = warning;
+             SET idle_in_transaction_session_timeout = {statement}; SET client_min_messages = warning; SET jit = off;
              SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
              SELECT set_config('synchronous_commit', 'on', FALSE)
                 WHERE current_setting('synchronous_commit') IN ('off', 'local')"
@@ -104,8 +104,7 @@ impl Session {
             // A row or a page is asked for: it is found by indexes however much there is, where the planner would now and then
             // read all of a table for the twenty rows that are wanted of it. Planned once: to plan takes longer than to do.
             self.batch(
-                "SET enable_mergejoin = off; SET enable_hashjoin = off; SET jit = off;
-                 SET plan_cache_mode = force_generic_plan",
+                "SET enable_mergejoin = off; SET enable_hashjoin = off; SET plan_cache_mode = force_generic_plan",
             )
             .await?;
         }

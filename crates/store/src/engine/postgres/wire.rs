@@ -64,14 +64,24 @@ impl<'r> FromSql<'r> for Read {
     }
 }
 
-/// Reads a column, into memory that is there where it is a text.
+/// Reads a column, into memory that is there where it is a text or bytes.
 pub(super) fn read_into(slot: &mut Value, row: &Row, at: usize) -> Result<(), Error> {
-    if let (Value::Text(old), &Type::TEXT) = (&mut *slot, row.columns()[at].type_())
-        && let Some(text) = row.try_get::<_, Option<&str>>(at)?
-    {
-        old.clear();
-        old.push_str(text);
-        return Ok(());
+    match (&mut *slot, row.columns()[at].type_()) {
+        (Value::Text(old), &Type::TEXT) => {
+            if let Some(text) = row.try_get::<_, Option<&str>>(at)? {
+                old.clear();
+                old.push_str(text);
+                return Ok(());
+            }
+        }
+        (Value::Blob(old), &Type::BYTEA) => {
+            if let Some(bytes) = row.try_get::<_, Option<&[u8]>>(at)? {
+                old.clear();
+                old.extend_from_slice(bytes);
+                return Ok(());
+            }
+        }
+        _ => {}
     }
     *slot = row.try_get::<_, Read>(at)?.0;
     Ok(())
