@@ -120,12 +120,6 @@ def test_a_bad_query_names_its_parameter(server, query, param):
     assert answer.status == 400 and answer.error["param"] == param, answer
 
 
-def test_costs_come_by_day_only(server):
-    assert server.get("/v1/organization/costs", start_time=1, bucket_width="1h").error["param"] == "bucket_width"
-    assert server.get("/v1/organization/costs", start_time=1, limit=181).error["param"] == "limit"
-    assert server.get("/v1/organization/costs", start_time=now(), limit=180, bucket_width="1d").status == 200
-
-
 def test_requests_are_listed_newest_first_and_filtered(spent):
     everything = spent.requests()
     assert len(everything) == 12 and [r["id"] for r in everything] == sorted((r["id"] for r in everything), reverse=True)

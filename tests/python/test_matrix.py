@@ -76,6 +76,7 @@ def world(gateway):
     for name, more in fence.items():
         made = server.post("/v1/organization/admin_api_keys", {"name": name, **more}).json
         keys[name] = server.remember(made["value"])
+    keys["reading robot"] = server.key(own["project_id"], service_account_id=own["service_account_id"], scopes=["api.usage.read"])["value"]
     server.admin.admin_api_keys.delete(ids["revoked"])
     assert server.process.stop() == 0
     with server.database() as database:
@@ -100,13 +101,17 @@ def allowed(world, caller, operation, variant):
         return True
     if caller in ("project key", "service-account key"):
         return False
+    # What tells a key of its projects alone.
+    is_within = operation["within_projects"]
+    if caller == "reading robot":
+        return is_within and needs == "api.usage.read"
     roles = {"reader": [], "member": ["role-api-project-member"], "project owner": ["role-api-project-owner"]}
     if caller in roles:
         held = world["permissions"]["role-api-organization-reader"]
         if is_at_own_project:
             held = held.union(*[world["permissions"][role] for role in roles[caller]])
         return needs in held
-    if caller in ("own project", "fenced machine") and not is_at_own_project:
+    if caller in ("own project", "fenced machine") and not is_at_own_project and not is_within:
         return False
     if caller in ("machine", "fenced machine"):
         return needs in MACHINE

@@ -132,8 +132,9 @@ def test_every_operation_that_is_served_is_called_through_the_sdk(server, record
         assert limit.delete(*where).deleted
         gone(limit.retrieve, *where)
     since = int(time.time()) - 86_400
-    for usage in (org.usage.completions, org.usage.embeddings, org.usage.moderations, org.usage.costs):
-        assert usage(start_time=since).data
+    for usage in ("completions", "decisions", "embeddings", "moderations", "images", "audio_speeches", "audio_transcriptions", "vector_stores", "code_interpreter_sessions", "file_search_calls",
+                  "web_search_calls", "costs"):
+        assert getattr(org.usage, usage)(start_time=since).data
     types = {event.type for event in org.audit_logs.list(limit=10)}
     assert {"project.created", "role.assignment.created", "invite.deleted", "api_key.deleted"} <= types
 

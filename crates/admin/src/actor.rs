@@ -33,7 +33,7 @@ pub struct Actor {
     pub email: Option<String>,
     pub scopes: Scopes,
     pub expires_at: Option<Timestamp>,
-    /// The project that the operation is about, if it is about one.
+    /// The project that the operation is about, if it is about one; a project's key is about its own.
     pub at: Option<ProjectId>,
     /// What the owner's roles allow there, or at the organization.
     pub permissions: Permissions,
@@ -49,6 +49,7 @@ impl Actor {
     /// The holder of a key, about to do something at a project or at the organization.
     pub(crate) fn of(key: &Key, snapshot: &Snapshot, at: Option<ProjectId>, origin: Origin) -> Self {
         let user = key.owner.user().and_then(|id| snapshot.user(id));
+        let at = at.or(key.project);
         Self {
             key: key.id,
             kind: key.kind,
@@ -61,6 +62,9 @@ impl Actor {
             at,
             permissions: match key.owner {
                 Principal::User(user) => snapshot.permissions(user, key.organization, at),
+                Principal::ServiceAccount(_) if key.project.is_some() && !key.owner_has_role => {
+                    Permissions::NONE
+                }
                 Principal::ServiceAccount(_) => Snapshot::permissions_of_machine(key.scopes),
             },
             restricted_to: snapshot.restriction(key.id).cloned(),
@@ -74,15 +78,16 @@ impl Actor {
         match access {
             Access::AnyKey => Ok(()),
             Access::Needs(permission) if self.may(permission) => Ok(()),
+            Access::WithinProjects(permission) if self.may_within_projects(permission) => Ok(()),
             Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
             Access::Needs(permission) | Access::OperatorOr(permission) if self.holds(permission) => {
                 let message =
                     "The key is restricted to projects, and this is not about one of them by its path.";
                 Err(Error::new(Kind::Forbidden, message).code("restricted_to_projects"))
             }
-            Access::Needs(permission) | Access::OperatorOr(permission) => {
-                Err(Error::forbidden(permission.as_str()))
-            }
+            Access::Needs(permission)
+            | Access::OperatorOr(permission)
+            | Access::WithinProjects(permission) => Err(Error::forbidden(permission.as_str())),
             Access::Operator if self.acts_as_operator() => Ok(()),
             Access::Operator => Err(Error::forbidden(Permission::Operator.as_str())),
         }
@@ -96,6 +101,20 @@ impl Actor {
     /// The same, as far as the key's restriction to projects lets it.
     fn may(&self, permission: Permission) -> bool {
         self.holds(permission) && self.is_within_restriction(self.at)
+    }
+
+    /// The same of what looks at [`Actor::projects`] alone: a project's key may as well, if its scopes name it.
+    fn may_within_projects(&self, permission: Permission) -> bool {
+        self.holds(permission)
+            || (self.kind != KeyKind::Admin
+                && self.permissions.allows(permission)
+                && self.scopes.names(permission))
+    }
+
+    /// The projects that the key may be told of; `None` for all of the organization.
+    pub(crate) fn projects(&self) -> Option<Vec<ProjectId>> {
+        let own = self.project.map(|project| vec![project]);
+        own.or_else(|| self.restricted_to.as_ref().map(|projects| projects.to_vec()))
     }
 
     pub(crate) fn acts_as_operator(&self) -> bool {

@@ -144,7 +144,8 @@ fn describe(operation: &Operation, questions: &mut SchemaGenerator, answers: &mu
         described["parameters"] = json!(parameters);
     }
     described["x-tollgate-permission"] = json!(match operation.access {
-        Access::Needs(permission) | Access::OperatorOr(permission) => permission.as_str(),
+        Access::Needs(permission) | Access::WithinProjects(permission) | Access::OperatorOr(permission) =>
+            permission.as_str(),
         Access::Operator => "tollgate.operator",
         Access::AnyKey => "any key",
     });

@@ -18,6 +18,9 @@ use crate::gate::{Admin, Cx};
 pub enum Access {
     /// An admin key whose owner and scopes give the permission.
     Needs(Permission),
+    /// The same, and of a key that is a project's with the permission among its scopes, or restricted to projects: the operation
+    /// tells it of [`crate::actor::Actor::projects`] alone.
+    WithinProjects(Permission),
     /// An admin key of an operator of the installation.
     Operator,
     /// An admin key with the permission, or of an operator, who reads what operators write.

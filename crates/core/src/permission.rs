@@ -113,7 +113,10 @@ impl Permission {
     pub fn is_scope_of(self, kind: KeyKind) -> bool {
         let (realm, _) = self.facts();
         match kind {
-            KeyKind::Project | KeyKind::ServiceAccount => matches!(realm, Realm::Model | Realm::Any),
+            // A project may look at its own usage.
+            KeyKind::Project | KeyKind::ServiceAccount => {
+                matches!(realm, Realm::Model | Realm::Any) || self == Self::UsageRead
+            }
             KeyKind::Admin => realm != Realm::Model,
         }
     }
@@ -222,6 +225,11 @@ impl Scopes {
 
     pub fn is_unrestricted(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether a scope is among them itself, and not only covered by others.
+    pub fn names(self, scope: Permission) -> bool {
+        self.0 & scope.bit() != 0
     }
 
     pub fn allows(self, needed: Permission) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use tollgate_core::price::Tier;
 use tollgate_core::{AdjustmentId, AttemptId, Clock, Error, Money, OrganizationId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
@@ -131,15 +132,17 @@ pub async fn adjust(
     insert(tx, &adjustment).await?;
     let payer = read_payer(&row)?;
     let endpoint: String = row.get("endpoint")?;
+    let tier: String = row.get("service_tier")?;
     let line = Line {
-        key_number: row.get("key_number")?,
         endpoint: Endpoint::parse(&endpoint).ok_or_else(|| Error::internal("an unknown endpoint"))?,
         model: Arc::from(row.get::<String>("model")?),
         upstream: row.get("upstream_id")?,
+        tier: Tier::parse(&tier).ok_or_else(|| Error::internal("an unknown service tier"))?,
     };
     let sums = Sums { adjusted: cost, input, output, ..Sums::default() };
     let limits = spend_limit::of_payer(tx, &payer).await?;
-    batch::adjust(tx, &limits, &payer, &line, attempt.created_at(), &sums).await?;
+    let by = (&payer, row.get("key_number")?);
+    batch::adjust(tx, &limits, by, &line, attempt.created_at(), &sums).await?;
     Ok(adjustment)
 }
 

@@ -9,7 +9,7 @@ use tollgate_core::{Error, Money, Period, ProjectId, Result, SpendLimitId, Times
 
 use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
 use crate::hold::Held;
-use crate::rollup::{Line, Rollups, Sums};
+use crate::rollup::{Account, Line, Rollups, Sums};
 use crate::shelf::Shelf;
 
 /// The end of a hold.
@@ -113,13 +113,13 @@ pub(crate) async fn recover<S: Shelf>(
 pub(crate) async fn adjust<S: Shelf>(
     shelf: &mut S,
     limits: &Limits,
-    payer: &Payer,
+    (payer, key_number): (&Payer, i64),
     line: &Line,
     at: Timestamp,
     sums: &Sums,
 ) -> Result<()> {
     let mut rollups = Rollups::default();
-    rollups.add(line, at, sums);
+    rollups.add(Account::of(payer, key_number), line, at, sums);
     shelf.add(rollups).await?;
     let mut batch = Batch::new(shelf, limits, at);
     let path = batch.opened(payer, at).await?;
@@ -281,15 +281,7 @@ fn note(rollups: &mut Rollups, attempt: &Attempt, outcome: &Outcome, is_clamped:
         return None;
     }
     let sums = Sums::of(outcome.usage(), outcome.cost(), is_clamped);
-    rollups.add(&line(attempt), attempt.created_at(), &sums);
+    let account = Account::of(&attempt.payer, attempt.key_number);
+    rollups.add(account, &Line::of(attempt, outcome.usage()), attempt.created_at(), &sums);
     Some(sums)
-}
-
-fn line(attempt: &Attempt) -> Line {
-    Line {
-        key_number: attempt.key_number,
-        endpoint: attempt.endpoint,
-        model: Arc::clone(&attempt.model),
-        upstream: attempt.upstream,
-    }
 }

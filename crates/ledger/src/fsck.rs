@@ -72,6 +72,7 @@ pub async fn check_in(tx: &mut Tx) -> Result<Report> {
     for width in [HOUR, DAY] {
         rollups(tx, &mut report, width).await?;
     }
+    widths(tx, &mut report).await?;
     Ok(report)
 }
 
@@ -164,7 +165,7 @@ async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
                 FROM adjustment GROUP BY attempt_id),
              by_attempts AS (
                 SELECT a.key_number, (a.created_at / $1) * $1 AS bucket_start, a.endpoint, a.model, a.upstream_id,
-                    COUNT(*) AS requests, COUNT(a.clamped_to) AS clamped_requests,
+                    a.service_tier, COUNT(*) AS requests, COUNT(a.clamped_to) AS clamped_requests,
                     CAST(SUM(a.input_cost) AS BIGINT) AS input_cost,
                     CAST(SUM(a.cached_input_cost) AS BIGINT) AS cached_input_cost,
                     CAST(SUM(a.cache_write_cost) AS BIGINT) AS cache_write_cost,
@@ -174,14 +175,18 @@ async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
                     CAST(SUM(a.input_tokens + COALESCE(j.input_tokens, 0)) AS BIGINT) AS input_tokens,
                     CAST(SUM(a.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
                     CAST(SUM(a.cache_write_tokens) AS BIGINT) AS cache_write_tokens,
+                    CAST(SUM(a.cache_write_1h_tokens) AS BIGINT) AS cache_write_1h_tokens,
+                    CAST(SUM(a.audio_input_tokens) AS BIGINT) AS audio_input_tokens,
                     CAST(SUM(a.output_tokens + COALESCE(j.output_tokens, 0)) AS BIGINT) AS output_tokens,
+                    CAST(SUM(a.audio_output_tokens) AS BIGINT) AS audio_output_tokens,
                     CAST(SUM(a.drained_output_tokens) AS BIGINT) AS drained_output_tokens
                 FROM attempt a LEFT JOIN adjusted j ON j.attempt_id = a.id
-                WHERE a.state = 'settled' GROUP BY 1, 2, 3, 4, 5),
+                WHERE a.state = 'settled' GROUP BY 1, 2, 3, 4, 5, 6),
              by_rollups AS (
-                SELECT key_number, bucket_start, endpoint, model, upstream_id, requests, clamped_requests, input_cost,
-                    cached_input_cost, cache_write_cost, output_cost, drained_output_cost, adjusted_cost, input_tokens,
-                    cached_input_tokens, cache_write_tokens, output_tokens, drained_output_tokens
+                SELECT key_number, bucket_start, endpoint, model, upstream_id, service_tier, requests, clamped_requests,
+                    input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost, adjusted_cost,
+                    input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
+                    output_tokens, audio_output_tokens, drained_output_tokens
                 FROM usage_rollup WHERE width = $1)
              SELECT bucket_start, key_number, model FROM (
                 SELECT * FROM (SELECT * FROM by_attempts EXCEPT SELECT * FROM by_rollups) AS missing
@@ -197,8 +202,61 @@ async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
             "the {width} s rollup from {bucket} of key number {key} and {model} is not its attempts"
         ));
     }
-    let orphans: Row =
-        tx.one("SELECT COUNT(*) AS rows FROM usage_rollup WHERE width NOT IN (3600, 86400)", &[]).await?;
+    totals(tx, report, width).await
+}
+
+/// The totals of a width are the sums of the rollups, by project and for the whole organization.
+async fn totals(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
+    let differing: Vec<Row> = tx
+        .all(
+            "WITH summed AS (
+                SELECT k.organization_id, r.bucket_start, CASE WHEN l.level = 1 THEN k.project_id ELSE '' END AS project_id,
+                    r.endpoint, r.model, r.upstream_id, r.service_tier, CAST(SUM(r.requests) AS BIGINT),
+                    CAST(SUM(r.clamped_requests) AS BIGINT), CAST(SUM(r.input_cost) AS BIGINT),
+                    CAST(SUM(r.cached_input_cost) AS BIGINT), CAST(SUM(r.cache_write_cost) AS BIGINT),
+                    CAST(SUM(r.output_cost) AS BIGINT), CAST(SUM(r.drained_output_cost) AS BIGINT),
+                    CAST(SUM(r.adjusted_cost) AS BIGINT), CAST(SUM(r.input_tokens) AS BIGINT),
+                    CAST(SUM(r.cached_input_tokens) AS BIGINT), CAST(SUM(r.cache_write_tokens) AS BIGINT),
+                    CAST(SUM(r.cache_write_1h_tokens) AS BIGINT), CAST(SUM(r.audio_input_tokens) AS BIGINT),
+                    CAST(SUM(r.output_tokens) AS BIGINT), CAST(SUM(r.audio_output_tokens) AS BIGINT),
+                    CAST(SUM(r.drained_output_tokens) AS BIGINT)
+                FROM usage_rollup r JOIN api_key k ON k.number = r.key_number
+                    CROSS JOIN (SELECT 1 AS level UNION ALL SELECT 2 AS level) l
+                WHERE r.width = $1 GROUP BY 1, 2, 3, 4, 5, 6, 7),
+             totals AS (
+                SELECT organization_id, bucket_start, project_id, endpoint, model, upstream_id, service_tier, requests,
+                    clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost,
+                    adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
+                    audio_input_tokens, output_tokens, audio_output_tokens, drained_output_tokens
+                FROM usage_total WHERE width = $1)
+             SELECT bucket_start, organization_id, project_id, model FROM (
+                SELECT * FROM (SELECT * FROM totals EXCEPT SELECT * FROM summed) AS invented
+                UNION
+                SELECT * FROM (SELECT * FROM summed EXCEPT SELECT * FROM totals) AS missing) AS differing
+             LIMIT 100",
+            &params![width],
+        )
+        .await?;
+    for row in differing {
+        let (bucket, organization, project): (Timestamp, String, String) =
+            (row.at(0)?, row.at(1)?, row.at(2)?);
+        report.faults.push(format!(
+            "the {width} s total from {bucket} of {organization} {project} and {} is not the sum of its keys",
+            row.at::<String>(3)?
+        ));
+    }
+    Ok(())
+}
+
+/// No other sums than those that are looked at.
+async fn widths(tx: &mut Tx, report: &mut Report) -> Result<()> {
+    let orphans: Row = tx
+        .one(
+            "SELECT (SELECT COUNT(*) FROM usage_rollup WHERE width NOT IN (3600, 86400))
+                + (SELECT COUNT(*) FROM usage_total WHERE width NOT IN (3600, 86400)) AS rows",
+            &[],
+        )
+        .await?;
     if orphans.get::<i64>("rows")? > 0 {
         report.faults.push("rollups of an unknown width".to_owned());
     }

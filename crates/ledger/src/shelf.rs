@@ -69,8 +69,12 @@ impl Shelf for Tx {
                 usage.input,
                 usage.cached_input(),
                 usage.cache_write(),
+                usage.cache_write_1h(),
+                usage.audio_input(),
                 usage.output,
+                usage.audio_output(),
                 usage.drained_output(),
+                usage.tier().as_str(),
                 outcome.flags().to_stored(),
                 outcome.reported().map(str::to_owned),
                 now,
@@ -81,9 +85,10 @@ impl Shelf for Tx {
             .execute_each(
                 "UPDATE attempt SET state = $1, usage_source = $2, is_recovered = $3, input_cost = $4,
                     cached_input_cost = $5, cache_write_cost = $6, output_cost = $7, drained_output_cost = $8,
-                    input_tokens = $9, cached_input_tokens = $10, cache_write_tokens = $11, output_tokens = $12,
-                    drained_output_tokens = $13, flags = $14, reported_usage = $15, resolved_at = $16
-                 WHERE id = $17 AND state = 'held'",
+                    input_tokens = $9, cached_input_tokens = $10, cache_write_tokens = $11, cache_write_1h_tokens = $12,
+                    audio_input_tokens = $13, output_tokens = $14, audio_output_tokens = $15, drained_output_tokens = $16,
+                    service_tier = $17, flags = $18, reported_usage = $19, resolved_at = $20
+                 WHERE id = $21 AND state = 'held'",
                 sets,
             )
             .await?;

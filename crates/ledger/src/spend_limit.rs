@@ -398,13 +398,35 @@ async fn by_rollups(
     if start >= end {
         return Ok(Money::ZERO);
     }
-    let (keys, [id, organization]) = keys_of(scope);
-    let sql = Sql::from("SELECT CAST(COALESCE(SUM(")
-        .push(COST)
-        .push(" + adjusted_cost), 0) AS BIGINT) FROM usage_rollup WHERE key_number IN (")
-        .push(keys)
-        .push(") AND width = $3 AND bucket_start >= $4 AND bucket_start < $5");
-    let row: Row = tx.one(sql, &params![id, organization, width, start, end]).await?;
+    let sum =
+        Sql::from("SELECT CAST(COALESCE(SUM(").push(COST).push(" + adjusted_cost), 0) AS BIGINT) FROM ");
+    let (from, [first, second]) = match scope {
+        Scope::Organization(id) => {
+            ("usage_total WHERE organization_id = $1 AND project_id = $2", [id.to_string(), String::new()])
+        }
+        Scope::Project(id) => (
+            "usage_total WHERE organization_id = (SELECT organization_id FROM project WHERE id = $1) AND project_id = $2",
+            [id.to_string(), id.to_string()],
+        ),
+        Scope::User(..) | Scope::Key(_) => {
+            let (keys, values) = keys_of(scope);
+            let sql = sum.push("usage_rollup WHERE key_number IN (").push(keys).push(")");
+            return by_rollups_of(tx, sql, values, width, start, end).await;
+        }
+    };
+    by_rollups_of(tx, sum.push(from), [first, second], width, start, end).await
+}
+
+async fn by_rollups_of(
+    tx: &mut Tx,
+    of: Sql,
+    [first, second]: [String; 2],
+    width: i64,
+    start: Timestamp,
+    end: Timestamp,
+) -> Result<Money> {
+    let sql = of.push(" AND width = $3 AND bucket_start >= $4 AND bucket_start < $5");
+    let row: Row = tx.one(sql, &params![first, second, width, start, end]).await?;
     row.at(0)
 }
 

@@ -1,4 +1,7 @@
 //! Usage and costs by bucket of time, from the rollups; buckets of a minute from the attempts themselves.
+//!
+//! What is asked of projects or the organization is read from their own sums, so that it costs the same however many keys and
+//! requests there are.
 
 use tollgate_core::{Money, OrganizationId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, ToValue, Tx, Value, params};
@@ -15,29 +18,32 @@ pub enum Dimension {
     Owner,
     Model,
     Upstream,
+    ServiceTier,
+    /// Which kind of request, as [`Endpoint`] has them.
+    Endpoint,
 }
 
 impl Dimension {
-    pub const ALL: [Self; 5] = [Self::Project, Self::Key, Self::Owner, Self::Model, Self::Upstream];
+    pub const ALL: [Self; 7] = [
+        Self::Project,
+        Self::Key,
+        Self::Owner,
+        Self::Model,
+        Self::Upstream,
+        Self::ServiceTier,
+        Self::Endpoint,
+    ];
 
-    const fn column(self) -> &'static str {
+    /// What its column is called in an answer.
+    const fn name(self) -> &'static str {
         match self {
             Self::Project => "project_id",
             Self::Key => "api_key_id",
             Self::Owner => "owner_id",
             Self::Model => "model",
             Self::Upstream => "upstream_id",
-        }
-    }
-
-    /// Where it is read from: `k` is the key, `r` the rollup or the attempt.
-    const fn source(self) -> &'static str {
-        match self {
-            Self::Project => "k.project_id",
-            Self::Key => "k.id",
-            Self::Owner => "COALESCE(k.user_id, k.service_account_id)",
-            Self::Model => "r.model",
-            Self::Upstream => "r.upstream_id",
+            Self::ServiceTier => "service_tier",
+            Self::Endpoint => "endpoint",
         }
     }
 
@@ -94,13 +100,19 @@ impl Query {
 pub struct Sums {
     pub bucket_start: Timestamp,
     /// By [`Dimension`]; `None` where it is not grouped by.
-    dimensions: [Option<String>; 5],
+    dimensions: [Option<String>; 7],
     pub requests: u64,
     pub clamped_requests: u64,
     pub input_tokens: i64,
     pub cached_input_tokens: i64,
     pub cache_write_tokens: i64,
+    /// Of the cache-write tokens, those that are kept for an hour.
+    pub cache_write_1h_tokens: i64,
+    /// Of the input that was neither, what was heard.
+    pub audio_input_tokens: i64,
     pub output_tokens: i64,
+    /// Of the output, what was spoken.
+    pub audio_output_tokens: i64,
     pub drained_output_tokens: i64,
     pub input_cost: Money,
     pub cached_input_cost: Money,
@@ -132,7 +144,7 @@ impl Sums {
 
 impl FromRow for Sums {
     fn from_row(row: &Row) -> Result<Self> {
-        let dimension = |dimension: Dimension| row.get::<Option<String>>(dimension.column());
+        let dimension = |dimension: Dimension| row.get::<Option<String>>(dimension.name());
         Ok(Self {
             bucket_start: row.get("bucket")?,
             dimensions: [
@@ -141,13 +153,18 @@ impl FromRow for Sums {
                 dimension(Dimension::Owner)?,
                 dimension(Dimension::Model)?,
                 dimension(Dimension::Upstream)?,
+                dimension(Dimension::ServiceTier)?,
+                dimension(Dimension::Endpoint)?,
             ],
             requests: row.get("requests")?,
             clamped_requests: row.get("clamped_requests")?,
             input_tokens: row.get("input_tokens")?,
             cached_input_tokens: row.get("cached_input_tokens")?,
             cache_write_tokens: row.get("cache_write_tokens")?,
+            cache_write_1h_tokens: row.get("cache_write_1h_tokens")?,
+            audio_input_tokens: row.get("audio_input_tokens")?,
             output_tokens: row.get("output_tokens")?,
+            audio_output_tokens: row.get("audio_output_tokens")?,
             drained_output_tokens: row.get("drained_output_tokens")?,
             input_cost: row.get("input_cost")?,
             cached_input_cost: row.get("cached_input_cost")?,
@@ -186,6 +203,9 @@ impl Sums {
         self.input_tokens += other.input_tokens;
         self.cached_input_tokens += other.cached_input_tokens;
         self.cache_write_tokens += other.cache_write_tokens;
+        self.cache_write_1h_tokens += other.cache_write_1h_tokens;
+        self.audio_input_tokens += other.audio_input_tokens;
+        self.audio_output_tokens += other.audio_output_tokens;
         self.output_tokens += other.output_tokens;
         self.input_cost += other.input_cost;
         self.cached_input_cost += other.cached_input_cost;
@@ -194,8 +214,85 @@ impl Sums {
     }
 }
 
+/// Where sums are read from, the smallest there is for a question.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Of projects and organizations.
+    Totals,
+    /// Of keys: of those that are asked about.
+    OfKeys,
+    /// Of all keys, by time: most rest, and are not looked at.
+    OfAllKeys,
+    Attempts,
+}
+
+impl Source {
+    fn of(query: &Query) -> Self {
+        let filtered = || query.filters.iter().map(|(dimension, _)| *dimension);
+        let is_of_keys = |dimension| matches!(dimension, Dimension::Key | Dimension::Owner);
+        if query.width == Width::Minute {
+            Self::Attempts
+        } else if query.organization.is_some()
+            && !query.group_by.iter().copied().chain(filtered()).any(is_of_keys)
+        {
+            Self::Totals
+        } else if filtered().any(|dimension| is_of_keys(dimension) || dimension == Dimension::Project) {
+            Self::OfKeys
+        } else {
+            Self::OfAllKeys
+        }
+    }
+
+    const fn bucket(self) -> &'static str {
+        match self {
+            Self::Attempts => "(r.created_at / 60) * 60",
+            Self::Totals | Self::OfKeys | Self::OfAllKeys => "r.bucket_start",
+        }
+    }
+
+    /// Up to where the parameters of the span stand: its width, beginning and end.
+    const fn from(self) -> &'static str {
+        match self {
+            Self::Totals => {
+                " FROM usage_total r WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
+            }
+            Self::OfKeys => {
+                " FROM api_key k JOIN usage_rollup r ON r.key_number = k.number
+                  WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
+            }
+            // CROSS JOIN keeps the order: time first.
+            Self::OfAllKeys => {
+                " FROM usage_rollup r CROSS JOIN api_key k
+                  WHERE k.number = r.key_number AND r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
+            }
+            // Ids begin with the time, so the primary key serves as the index.
+            Self::Attempts => {
+                " FROM attempt r JOIN api_key k ON k.number = r.key_number
+                  WHERE $1 = 60 AND r.id >= $2 AND r.id < $3 AND r.state = 'settled'"
+            }
+        }
+    }
+
+    /// The column of a dimension: `k` is the key, `r` what is summed up.
+    const fn column(self, dimension: Dimension) -> &'static str {
+        match (dimension, self) {
+            (Dimension::Project, Self::Totals) => "r.project_id",
+            (Dimension::Project, _) => "k.project_id",
+            (Dimension::Key, _) => "k.id",
+            (Dimension::Owner, _) => "COALESCE(k.user_id, k.service_account_id)",
+            (Dimension::Model, _) => "r.model",
+            (Dimension::Upstream, _) => "r.upstream_id",
+            (Dimension::ServiceTier, _) => "r.service_tier",
+            (Dimension::Endpoint, _) => "r.endpoint",
+        }
+    }
+}
+
 const SUMS: &str = ", CAST(SUM(r.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
     CAST(SUM(r.cache_write_tokens) AS BIGINT) AS cache_write_tokens,
+    CAST(SUM(r.cache_write_1h_tokens) AS BIGINT) AS cache_write_1h_tokens,
+    CAST(SUM(r.audio_input_tokens) AS BIGINT) AS audio_input_tokens,
+    CAST(SUM(r.audio_output_tokens) AS BIGINT) AS audio_output_tokens,
     CAST(SUM(r.drained_output_tokens) AS BIGINT) AS drained_output_tokens,
     CAST(SUM(r.input_cost) AS BIGINT) AS input_cost,
     CAST(SUM(r.cached_input_cost) AS BIGINT) AS cached_input_cost,
@@ -217,48 +314,45 @@ const OF_ATTEMPTS: &str = ", COUNT(*) AS requests, COUNT(r.clamped_to) AS clampe
 
 /// The groups of all buckets, in order of time and then of their dimensions. Buckets without usage have none.
 pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
-    let is_rollup = query.width != Width::Minute;
-    let mut sql =
-        Sql::from("SELECT ").push(if is_rollup { "r.bucket_start" } else { "(r.created_at / 60) * 60" });
-    sql = sql.push(" AS bucket");
+    let source = Source::of(query);
+    let mut sql = Sql::from("SELECT ").push(source.bucket()).push(" AS bucket");
     for dimension in Dimension::ALL {
         let grouped = query.group_by.contains(&dimension);
-        sql = sql.push(", ").push(if grouped { dimension.source() } else { "NULL" });
-        sql = sql.push(" AS ").push(dimension.column());
+        sql = sql.push(", ").push(if grouped { source.column(dimension) } else { "NULL" });
+        sql = sql.push(" AS ").push(dimension.name());
     }
-    sql = sql.push(if is_rollup { OF_ROLLUPS } else { OF_ATTEMPTS }).push(SUMS);
-    sql = sql.push(if is_rollup {
-        " FROM api_key k JOIN usage_rollup r ON r.key_number = k.number
-         WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
-    } else {
-        // Ids begin with the time, so the primary key serves as the index.
-        " FROM attempt r JOIN api_key k ON k.number = r.key_number
-         WHERE $1 = 60 AND r.id >= $2 AND r.id < $3 AND r.state = 'settled'"
-    });
+    sql = sql.push(if source == Source::Attempts { OF_ATTEMPTS } else { OF_ROLLUPS }).push(SUMS);
+    sql = sql.push(source.from());
     let mut values: Vec<Value> = params![query.width.seconds()].to_vec();
     for edge in [query.start, query.end] {
         let id = tollgate_core::AttemptId::first_at(edge);
-        values.push(if is_rollup { edge.to_value() } else { id.to_value() });
+        values.push(if source == Source::Attempts { id.to_value() } else { edge.to_value() });
     }
     if let Some(organization) = query.organization {
         values.push(organization.to_value());
-        sql = sql.push(" AND k.organization_id = ").push_param(values.len());
+        let whose = if source == Source::Totals { "r" } else { "k" };
+        sql = sql.push(" AND ").push(whose).push(".organization_id = ").push_param(values.len());
+    }
+    if source == Source::Totals {
+        let is_of_projects = query.group_by.contains(&Dimension::Project)
+            || query.filters.iter().any(|(dimension, _)| *dimension == Dimension::Project);
+        sql = sql.push(if is_of_projects { " AND r.project_id <> ''" } else { " AND r.project_id = ''" });
     }
     if let Some(endpoint) = query.endpoint {
         values.push(endpoint.as_str().to_value());
         sql = sql.push(" AND r.endpoint = ").push_param(values.len());
     }
     for (dimension, allowed) in &query.filters {
-        sql = sql.push(" AND ").push(dimension.source()).push(" IN ");
+        sql = sql.push(" AND ").push(source.column(*dimension)).push(" IN ");
         sql = sql.push_list(&mut values, allowed.iter().map(ToValue::to_value));
     }
     sql = sql.push(" GROUP BY 1");
     for dimension in &query.group_by {
-        sql = sql.push(", ").push(dimension.source());
+        sql = sql.push(", ").push(source.column(*dimension));
     }
     sql = sql.push(" ORDER BY 1");
     for dimension in &query.group_by {
-        sql = sql.push(", ").push(dimension.source());
+        sql = sql.push(", ").push(source.column(*dimension));
     }
     tx.all(sql, &values).await
 }

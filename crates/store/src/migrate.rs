@@ -32,6 +32,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 13, sql: include_str!("../../../migrations/0013_freeze_and_key_policy.sql") },
     Migration { version: 14, sql: include_str!("../../../migrations/0014_lists.sql") },
     Migration { version: 15, sql: include_str!("../../../migrations/0015_admin_keys_of_machines.sql") },
+    Migration { version: 16, sql: include_str!("../../../migrations/0016_usage_totals.sql") },
 ];
 
 const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (

@@ -255,10 +255,14 @@ pub(crate) fn granted_scopes(cx: &Cx, wished: &[String], kind: KeyKind) -> Resul
     let own = cx.actor.permissions;
     let beyond = |permission: &&Permission| scopes.allows(**permission) && !own.allows(**permission);
     let modelling = [Permission::ModelRequest, Permission::ModelRead];
-    match modelling.iter().find(beyond) {
-        Some(permission) => Err(Error::forbidden(permission.as_str())),
-        None => Ok(scopes),
+    if let Some(permission) = modelling.iter().find(beyond) {
+        return Err(Error::forbidden(permission.as_str()));
     }
+    let usage = Permission::UsageRead;
+    if scopes.names(usage) && !(own.allows(usage) && cx.actor.scopes.allows(usage)) {
+        return Err(Error::forbidden(usage.as_str()));
+    }
+    Ok(scopes)
 }
 
 /// Whose key it is to be: a member of the project or an owner of the organization, or a service account of the project.

@@ -1,19 +1,18 @@
-//! Costs by day. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
+//! Costs by day, and as an extension by hour and minute. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tollgate_core::{Error, Money, Permission, Result};
-use tollgate_ledger::usage::{self, Dimension, Query, Sums, Width};
+use tollgate_core::{Error, Money, Result};
+use tollgate_ledger::usage::{self, Dimension, Sums};
 
 use crate::gate::Cx;
-use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::usage::{Buckets, Span, When, filters};
+use crate::resource::usage::{ACCESS, BucketWidth, Buckets, Span, When, question};
 
 pub(crate) fn operations() -> Operations {
     Operations::new()
-        .get("/v1/organization/costs", "usage-costs", Needs(Permission::UsageRead), costs)
+        .get("/v1/organization/costs", "usage-costs", ACCESS, costs)
         .after_settling()
         .reading_long()
 }
@@ -27,6 +26,10 @@ pub(crate) struct CostResult {
     user_id: Option<String>,
     api_key_id: Option<String>,
     api_source: Option<&'static str>,
+    /// Extension.
+    model: Option<String>,
+    /// Extension.
+    upstream_id: Option<String>,
     quantity: Option<i64>,
     quantity_unit: Option<&'static str>,
 }
@@ -57,12 +60,8 @@ enum GroupBy {
     LineItem,
     ApiKeyId,
     ApiSource,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-enum BucketWidth {
-    #[serde(rename = "1d")]
-    Day,
+    Model,
+    UpstreamId,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -70,7 +69,6 @@ enum BucketWidth {
 pub(crate) struct CostsQuery {
     start_time: i64,
     end_time: Option<i64>,
-    #[expect(dead_code, reason = "there is one width; another is refused when the query is read")]
     bucket_width: Option<BucketWidth>,
     limit: Option<i64>,
     page: Option<String>,
@@ -84,46 +82,56 @@ pub(crate) struct CostsQuery {
     api_key_ids: Vec<String>,
     #[serde(default)]
     line_items: Vec<String>,
+    /// Extension.
+    #[serde(default)]
+    models: Vec<String>,
+    /// Extension.
+    #[serde(default)]
+    upstream_ids: Vec<String>,
 }
 
 async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
-    let rest =
-        format!("costs{:?}", (&input.group_by, &input.project_ids, &input.user_ids, &input.api_key_ids))
-            + &input.line_items.join(";");
+    let bucket_width = input.bucket_width.unwrap_or(BucketWidth::Day);
+    let rest = format!(
+        "costs{bucket_width:?}{:?}{:?}",
+        (&input.group_by, &input.project_ids, &input.user_ids, &input.api_key_ids),
+        (&input.line_items, &input.models, &input.upstream_ids)
+    );
     let when = When {
         start_time: input.start_time,
         end_time: input.end_time,
-        width: Width::Day,
+        width: bucket_width.width(),
         limit: input.limit,
-        limits: (1, 180, 7),
+        limits: if bucket_width == BucketWidth::Day { (1, 180, 7) } else { bucket_width.limits() },
         page: input.page.as_deref(),
         rest,
     };
     let span = Span::of(&when, cx.now)?;
     let wanted = LineItems::read(&input.line_items)?;
     let by_line_item = input.group_by.contains(&GroupBy::LineItem);
-    let query = Query {
-        organization: Some(cx.organization()),
-        endpoint: None,
-        width: span.width,
-        start: span.start(),
-        end: span.page_end(),
-        group_by: dimensions(&input.group_by, by_line_item),
-        filters: filters([
-            (Dimension::Project, input.project_ids),
-            (Dimension::Owner, input.user_ids),
-            (Dimension::Key, input.api_key_ids),
-            (Dimension::Model, wanted.models()),
-        ]),
-    };
+    let filters = [
+        (Dimension::Project, input.project_ids),
+        (Dimension::Owner, input.user_ids),
+        (Dimension::Key, input.api_key_ids),
+        (Dimension::Model, wanted.models()),
+        (Dimension::Model, input.models),
+        (Dimension::Upstream, input.upstream_ids),
+    ];
+    let by_model = input.group_by.contains(&GroupBy::Model);
+    let query = question(cx, &span, None, dimensions(&input.group_by, by_line_item), filters);
     // A filter by line item needs the model of each sum, whether or not it is shown.
     let query = if wanted.is_any() || by_line_item { query } else { query.with(Dimension::Model) };
     let sums = usage::sums(&mut cx.tx, &query).await?;
     let source = input.group_by.contains(&GroupBy::ApiSource).then_some("unlabeled");
     if by_line_item {
-        return Ok(span.page(sums, |sums| line_items(sums, &wanted, source)));
+        return Ok(span.page(sums, |sums| line_items(sums, &wanted, by_model, source)));
     }
-    let sums = if wanted.is_any() { sums } else { usage::merge_models(sums, |sums| wanted.narrow(sums)) };
+    let narrowed = |sums: &Sums| wanted.narrow(sums);
+    let sums = match (wanted.is_any(), by_model) {
+        (true, _) => sums,
+        (false, true) => sums.iter().map(narrowed).collect(),
+        (false, false) => usage::merge_models(sums, narrowed),
+    };
     Ok(span.page(sums, |sums| vec![result(sums, sums.cost(), source)]))
 }
 
@@ -134,11 +142,11 @@ fn dimensions(group_by: &[GroupBy], by_line_item: bool) -> Vec<Dimension> {
             GroupBy::ProjectId => Dimension::Project,
             GroupBy::UserId => Dimension::Owner,
             GroupBy::ApiKeyId => Dimension::Key,
+            GroupBy::Model => Dimension::Model,
+            GroupBy::UpstreamId => Dimension::Upstream,
             GroupBy::LineItem | GroupBy::ApiSource => continue,
         };
-        if !dimensions.contains(&dimension) {
-            dimensions.push(dimension);
-        }
+        dimensions.push(dimension);
     }
     if by_line_item {
         dimensions.push(Dimension::Model);
@@ -156,6 +164,8 @@ fn result(sums: &Sums, cost: Money, api_source: Option<&'static str>) -> CostRes
         user_id: owned(Dimension::Owner),
         api_key_id: owned(Dimension::Key),
         api_source,
+        model: owned(Dimension::Model),
+        upstream_id: owned(Dimension::Upstream),
         quantity: None,
         quantity_unit: None,
     }
@@ -173,7 +183,12 @@ fn components(sums: &Sums) -> [(&'static str, i64, Money); 6] {
     ]
 }
 
-fn line_items(sums: &Sums, wanted: &LineItems, api_source: Option<&'static str>) -> Vec<CostResult> {
+fn line_items(
+    sums: &Sums,
+    wanted: &LineItems,
+    by_model: bool,
+    api_source: Option<&'static str>,
+) -> Vec<CostResult> {
     let model = sums.dimension(Dimension::Model).unwrap_or("");
     let shown = components(sums)
         .into_iter()
@@ -183,6 +198,7 @@ fn line_items(sums: &Sums, wanted: &LineItems, api_source: Option<&'static str>)
             line_item: Some(format!("{model}, {kind}")),
             quantity: (kind != "adjustments").then_some(tokens),
             quantity_unit: (kind != "adjustments").then_some("tokens"),
+            model: by_model.then(|| model.to_owned()),
             ..result(sums, cost, api_source)
         })
         .collect()

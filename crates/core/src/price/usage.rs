@@ -1,7 +1,7 @@
 //! What was used, as an upstream reports it.
 
 /// A way to be served at a price of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     Usual,
     /// Later, and cheaper.
@@ -68,6 +68,11 @@ impl TokenUsage {
 
     pub fn audio_output(self) -> u64 {
         self.audio_output.min(self.output)
+    }
+
+    /// That of its price: the usual one where no other is known.
+    pub fn tier(self) -> Tier {
+        self.tier.unwrap_or(Tier::Usual)
     }
 
     pub fn drained_output(self) -> u64 {

@@ -363,15 +363,11 @@ impl World {
         let (attempt, now_cost) = (&row.held.attempt, row.cost + row.adjusted);
         let by = Money(i64::try_from(self.random.below(50)).unwrap_or(0)) - now_cost.min(Money(25));
         self.written.attempts.get_mut(&attempt.id).unwrap().adjusted += by;
-        let line = Line {
-            key_number: attempt.key_number,
-            endpoint: attempt.endpoint,
-            model: Arc::clone(&attempt.model),
-            upstream: attempt.upstream,
-        };
+        let line = Line::of(attempt, TokenUsage::default());
         let sums = Sums { adjusted: by, ..Sums::default() };
         let limits = self.written.limits.clone();
-        now(batch::adjust(&mut self.written, &limits, &attempt.payer, &line, attempt.created_at(), &sums));
+        let by = (&attempt.payer, attempt.key_number);
+        now(batch::adjust(&mut self.written, &limits, by, &line, attempt.created_at(), &sums));
         self.sync();
     }
 

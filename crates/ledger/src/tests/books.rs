@@ -65,6 +65,12 @@ async fn fsck_finds_what_was_changed_behind_its_back() {
             "UPDATE usage_rollup SET input_cost = input_cost - 5, output_cost = output_cost + 5",
             "UPDATE usage_rollup SET input_cost = input_cost + 5, output_cost = output_cost - 5",
         ),
+        ("UPDATE usage_total SET requests = 2 WHERE project_id = ''", "UPDATE usage_total SET requests = 1"),
+        (
+            "UPDATE usage_total SET output_cost = output_cost + 1 WHERE project_id <> '' AND width = 3600",
+            "UPDATE usage_total SET output_cost = output_cost - 1 WHERE project_id <> '' AND width = 3600",
+        ),
+        ("UPDATE usage_total SET service_tier = 'flex'", "UPDATE usage_total SET service_tier = 'default'"),
         (
             "INSERT INTO adjustment SELECT 'adj', id, 'refund', -1, 0, 0, 'r', NULL, 0 FROM attempt",
             "DELETE FROM adjustment",

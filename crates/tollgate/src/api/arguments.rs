@@ -173,6 +173,9 @@ pub struct Period {
     /// How far back, such as 7d or 12h
     #[arg(long, default_value = "7d", value_name = "TIME")]
     pub(crate) since: String,
+    /// Until how long ago; until now if not given
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
     #[command(flatten)]
     pub(crate) narrow: Narrow,
 }
@@ -193,6 +196,8 @@ pub enum CostBy {
     Key,
     User,
     LineItem,
+    Model,
+    Upstream,
 }
 
 #[derive(Args, Debug)]
@@ -202,6 +207,9 @@ pub struct CostCommand {
     /// Group by these
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) by: Vec<CostBy>,
+    /// Width of a bucket
+    #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
+    pub(crate) bucket: String,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -210,10 +218,62 @@ pub enum UsageBy {
     Key,
     User,
     Model,
+    Tier,
 }
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct UsageCommand {
+    #[command(subcommand)]
+    pub(crate) action: Option<UsageAction>,
+    #[command(flatten)]
+    pub(crate) question: UsageQuestion,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum UsageAction {
+    /// Write all that was used and what it cost, as CSV or JSON lines
+    Export(ExportCommand),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ExportBy {
+    Project,
+    Key,
+    User,
+    Model,
+    Upstream,
+    Tier,
+    Endpoint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    Csv,
+    Jsonl,
+}
+
+#[derive(Args, Debug)]
+pub struct ExportCommand {
+    #[command(flatten)]
+    pub(crate) period: Period,
+    /// A row for each of these
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "project,key,user,model,upstream,tier,endpoint"
+    )]
+    pub(crate) by: Vec<ExportBy>,
+    /// Width of a bucket
+    #[arg(long, default_value = "1d", value_parser = ["1h", "1d"])]
+    pub(crate) bucket: String,
+    #[arg(long, default_value = "csv", value_enum)]
+    pub(crate) to: ExportFormat,
+}
+
+#[derive(Args, Debug)]
+pub struct UsageQuestion {
     #[command(flatten)]
     pub(crate) period: Period,
     #[arg(long, value_delimiter = ',', value_enum)]

@@ -1,14 +1,12 @@
-//! `project`, `key`, `service-account`, `cost`, `usage`.
+//! `organization`, `project`, `key`, `service-account`.
 
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
-use tollgate_core::time::Clock;
 
 use crate::api::amount;
 use crate::api::arguments::{
-    CostBy, CostCommand, InProject, KeyCommand, OrganizationCommand, Period, ProjectCommand,
-    ServiceAccountCommand, UsageBy, UsageCommand,
+    InProject, KeyCommand, OrganizationCommand, ProjectCommand, ServiceAccountCommand,
 };
 use crate::api::client::encoded;
 use crate::api::output::Format;
@@ -157,75 +155,6 @@ impl Session {
             }
             ServiceAccountCommand::Delete { id, project } => self.deleted(&one(&project, &id)).await,
         }
-    }
-
-    pub async fn cost(&self, command: CostCommand) -> Done {
-        let mut query = command.period.query()?;
-        for by in &command.by {
-            let name = match by {
-                CostBy::Project => "project_id",
-                CostBy::Key => "api_key_id",
-                CostBy::User => "user_id",
-                CostBy::LineItem => "line_item",
-            };
-            query.push(("group_by", name.to_owned()));
-        }
-        self.buckets(table::COSTS, "/organization/costs", query).await
-    }
-
-    pub async fn usage(&self, command: UsageCommand) -> Done {
-        let mut query = command.period.query()?;
-        query.push(("bucket_width", command.bucket));
-        for by in &command.by {
-            let name = match by {
-                UsageBy::Project => "project_id",
-                UsageBy::Key => "api_key_id",
-                UsageBy::User => "user_id",
-                UsageBy::Model => "model",
-            };
-            query.push(("group_by", name.to_owned()));
-        }
-        self.buckets(table::USAGE, &format!("/organization/usage/{}", command.endpoint), query).await
-    }
-
-    /// All pages of buckets, a row for each result with the time of its bucket.
-    async fn buckets(
-        &self,
-        columns: &'static [Column],
-        path: &str,
-        query: Vec<(&'static str, String)>,
-    ) -> Done {
-        let mut rows = Vec::new();
-        let mut page: Option<String> = None;
-        loop {
-            let mut query = query.clone();
-            query.extend(page.take().map(|page| ("page", page)));
-            let answer = self.client.get(path, &query).await?;
-            for bucket in answer["data"].as_array().into_iter().flatten() {
-                for result in bucket["results"].as_array().into_iter().flatten() {
-                    let mut row = result.clone();
-                    row["start_time"] = bucket["start_time"].clone();
-                    row["end_time"] = bucket["end_time"].clone();
-                    rows.push(row);
-                }
-            }
-            page = answer["next_page"].as_str().map(str::to_owned);
-            if page.is_none() {
-                return self.show(columns, &Value::Array(rows));
-            }
-        }
-    }
-}
-
-impl Period {
-    fn query(&self) -> Result<Vec<(&'static str, String)>, Failure> {
-        let seconds = amount::seconds(&self.since)?.ok_or("`never` is no span of time.".to_owned())?;
-        let now = Clock::system().now();
-        let mut query = vec![("start_time", now.plus_seconds(-seconds).0.max(0).to_string())];
-        query.extend(self.narrow.projects.iter().map(|id| ("project_ids", id.clone())));
-        query.extend(self.narrow.keys.iter().map(|id| ("api_key_ids", id.clone())));
-        query.extend(self.narrow.users.iter().map(|id| ("user_ids", id.clone())));
-        Ok(query)
     }
 }
 

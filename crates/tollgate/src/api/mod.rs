@@ -14,6 +14,7 @@ mod secret_input;
 pub mod session;
 mod table;
 pub mod upstreams;
+mod usage;
 
 pub use output::{Format, complain_of_usage, failed};
 pub use secret_input::{Out, read as read_secret};

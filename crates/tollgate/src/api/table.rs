@@ -220,11 +220,13 @@ pub(crate) const MODELS: &[Column] = &[
 ];
 
 pub(crate) const COSTS: &[Column] = &[
-    time("DAY", "/start_time"),
+    time("FROM", "/start_time"),
     plain("PROJECT", "/project_id"),
     plain("KEY", "/api_key_id"),
     plain("USER", "/user_id"),
     plain("LINE ITEM", "/line_item"),
+    plain("MODEL", "/model"),
+    plain("UPSTREAM", "/upstream_id"),
     Column { heading: "USD", pointer: "/amount/value", shape: Shape::Dollars },
 ];
 
@@ -234,6 +236,7 @@ pub(crate) const USAGE: &[Column] = &[
     plain("KEY", "/api_key_id"),
     plain("USER", "/user_id"),
     plain("MODEL", "/model"),
+    plain("TIER", "/service_tier"),
     plain("REQUESTS", "/num_model_requests"),
     plain("INPUT", "/input_tokens"),
     plain("CACHED", "/input_cached_tokens"),

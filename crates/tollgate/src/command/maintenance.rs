@@ -169,13 +169,15 @@ pub fn operations() -> Result<()> {
     let operations = tollgate_admin::operations();
     let row = |operation: &Operation| {
         let (needs, or_operator) = match operation.access {
-            Access::Needs(permission) => (Some(permission.as_str()), false),
+            Access::Needs(permission) | Access::WithinProjects(permission) => {
+                (Some(permission.as_str()), false)
+            }
             Access::OperatorOr(permission) => (Some(permission.as_str()), true),
             Access::Operator => (Some(Permission::Operator.as_str()), false),
             Access::AnyKey => (None, false),
         };
         json!({"id": operation.id, "method": operation.method.as_str(), "path": operation.path, "needs": needs,
-            "or_operator": or_operator, "event": operation.event.map(Event::as_str)})
+            "or_operator": or_operator, "within_projects": matches!(operation.access, Access::WithinProjects(_)), "event": operation.event.map(Event::as_str)})
     };
     let rows: Vec<Value> = operations.iter().map(row).collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;

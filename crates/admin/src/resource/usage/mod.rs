@@ -1,0 +1,153 @@
+//! Usage by bucket of time: OpenAI's endpoints, one for each kind of request, and ours over all of them.
+
+mod all;
+mod query;
+mod result;
+mod span;
+
+use tollgate_core::{Permission, Result};
+use tollgate_ledger::Endpoint;
+use tollgate_ledger::usage::{self, Dimension, Query, Sums};
+
+use crate::gate::Cx;
+use crate::operation::Access;
+use crate::operation::Operations;
+use query::{
+    Asked, CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery,
+};
+use result::{
+    CodeInterpreterResult, CompletionsResult, FileSearchResult, ImagesResult, InputResult, SpeechesResult,
+    TranscriptionsResult, VectorStoresResult, WebSearchResult,
+};
+pub(crate) use span::{BucketWidth, Buckets, Span, When};
+
+pub(crate) const ACCESS: Access = Access::WithinProjects(Permission::UsageRead);
+
+macro_rules! endpoints {
+    ($($path:literal $id:literal $run:expr;)*) => {
+        Operations::new()$(
+            .get(concat!("/v1/organization/usage/", $path), $id, ACCESS, $run)
+            .after_settling()
+            .reading_long()
+        )*
+    };
+}
+
+pub(crate) fn operations() -> Operations {
+    endpoints! {
+        "completions" "usage-completions" completions;
+        "decisions" "usage-decisions" decisions;
+        "embeddings" "usage-embeddings" embeddings;
+        "moderations" "usage-moderations" moderations;
+        "images" "usage-images" images;
+        "audio_speeches" "usage-audio-speeches" audio_speeches;
+        "audio_transcriptions" "usage-audio-transcriptions" audio_transcriptions;
+        "vector_stores" "usage-vector-stores" vector_stores;
+        "code_interpreter_sessions" "usage-code-interpreter-sessions" code_interpreter_sessions;
+        "file_search_calls" "usage-file-search-calls" file_search_calls;
+        "web_search_calls" "usage-web-search-calls" web_search_calls;
+    }
+    .and(all::operations())
+}
+
+async fn completions(cx: &mut Cx, input: CompletionsQuery) -> Result<Buckets<CompletionsResult>> {
+    let group_by = input.group_by.clone();
+    // There are no batches, so a filter for them finds nothing.
+    let none = input.batch == Some(true);
+    let show =
+        move |sums: &Sums| if none { Vec::new() } else { vec![CompletionsResult::of(sums, &group_by)] };
+    find(cx, &input, Endpoint::Completions, show).await
+}
+
+async fn embeddings(cx: &mut Cx, input: InputQuery) -> Result<Buckets<InputResult>> {
+    let show = |sums: &Sums| vec![InputResult::of("organization.usage.embeddings.result", sums)];
+    find(cx, &input, Endpoint::Embeddings, show).await
+}
+
+async fn moderations(cx: &mut Cx, input: InputQuery) -> Result<Buckets<InputResult>> {
+    let show = |sums: &Sums| vec![InputResult::of("organization.usage.moderations.result", sums)];
+    find(cx, &input, Endpoint::Moderations, show).await
+}
+
+// What the gateway does not serve has not been used.
+
+async fn decisions(cx: &mut Cx, input: CompletionsQuery) -> Result<Buckets<CompletionsResult>> {
+    nothing(cx, &input)
+}
+
+async fn images(cx: &mut Cx, input: ImagesQuery) -> Result<Buckets<ImagesResult>> {
+    nothing(cx, &input)
+}
+
+async fn audio_speeches(cx: &mut Cx, input: InputQuery) -> Result<Buckets<SpeechesResult>> {
+    nothing(cx, &input)
+}
+
+async fn audio_transcriptions(cx: &mut Cx, input: InputQuery) -> Result<Buckets<TranscriptionsResult>> {
+    nothing(cx, &input)
+}
+
+async fn vector_stores(cx: &mut Cx, input: ProjectQuery) -> Result<Buckets<VectorStoresResult>> {
+    nothing(cx, &input)
+}
+
+async fn code_interpreter_sessions(
+    cx: &mut Cx,
+    input: ProjectQuery,
+) -> Result<Buckets<CodeInterpreterResult>> {
+    nothing(cx, &input)
+}
+
+async fn file_search_calls(cx: &mut Cx, input: FileSearchQuery) -> Result<Buckets<FileSearchResult>> {
+    nothing(cx, &input)
+}
+
+async fn web_search_calls(cx: &mut Cx, input: WebSearchQuery) -> Result<Buckets<WebSearchResult>> {
+    nothing(cx, &input)
+}
+
+fn nothing<R>(cx: &Cx, input: &impl Asked) -> Result<Buckets<R>> {
+    Ok(Span::of(&input.when(), cx.now)?.page(Vec::new(), |_| Vec::new()))
+}
+
+async fn find<R>(
+    cx: &mut Cx,
+    input: &impl Asked,
+    endpoint: Endpoint,
+    show: impl Fn(&Sums) -> Vec<R>,
+) -> Result<Buckets<R>> {
+    let span = Span::of(&input.when(), cx.now)?;
+    let query = question(cx, &span, Some(endpoint), input.dimensions(), input.filters());
+    let sums = usage::sums(&mut cx.tx, &query).await?;
+    Ok(span.page(sums, show))
+}
+
+/// What is asked of the books: of what the key may be told.
+pub(crate) fn question(
+    cx: &Cx,
+    span: &Span,
+    endpoint: Option<Endpoint>,
+    dimensions: impl IntoIterator<Item = Dimension>,
+    filters: impl IntoIterator<Item = (Dimension, Vec<String>)>,
+) -> Query {
+    let mut group_by = Vec::new();
+    for dimension in dimensions {
+        if !group_by.contains(&dimension) {
+            group_by.push(dimension);
+        }
+    }
+    // A filter that names nothing is none.
+    let mut filters: Vec<_> = filters.into_iter().filter(|(_, values)| !values.is_empty()).collect();
+    if let Some(projects) = cx.actor.projects() {
+        filters.push((Dimension::Project, projects.iter().map(ToString::to_string).collect()));
+    }
+    Query {
+        organization: Some(cx.organization()),
+        endpoint,
+        width: span.width,
+        start: span.start(),
+        end: span.page_end(),
+        group_by,
+        filters,
+    }
+}

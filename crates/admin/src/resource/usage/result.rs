@@ -1,0 +1,132 @@
+//! What the buckets of each endpoint hold. A dimension that is not grouped by is null.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use tollgate_ledger::usage::{Dimension, Sums};
+
+use super::query::ByRequest;
+
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CompletionsResult {
+    object: &'static str,
+    input_tokens: i64,
+    output_tokens: i64,
+    num_model_requests: u64,
+    /// Extension: how many of them had less output than they asked for.
+    num_clamped_requests: u64,
+    input_cached_tokens: i64,
+    input_cache_write_tokens: i64,
+    /// Extension: of these, what is kept for an hour.
+    input_cache_write_1h_tokens: i64,
+    input_uncached_tokens: i64,
+    input_text_tokens: i64,
+    input_cached_text_tokens: i64,
+    output_text_tokens: i64,
+    input_audio_tokens: i64,
+    input_cached_audio_tokens: i64,
+    output_audio_tokens: i64,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    model: Option<String>,
+    batch: Option<bool>,
+    service_tier: Option<String>,
+    api_source: Option<&'static str>,
+}
+
+impl CompletionsResult {
+    pub(crate) fn of(sums: &Sums, group_by: &[ByRequest]) -> Self {
+        let uncached = sums.uncached_input_tokens();
+        let is_grouped = |group: ByRequest| group_by.contains(&group);
+        Self {
+            object: "organization.usage.completions.result",
+            input_tokens: sums.input_tokens,
+            output_tokens: sums.output_tokens,
+            num_model_requests: sums.requests,
+            num_clamped_requests: sums.clamped_requests,
+            input_cached_tokens: sums.cached_input_tokens,
+            input_cache_write_tokens: sums.cache_write_tokens,
+            input_cache_write_1h_tokens: sums.cache_write_1h_tokens,
+            input_uncached_tokens: uncached,
+            input_text_tokens: uncached - sums.audio_input_tokens,
+            input_cached_text_tokens: sums.cached_input_tokens,
+            output_text_tokens: sums.output_tokens - sums.audio_output_tokens,
+            input_audio_tokens: sums.audio_input_tokens,
+            // Reports that tell of it are read as text: it is charged as such.
+            input_cached_audio_tokens: 0,
+            output_audio_tokens: sums.audio_output_tokens,
+            project_id: owned(sums, Dimension::Project),
+            user_id: owned(sums, Dimension::Owner),
+            api_key_id: owned(sums, Dimension::Key),
+            model: owned(sums, Dimension::Model),
+            batch: is_grouped(ByRequest::Batch).then_some(false),
+            service_tier: owned(sums, Dimension::ServiceTier),
+            api_source: is_grouped(ByRequest::ApiSource).then_some("unlabeled"),
+        }
+    }
+}
+
+/// Of what takes tokens and makes none.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct InputResult {
+    object: &'static str,
+    input_tokens: i64,
+    num_model_requests: u64,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    model: Option<String>,
+}
+
+impl InputResult {
+    pub(crate) fn of(object: &'static str, sums: &Sums) -> Self {
+        Self {
+            object,
+            input_tokens: sums.input_tokens,
+            num_model_requests: sums.requests,
+            project_id: owned(sums, Dimension::Project),
+            user_id: owned(sums, Dimension::Owner),
+            api_key_id: owned(sums, Dimension::Key),
+            model: owned(sums, Dimension::Model),
+        }
+    }
+}
+
+pub(crate) fn owned(sums: &Sums, dimension: Dimension) -> Option<String> {
+    sums.dimension(dimension).map(str::to_owned)
+}
+
+/// Shapes of what is not served, and so has not been used: they stand in the document, and no bucket holds one.
+macro_rules! unused {
+    ($name:ident: $($field:ident: $type:ty),*) => {
+        #[derive(Serialize, JsonSchema)]
+        pub(crate) struct $name {
+            object: &'static str,
+            $($field: $type,)*
+            project_id: Option<String>,
+        }
+    };
+}
+
+unused! {
+    SpeechesResult: characters: i64, num_model_requests: u64, user_id: Option<String>, api_key_id: Option<String>,
+    model: Option<String>
+}
+unused! {
+    TranscriptionsResult: seconds: i64, num_model_requests: u64, user_id: Option<String>, api_key_id: Option<String>,
+    model: Option<String>
+}
+unused! {
+    ImagesResult: images: i64, num_model_requests: u64, user_id: Option<String>, api_key_id: Option<String>,
+    model: Option<String>, size: Option<String>, source: Option<String>
+}
+unused! {
+    FileSearchResult: num_requests: u64, user_id: Option<String>, api_key_id: Option<String>,
+    vector_store_id: Option<String>
+}
+unused! {
+    WebSearchResult: num_model_requests: u64, num_requests: u64, user_id: Option<String>, api_key_id: Option<String>,
+    model: Option<String>, context_level: Option<String>, api_source: Option<String>
+}
+unused! { VectorStoresResult: usage_bytes: i64 }
+unused! { CodeInterpreterResult: num_sessions: u64 }

@@ -1,0 +1,197 @@
+//! `cost`, `usage`, `usage export`.
+
+use std::io::Write;
+
+use serde_json::Value;
+use tollgate_core::Timestamp;
+use tollgate_core::time::Clock;
+
+use crate::api::amount;
+use crate::api::arguments::{
+    CostBy, CostCommand, ExportBy, ExportCommand, ExportFormat, Period, UsageAction, UsageBy, UsageCommand,
+};
+use crate::api::session::{Done, Failure, Session};
+use crate::api::table::{self, Column};
+
+type Query = Vec<(&'static str, String)>;
+
+impl Session {
+    pub async fn cost(&self, command: CostCommand) -> Done {
+        let mut query = command.period.query()?;
+        query.push(("bucket_width", command.bucket));
+        for by in &command.by {
+            let name = match by {
+                CostBy::Project => "project_id",
+                CostBy::Key => "api_key_id",
+                CostBy::User => "user_id",
+                CostBy::LineItem => "line_item",
+                CostBy::Model => "model",
+                CostBy::Upstream => "upstream_id",
+            };
+            query.push(("group_by", name.to_owned()));
+        }
+        self.buckets(table::COSTS, "/organization/costs", query).await
+    }
+
+    pub async fn usage(&self, command: UsageCommand) -> Done {
+        if let Some(UsageAction::Export(export)) = command.action {
+            return self.export_usage(export).await;
+        }
+        let command = command.question;
+        let mut query = command.period.query()?;
+        query.push(("bucket_width", command.bucket));
+        for by in &command.by {
+            let name = match by {
+                UsageBy::Project => "project_id",
+                UsageBy::Key => "api_key_id",
+                UsageBy::User => "user_id",
+                UsageBy::Model => "model",
+                UsageBy::Tier => "service_tier",
+            };
+            query.push(("group_by", name.to_owned()));
+        }
+        self.buckets(table::USAGE, &format!("/organization/usage/{}", command.endpoint), query).await
+    }
+
+    /// All pages of buckets, a row for each result with the time of its bucket.
+    async fn buckets(&self, columns: &'static [Column], path: &str, query: Query) -> Done {
+        let mut rows = Vec::new();
+        let collect = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        self.each_result(path, query, collect).await?;
+        self.show(columns, &Value::Array(rows))
+    }
+
+    /// The results of all buckets, page by page, each with the time of its bucket.
+    async fn each_result(&self, path: &str, query: Query, mut each: impl FnMut(Value) -> Done) -> Done {
+        let mut page: Option<String> = None;
+        loop {
+            let mut query = query.clone();
+            query.extend(page.take().map(|page| ("page", page)));
+            let mut answer = self.client.get(path, &query).await?;
+            for bucket in answer["data"].as_array_mut().into_iter().flatten() {
+                let (start, end) = (bucket["start_time"].clone(), bucket["end_time"].clone());
+                for result in bucket["results"].as_array_mut().into_iter().flatten() {
+                    let mut row = result.take();
+                    row["start_time"] = start.clone();
+                    row["end_time"] = end.clone();
+                    each(row)?;
+                }
+            }
+            page = answer["next_page"].as_str().map(str::to_owned);
+            if page.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Everything that was used, row by row as it is read.
+    async fn export_usage(&self, command: ExportCommand) -> Done {
+        self.needs_tollgate("export usage")?;
+        let mut query = command.period.query()?;
+        query.push(("bucket_width", command.bucket));
+        // As many buckets on a page as there can be.
+        query.push((
+            "limit",
+            if query.iter().any(|(_, value)| value == "1h") { "168" } else { "31" }.to_owned(),
+        ));
+        query.extend(command.by.iter().map(|by| ("group_by", by.name().to_owned())));
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        if command.to == ExportFormat::Csv {
+            writeln!(out, "{}", EXPORTED.join(","))?;
+        }
+        let write = |row: Value| {
+            match command.to {
+                ExportFormat::Csv => {
+                    let cells: Vec<String> = EXPORTED.iter().map(|name| csv_cell(name, &row[name])).collect();
+                    writeln!(out, "{}", cells.join(","))?;
+                }
+                ExportFormat::Jsonl => writeln!(out, "{row}")?,
+            }
+            Ok(())
+        };
+        self.each_result("/tollgate/v1/usage", query, write).await?;
+        Ok(out.flush()?)
+    }
+}
+
+/// The columns of an export.
+const EXPORTED: [&str; 29] = [
+    "start_time",
+    "end_time",
+    "project_id",
+    "project_name",
+    "user_id",
+    "user_name",
+    "api_key_id",
+    "api_key_name",
+    "model",
+    "upstream_id",
+    "service_tier",
+    "endpoint",
+    "num_requests",
+    "num_clamped_requests",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_input_tokens",
+    "output_tokens",
+    "audio_output_tokens",
+    "drained_output_tokens",
+    "input_cost",
+    "cached_input_cost",
+    "cache_write_cost",
+    "output_cost",
+    "drained_output_cost",
+    "adjusted_cost",
+    "cost",
+];
+
+/// A value as RFC 4180 writes it. A spreadsheet takes a text that begins like a formula for one, and people choose names: such a
+/// text gets an apostrophe in front.
+fn csv_cell(column: &str, value: &Value) -> String {
+    let text = match value {
+        Value::Null => return String::new(),
+        Value::Number(at) if column.ends_with("_time") => {
+            at.as_i64().map_or_else(|| at.to_string(), |at| Timestamp(at).to_string())
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    let text = if is_formula { format!("'{text}") } else { text };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+}
+
+impl ExportBy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Project => "project_id",
+            Self::Key => "api_key_id",
+            Self::User => "user_id",
+            Self::Model => "model",
+            Self::Upstream => "upstream_id",
+            Self::Tier => "service_tier",
+            Self::Endpoint => "endpoint",
+        }
+    }
+}
+
+impl Period {
+    fn query(&self) -> Result<Query, Failure> {
+        let seconds = amount::seconds(&self.since)?.ok_or("`never` is no span of time.".to_owned())?;
+        let now = Clock::system().now();
+        let mut query = vec![("start_time", now.plus_seconds(-seconds).0.max(0).to_string())];
+        if let Some(until) = &self.until {
+            let seconds = amount::seconds(until)?.ok_or("`never` is no span of time.".to_owned())?;
+            query.push(("end_time", now.plus_seconds(-seconds).0.max(1).to_string()));
+        }
+        query.extend(self.narrow.projects.iter().map(|id| ("project_ids", id.clone())));
+        query.extend(self.narrow.keys.iter().map(|id| ("api_key_ids", id.clone())));
+        query.extend(self.narrow.users.iter().map(|id| ("user_ids", id.clone())));
+        Ok(query)
+    }
+}
