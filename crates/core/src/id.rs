@@ -17,9 +17,9 @@ const TEXT_LENGTH: usize = 26;
 /// What each byte is worth as a digit: a node reads millions of ids when it starts.
 const WORTH: [u8; 256] = {
     let mut worth = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < ALPHABET.len() {
-        worth[ALPHABET[value] as usize] = value as u8;
+    let mut value: u8 = 0;
+    while (value as usize) < ALPHABET.len() {
+        worth[ALPHABET[value as usize] as usize] = value;
         value += 1;
     }
     worth

@@ -60,46 +60,77 @@ macro_rules! query {
 
 /// What results can be grouped by. A dimension in which nothing here differs has no column.
 macro_rules! group_by {
-    ($(#[$doc:meta])* $name:ident: $($value:ident = $dimension:expr),*) => {
+    ($(#[$doc:meta])* $name:ident: $($text:literal $value:ident $dimension:expr;)*) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub(crate) enum $name { $($value,)* }
+        pub(crate) enum $name { $(#[serde(rename = $text)] $value,)* }
 
         impl $name {
-            pub(crate) fn dimension(self) -> Option<Dimension> {
-                match self { $(Self::$value => $dimension,)* }
+            const DIMENSIONS: &[Option<Dimension>] = &[$($dimension,)*];
+
+            fn dimension(self) -> Option<Dimension> {
+                Self::DIMENSIONS[self as usize]
             }
         }
     };
 }
 
 group_by! {
-    ByRequest: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner), ApiKeyId = Some(Dimension::Key),
-    Model = Some(Dimension::Model), Batch = None, ServiceTier = Some(Dimension::ServiceTier), ApiSource = None
+    ByRequest:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "model" Model Some(Dimension::Model);
+    "batch" Batch None;
+    "service_tier" ServiceTier Some(Dimension::ServiceTier);
+    "api_source" ApiSource None;
 }
 group_by! {
-    ByInput: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner), ApiKeyId = Some(Dimension::Key),
-    Model = Some(Dimension::Model)
+    ByInput:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "model" Model Some(Dimension::Model);
 }
 group_by! {
-    ByImage: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner), ApiKeyId = Some(Dimension::Key),
-    Model = Some(Dimension::Model), Size = None, Source = None
+    ByImage:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "model" Model Some(Dimension::Model);
+    "size" Size None;
+    "source" Source None;
 }
 group_by! {
-    ByFileSearch: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner),
-    ApiKeyId = Some(Dimension::Key), VectorStoreId = None
+    ByFileSearch:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "vector_store_id" VectorStore None;
 }
 group_by! {
-    ByWebSearch: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner),
-    ApiKeyId = Some(Dimension::Key), Model = Some(Dimension::Model), ContextLevel = None, ApiSource = None
+    ByWebSearch:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "model" Model Some(Dimension::Model);
+    "context_level" ContextLevel None;
+    "api_source" ApiSource None;
 }
-group_by! { ByProject: ProjectId = Some(Dimension::Project) }
+group_by! {
+    ByProject:
+    "project_id" Project Some(Dimension::Project);
+}
 group_by! {
     /// Of our own question, over all kinds of requests.
-    ByAll: ProjectId = Some(Dimension::Project), UserId = Some(Dimension::Owner), ApiKeyId = Some(Dimension::Key),
-    Model = Some(Dimension::Model), UpstreamId = Some(Dimension::Upstream),
-    ServiceTier = Some(Dimension::ServiceTier), Endpoint = Some(Dimension::Endpoint)
+    ByAll:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "api_key_id" Key Some(Dimension::Key);
+    "model" Model Some(Dimension::Model);
+    "upstream_id" Upstream Some(Dimension::Upstream);
+    "service_tier" ServiceTier Some(Dimension::ServiceTier);
+    "endpoint" Endpoint Some(Dimension::Endpoint);
 }
 
 query! {
