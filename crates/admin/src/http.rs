@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tollgate_core::error::Kind;
 use tollgate_core::key::KeyKind;
+use tollgate_core::network::Networks;
 use tollgate_core::{Error, ProjectId, Result, input, not_served};
 use tollgate_replica::Refused;
 use tollgate_wire::{Exchange, Reply, percent_decoded};
@@ -22,51 +23,24 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Networks whose word on the client's address is taken.
 #[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Vec<(IpAddr, u32)>);
+pub struct TrustedProxies(Networks);
 
 impl TrustedProxies {
     /// Reads `10.0.0.0/8` and the like; a single address stands for itself.
     pub fn parse<S: AsRef<str>>(networks: &[S]) -> Result<Self> {
-        let read = |text: &str| {
-            let (address, bits) =
-                text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-            let address: IpAddr = address.trim().parse().ok()?;
-            let bits_max = if address.is_ipv4() { 32 } else { 128 };
-            let bits = bits.map_or(Some(bits_max), |bits| bits.parse().ok())?;
-            (bits <= bits_max).then_some((address, bits))
-        };
-        let networks = networks.iter().map(|network| {
-            let network = network.as_ref();
-            read(network).ok_or_else(|| {
-                Error::bad_request(format!("`{network}` is not a network such as 10.0.0.0/8."))
-            })
-        });
-        networks.collect::<Result<_>>().map(Self)
-    }
-
-    fn contains(&self, address: IpAddr) -> bool {
-        let bits_of = |address: IpAddr| match address {
-            IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, true),
-            IpAddr::V6(ip) => (ip.to_bits(), false),
-        };
-        let (own, is_v4) = bits_of(address.to_canonical());
-        self.0.iter().any(|(network, length)| {
-            let (network, network_is_v4) = bits_of(*network);
-            let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
-            is_v4 == network_is_v4 && (own ^ network) & mask == 0
-        })
+        Networks::parse(networks).map(Self)
     }
 
     /// The client's address: the peer's, or if that is a trusted proxy, the last one named that is none.
     pub fn client(&self, peer: IpAddr, forwarded: &[&str]) -> IpAddr {
-        if !self.contains(peer) {
+        if !self.0.contains(peer) {
             return peer;
         }
         let mut client = peer;
         for name in forwarded.iter().rev().flat_map(|line| line.split(',').rev()) {
             let Ok(address) = name.trim().parse::<IpAddr>() else { return client };
             client = address.to_canonical();
-            if !self.contains(client) {
+            if !self.0.contains(client) {
                 return client;
             }
         }

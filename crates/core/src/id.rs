@@ -191,6 +191,8 @@ ids! {
     RoleId = Role, "role_", "role";
     GroupId = Group, "group_", "group";
     InviteId = Invite, "invite-", "invite";
+    SpendAlertId = SpendAlert, "spend_alert_", "spend alert";
+    NotificationId = Notification, "notification_", "notification";
 }
 
 /// Who owns a key and is accountable for what it spends.

@@ -16,6 +16,7 @@ pub mod input;
 pub mod key;
 pub mod metrics;
 pub mod money;
+pub mod network;
 pub mod not_served;
 pub mod page;
 pub mod patch;
@@ -33,8 +34,8 @@ pub mod upstream;
 pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
-    AdjustmentId, AttemptId, AuditLogId, GroupId, InviteId, KeyId, OrganizationId, Principal, ProjectId,
-    RoleId, ServiceAccountId, SpendLimitId, UpstreamId, UserId,
+    AdjustmentId, AttemptId, AuditLogId, GroupId, InviteId, KeyId, NotificationId, OrganizationId, Principal,
+    ProjectId, RoleId, ServiceAccountId, SpendAlertId, SpendLimitId, UpstreamId, UserId,
 };
 pub use money::{Money, UnitPrice};
 pub use period::{Interval, Period, Zone};

@@ -33,6 +33,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 14, sql: include_str!("../../../migrations/0014_lists.sql") },
     Migration { version: 15, sql: include_str!("../../../migrations/0015_admin_keys_of_machines.sql") },
     Migration { version: 16, sql: include_str!("../../../migrations/0016_usage_totals.sql") },
+    Migration { version: 17, sql: include_str!("../../../migrations/0017_spend_alerts.sql") },
 ];
 
 const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use tollgate_admin::TrustedProxies;
+use tollgate_alerts::Mailer;
+use tollgate_core::network::Networks;
 use tollgate_core::{Address, Error, Result};
 use tollgate_ledger::Durability;
 use tollgate_store::Home;
@@ -97,6 +99,16 @@ pub struct ServeOptions {
     /// Headers of what goes there; may be secret, and so no flag
     #[arg(skip)]
     pub otlp_headers: Option<String>,
+    /// Mail server for alerts: smtps://user:password@host:465, or smtp://host:587 for one that goes over to TLS
+    #[arg(long, env = "TOLLGATE_SMTP_URL", value_name = "URL", hide_env_values = true)]
+    pub smtp_url: Option<String>,
+    /// From whom mails are, such as `Tollgate <ai@example.com>`
+    #[arg(long, env = "TOLLGATE_MAIL_FROM", value_name = "ADDRESS")]
+    pub mail_from: Option<String>,
+    /// Private networks in which webhooks may be; without it they must be on public addresses
+    #[arg(long, env = "TOLLGATE_WEBHOOK_NETWORKS", value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
+    #[serde(default)]
+    pub webhook_networks: Vec<String>,
     /// Connections open at a time; more wait to be accepted [default: 20000, or as many as the
     /// limit of open files has room for, two for each]
     #[arg(long, env = "TOLLGATE_CONNECTIONS_MAX", value_name = "COUNT")]
@@ -136,6 +148,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     pub access_log: Option<PathBuf>,
     pub otlp: Option<OtlpOptions>,
+    pub mailer: Option<Mailer>,
+    pub webhook_networks: Networks,
     /// `None` for as many as there is room for.
     pub connections_max: Option<usize>,
     pub in_flight_max: usize,
@@ -200,6 +214,12 @@ impl ServeOptions {
                 .otlp_endpoint
                 .map(|endpoint| OtlpOptions::read(&endpoint, options.otlp_headers.as_deref()))
                 .transpose()?,
+            mailer: match (options.smtp_url.as_deref(), options.mail_from.as_deref()) {
+                (Some(url), Some(from)) => Some(Mailer::new(url, from)?),
+                (None, None) => None,
+                _ => return Err(Error::bad_request("--smtp-url and --mail-from go together.")),
+            },
+            webhook_networks: Networks::parse(&options.webhook_networks)?,
             take_over: options.take_over,
             connections_max: options.connections_max.map(|count| count.max(1)),
             in_flight_max: options.in_flight_max.unwrap_or(IN_FLIGHT_MAX_USUAL).max(1),
@@ -236,6 +256,13 @@ impl ServeOptions {
             metrics_listen: self.metrics_listen.or(file.metrics_listen),
             access_log: self.access_log.or(file.access_log),
             otlp_endpoint: self.otlp_endpoint.or(file.otlp_endpoint),
+            smtp_url: self.smtp_url.or(file.smtp_url),
+            mail_from: self.mail_from.or(file.mail_from),
+            webhook_networks: if self.webhook_networks.is_empty() {
+                file.webhook_networks
+            } else {
+                self.webhook_networks
+            },
             otlp_headers: self.otlp_headers.or(file.otlp_headers).or_else(otlp_headers),
             connections_max: self.connections_max.or(file.connections_max),
             in_flight_max: self.in_flight_max.or(file.in_flight_max),

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tollgate_admin::{Admin, Parts, chain};
+use tollgate_alerts::Alerts;
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Result};
 use tollgate_gateway::{Gateway, Pool};
@@ -159,6 +160,15 @@ impl Node {
     ) -> Result<()> {
         let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
         self.start_exporter(config, &dialer);
+        let alerts = Alerts::new(
+            self.db.clone(),
+            Arc::clone(&keyring),
+            clock.clone(),
+            &dialer,
+            config.webhook_networks.clone(),
+            config.mailer.clone(),
+        );
+        self.background.push(tokio::spawn(async move { alerts.run().await }).abort_handle());
         let admin = Arc::new(Admin::new(Parts {
             db: self.db.clone(),
             replica: Arc::clone(&self.replica),

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use tollgate_core::Address;
+use tollgate_core::network::Networks;
 use tollgate_core::upstream::{HttpVersion, Settings};
 
 use crate::client::ClientConnection;
@@ -50,11 +51,19 @@ pub struct Dialer {
     tls: Arc<ClientConfig>,
     connect_max: Duration,
     http_version: HttpVersion,
+    /// The private networks that may be dialled; `None` for all.
+    private: Option<Arc<Networks>>,
 }
 
 impl Dialer {
     pub fn new(tls: Arc<ClientConfig>, connect_max: Duration) -> Self {
-        Self { tls, connect_max, http_version: HttpVersion::Http11 }
+        Self { tls, connect_max, http_version: HttpVersion::Http11, private: None }
+    }
+
+    /// The same for addresses that not an operator has chosen: of private networks only these are dialled.
+    #[must_use]
+    pub fn to_public_and(&self, private: Networks) -> Self {
+        Self { private: Some(Arc::new(private)), ..self.clone() }
     }
 
     /// The same, as an upstream's settings want it; the error says what is wrong with them.
@@ -66,7 +75,7 @@ impl Dialer {
         let http_version = settings.http_version.unwrap_or(HttpVersion::Http11);
         let tls = if http_version == HttpVersion::Http2 { speaking_h2(&tls) } else { tls };
         let connect_max = Settings::seconds(settings.connect_timeout, self.connect_max);
-        Ok(Self { tls, connect_max, http_version })
+        Ok(Self { tls, connect_max, http_version, private: self.private.clone() })
     }
 
     /// Connects to the first address of the host that answers.
@@ -91,7 +100,8 @@ impl Dialer {
         resolved: SocketAddr,
         address: &Address,
     ) -> Result<ClientConnection, DialError> {
-        if is_forbidden(resolved.ip()) {
+        let is_closed = |private: &Networks| is_private(resolved.ip()) && !private.contains(resolved.ip());
+        if is_forbidden(resolved.ip()) || self.private.as_deref().is_some_and(is_closed) {
             return Err(DialError::Forbidden(resolved.ip()));
         }
         let tcp = TcpStream::connect(resolved).await.map_err(DialError::Unreachable)?;
@@ -150,6 +160,30 @@ fn is_forbidden(ip: IpAddr) -> bool {
     }
 }
 
+/// Addresses that belong to no one machine on the internet.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            ip.is_loopback()
+                || ip.is_private()
+                || ip.is_documentation()
+                || (a, b & 0xc0) == (100, 64)
+                || (a, b, c) == (192, 0, 0)
+                || (a, b & 0xfe) == (198, 18)
+                || a >= 240
+        }
+        IpAddr::V6(ip) => match embedded_v4(ip) {
+            Some(inner) => is_private(IpAddr::V4(inner)),
+            None => {
+                ip.is_loopback()
+                    || ip.is_unique_local()
+                    || ip.segments()[0] == 0x2001 && ip.segments()[1] == 0xdb8
+            }
+        },
+    }
+}
+
 /// The IPv4 address that an IPv6 one stands for: mapped, NAT64 or 6to4.
 fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| {
@@ -200,6 +234,34 @@ mod tests {
         ] {
             assert!(!is_forbidden(ip.parse().unwrap()), "{ip}");
         }
+    }
+
+    #[tokio::test]
+    async fn private_networks_are_dialled_where_they_are_listed() {
+        for ip in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "198.19.0.1",
+            "::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(is_private(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2606:4700::1"] {
+            assert!(!is_private(ip.parse().unwrap()), "{ip}");
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
+        let dialer = Dialer::new(crate::client_config(), Duration::from_secs(5));
+        let address = Address::parse(&url).unwrap();
+        let to_public = dialer.to_public_and(Networks::default());
+        assert!(matches!(to_public.dial(&address).await.err(), Some(DialError::Forbidden(_))));
+        let listed = dialer.to_public_and(Networks::parse(&["127.0.0.0/8"]).unwrap());
+        assert!(listed.dial(&address).await.is_ok() && dialer.dial(&address).await.is_ok());
     }
 
     #[tokio::test]

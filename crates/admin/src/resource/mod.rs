@@ -15,6 +15,7 @@ mod keys_of_organization;
 mod me;
 mod models;
 mod new_key;
+mod notifications;
 mod organizations;
 mod permissions;
 mod project_groups;
@@ -24,6 +25,7 @@ mod requests;
 mod role_assignments;
 mod roles;
 mod service_accounts;
+mod spend_alerts;
 mod spend_defaults;
 mod spend_limit;
 mod spend_limits;
@@ -49,6 +51,8 @@ pub(crate) fn operations() -> Operations {
         .and(spend_limit::operations())
         .and(spend_limits::operations())
         .and(spend_defaults::operations())
+        .and(spend_alerts::operations())
+        .and(notifications::operations())
         .and(spend_policy::operations())
         .and(access_policy::operations())
         .and(keys_of_organization::operations())

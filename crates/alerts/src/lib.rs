@@ -1,0 +1,67 @@
+//! Telling people what happens with their money.
+//!
+//! What is to be told is written down in the transaction that finds it out ([`thresholds`]), and delivered from there
+//! ([`outbox`]) by e-mail, signed webhook or a message for Slack, until it has arrived or a day of attempts has failed. A
+//! process that ends between sending and writing that down sends again: receivers know a notification by its id.
+
+pub mod channel;
+mod email;
+pub mod outbox;
+pub mod thresholds;
+mod webhook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate_core::network::Networks;
+use tollgate_core::secret::Keyring;
+use tollgate_core::time::Stopwatch;
+use tollgate_core::{Clock, Result};
+use tollgate_store::Db;
+use tollgate_wire::Dialer;
+
+pub use email::{Mail, Mailer};
+
+/// How often it is looked whether a threshold is reached, and what is to be sent.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Looking takes at most this part of the time, however many alerts there are.
+const SHARE: u32 = 20;
+
+/// What sends.
+pub struct Alerts {
+    db: Db,
+    keyring: Arc<Keyring>,
+    clock: Clock,
+    dialer: Dialer,
+    mailer: Option<Mailer>,
+}
+
+impl Alerts {
+    /// `private`: the private networks in which webhooks may be. Without a `mailer` e-mail fails, and says so.
+    pub fn new(
+        db: Db,
+        keyring: Arc<Keyring>,
+        clock: Clock,
+        dialer: &Dialer,
+        private: Networks,
+        mailer: Option<Mailer>,
+    ) -> Self {
+        Self { db, keyring, clock, dialer: dialer.to_public_and(private), mailer }
+    }
+
+    /// Looks and sends. Never returns; drop it to stop.
+    pub async fn run(&self) {
+        loop {
+            let took = Stopwatch::start();
+            if let Err(error) = self.turn().await {
+                tracing::error!(%error, "alerts could not be looked after; trying again");
+            }
+            tokio::time::sleep(PAUSE.max(took.elapsed() * SHARE)).await;
+        }
+    }
+
+    async fn turn(&self) -> Result<()> {
+        thresholds::look(&self.db, &self.clock).await?;
+        self.deliver().await
+    }
+}
