@@ -239,3 +239,36 @@ fn mail(due: &Due) -> Mail {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fails_is_tried_for_a_day_and_then_given_up() {
+        let channel =
+            NotificationChannel { kind: Kind::Slack, recipients: None, subject_prefix: None, url: None };
+        let mut due = Due {
+            id: NotificationId::from_bits(1),
+            alert: SpendAlertId::from_bits(2),
+            event: "spend_alert.reached".to_owned(),
+            channel,
+            secret: None,
+            payload: Value::Null,
+            attempts: 0,
+            created_at: Timestamp(0),
+        };
+        let mut now = Timestamp(0);
+        for attempt in 1..=PAUSES.len() {
+            let end = end(&due, Err("x".repeat(2 * ERROR_MAX)), now);
+            assert_eq!((end.attempts, end.error.unwrap().len()), (attempt, ERROR_MAX));
+            now = end.next_attempt_at.unwrap();
+            due.attempts = end.attempts;
+        }
+        assert!((20..30).contains(&(now.0 / 3_600)), "{now}");
+        let last = end(&due, Err("at last".to_owned()), now);
+        assert_eq!((last.next_attempt_at, last.delivered_at, last.attempts), (None, None, PAUSES.len() + 1));
+        let arrived = end(&due, Ok(()), now);
+        assert_eq!((arrived.next_attempt_at, arrived.delivered_at, arrived.error), (None, Some(now), None));
+    }
+}

@@ -83,3 +83,74 @@ async fn fsck_finds_what_was_changed_behind_its_back() {
         fixture.assert_balanced().await;
     }
 }
+
+#[tokio::test]
+async fn the_sums_of_an_older_database_have_totals() {
+    let home = tempfile::tempdir().unwrap();
+    let place = Home::for_tests(home.path());
+    if place.database_directory().is_none() {
+        // Where a server was first supported there were no older rows to move, and the words are the same.
+        return;
+    }
+    let clock = Clock::manual(Timestamp(1_780_000_000));
+    place.create().unwrap();
+    let db = place.open(DbOptions { create: true, read_only: false }).unwrap();
+    db.migrate(place.database_directory(), MIGRATIONS.split_at(15).0, &clock).await.unwrap();
+    let id = |prefix: &str, number: u128| {
+        let text = UserId::from_bits(number).to_string();
+        format!("{prefix}{}", text.strip_prefix("user-").unwrap())
+    };
+    let mut rows = vec![
+        format!("INSERT INTO organization (id, name, created_at) VALUES ('{}', 'Ours', 1)", id("org-", 1)),
+        format!(
+            "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ('{}', 'a@b.c', 'A', FALSE, 1)",
+            id("user-", 1)
+        ),
+    ];
+    for key in 1..=3_u128 {
+        let project = id("proj_", key % 2);
+        rows.push(format!(
+            "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ('{project}', '{}', 'P', FALSE, 1) ON CONFLICT (id) DO NOTHING",
+            id("org-", 1)
+        ));
+        rows.push(format!(
+            "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, name, scopes, redacted_value, created_at, is_active, number)
+             VALUES ('{}', 'project', '{}', '{project}', '{}', 'k', '', '', 1, TRUE, {key})",
+            id("key_", key), id("org-", 1), id("user-", 1)
+        ));
+        for turn in 0..4_u128 {
+            let at = 1_780_000_000 + 40_000 * turn;
+            rows.push(format!(
+                "INSERT INTO attempt (id, key_number, endpoint, model, upstream_id, state, usage_source, is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
+                    drained_output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, drained_output_tokens, created_at, resolved_at)
+                 VALUES ('{}', {key}, 'completions', 'm{}', '{}', 'settled', 'upstream', FALSE, TRUE, 9, {key}, 2, 3, 4, 0, 50, 10, 10, 20, 0, {at}, {at})",
+                id("req_", (at * 1000) << 80 | key), turn % 2, id("upstream_", 1)
+            ));
+        }
+    }
+    rows.push(
+        "INSERT INTO usage_rollup (key_number, width, bucket_start, endpoint, model, upstream_id, requests, clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost,
+            drained_output_cost, adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, drained_output_tokens)
+         SELECT a.key_number, w.width, (a.created_at / w.width) * w.width, a.endpoint, a.model, a.upstream_id, COUNT(*), 0, SUM(a.input_cost), SUM(a.cached_input_cost), SUM(a.cache_write_cost),
+            SUM(a.output_cost), 0, 0, SUM(a.input_tokens), SUM(a.cached_input_tokens), SUM(a.cache_write_tokens), SUM(a.output_tokens), 0
+         FROM attempt a CROSS JOIN (SELECT 3600 AS width UNION ALL SELECT 86400 AS width) w GROUP BY 1, 2, 3, 4, 5, 6"
+            .to_owned(),
+    );
+    db.write(move |tx| {
+        Box::pin(async move {
+            for sql in rows {
+                tx.execute(&*sql.leak(), &[]).await?;
+            }
+            Ok(())
+        })
+    })
+    .await
+    .unwrap();
+    db.migrate(place.database_directory(), MIGRATIONS, &clock).await.unwrap();
+    let report = fsck::check(&db).await.unwrap();
+    assert!(report.is_balanced(), "{report}");
+    assert_eq!((report.attempts, report.settled), (12, Money(4 * (1 + 2 + 3) + 12 * 9)));
+    let sql = "SELECT COUNT(*), CAST(SUM(requests) AS BIGINT) FROM usage_total WHERE width = 86400 AND project_id = ''";
+    let row: Row = db.read(move |tx| Box::pin(tx.one(sql, &[]))).await.unwrap();
+    assert_eq!((row.at::<i64>(0).unwrap(), row.at::<i64>(1).unwrap()), (4, 12));
+}

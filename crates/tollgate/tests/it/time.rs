@@ -107,3 +107,34 @@ async fn what_was_used_can_be_read_by_the_minute() {
     }
     fixture.finish().await;
 }
+
+#[tokio::test]
+async fn an_alert_is_told_again_in_the_next_month() {
+    let fixture = Fixture::start(START).await;
+    let (_, key) = fixture.key(json!({})).await;
+    let channel = json!({"type": "email", "recipients": ["a@example.com"]});
+    let alert = json!({"threshold_amount": 1, "currency": "USD", "interval": "month", "notification_channel": channel});
+    fixture.admin.post(&fixture.path("/spend_alerts"), &alert).await.unwrap();
+    let told = async |count: usize| {
+        for _ in 0..600 {
+            let all = fixture.admin.get("/tollgate/v1/notifications", &[]).await.unwrap();
+            if all["data"].as_array().unwrap().len() >= count {
+                return all["data"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("nobody was told");
+    };
+    spend_a_cent(&key).await.unwrap();
+    told(1).await;
+    fixture.advance(Duration::from_hours(8 * 24));
+    // Nothing was spent in December yet, and what happens next is told before what would be told of it.
+    let whole = json!({"threshold_amount": 0, "currency": "USD", "interval": "month", "notification_channel": channel});
+    fixture.admin.post("/organization/spend_alerts", &whole).await.unwrap();
+    spend_a_cent(&key).await.unwrap();
+    let all = told(3).await;
+    let starts: Vec<i64> =
+        all.as_array().unwrap().iter().map(|one| one["created_at"].as_i64().unwrap()).collect();
+    assert_eq!(starts.iter().filter(|at| **at < START.0 + 7 * 86_400).count(), 1, "{all}");
+    fixture.finish().await;
+}
