@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import random
+import subprocess
+import sys
 import time
 from decimal import Decimal
 
 import pytest
 
-from harness import Fake, Simulator, billed, request, run
+from harness import Fake, Simulator, billed, clean_environment, request, run
 
 COSTS, USAGE, ALL = "/v1/organization/costs", "/v1/organization/usage/", "/tollgate/v1/usage"
 WHO = {"project_ids", "user_ids", "api_key_ids", "models"}
@@ -293,3 +295,29 @@ def test_usage_is_exported_for_spreadsheets_and_programs(world, cli):
     assert "TIER" in cli("usage", "--by", "tier").stdout
     refused = run("usage", "export", "--bucket", "1m", check=2)
     assert "1h" in refused.stderr
+
+
+def test_an_exporter_written_for_openai_reports_ours(world, tmp_path):
+    """openai-usage-report, with nothing changed but the host."""
+    script = f"""
+import openai_usage.api as api, openai_usage.cli as cli, openai_usage.pricing as pricing
+for name in [name for name in vars(api) if name.startswith("API_BASE_URL")]:
+    setattr(api, name, getattr(api, name).replace("https://api.openai.com/v1", {world.base_url!r}))
+cli.load_pricing = lambda: pricing.FALLBACK_PRICING  # it would fetch them from the internet
+cli.main()
+"""
+    env = clean_environment(HOME=str(tmp_path), OPENAI_ADMIN_API_KEY=world.admin_key)
+    done = subprocess.run([sys.executable, "-c", script, "--group-by", "project", "key", "model"], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Error" not in done.stderr and "Warning" not in done.stderr, (done.stdout, done.stderr)
+    found = {}
+    for line in done.stdout.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[1].startswith("Project "):
+            found[cells[1], cells[2]] = found.get((cells[1], cells[2]), Decimal(0)) + Decimal(cells[7])
+    expected = {(r["project_name"], r["model"]): Decimal(r["cost"]) for r in results(world, ALL, group_by="project_id,model", endpoints="completions")}
+    # Its cells have four places, and there are two keys in each sum.
+    assert found.keys() == expected.keys() and all(abs(found[key] - expected[key]) <= Decimal("0.0002") for key in found), (found, expected)
+    # It names the project in the singular, as OpenAI's documents do not.
+    for path in (COSTS, ALL, USAGE + "completions"):
+        assert len(results(world, path, project_id=world.projects[0], group_by="project_id")) == 1
+        assert results(world, path, project_id=world.projects[0], project_ids=world.projects[1]) == []

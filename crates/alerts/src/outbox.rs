@@ -42,7 +42,6 @@ pub(crate) async fn put(tx: &mut Tx, new: New) -> Result<()> {
 
 /// A notification as it is shown.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 pub struct Notification {
     pub object: &'static str,
     pub id: NotificationId,
@@ -146,7 +145,7 @@ impl Alerts {
                 mailer.send(&mail(due)).await
             }
             Kind::Webhook | Kind::Slack => {
-                let target = target(&self.keyring, due).map_err(|error| error.message.to_string())?;
+                let target = target(&self.keyring, due).map_err(|error| error.message)?;
                 let body = if due.channel.kind == Kind::Slack {
                     json!({"text": text(due)})
                 } else {

@@ -1,5 +1,6 @@
 //! Posts of JSON to addresses that people have given, signed as the Standard Webhooks say.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -33,7 +34,7 @@ async fn exchange(
     now: Timestamp,
     body: &str,
 ) -> Result<(), String> {
-    let (address, path) = split(&target.url).map_err(|error| error.message.to_string())?;
+    let (address, path) = split(&target.url).map_err(|error| error.message)?;
     let mut head = format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nUser-Agent: Tollgate\r\n\
          Connection: close\r\n",
@@ -42,7 +43,8 @@ async fn exchange(
     );
     if let Some(secret) = &target.signing_secret {
         let signature = signature(secret, id, now, body).ok_or("its signing secret cannot be read")?;
-        head += &format!(
+        let _ = write!(
+            head,
             "webhook-id: {id}\r\nwebhook-timestamp: {}\r\nwebhook-signature: v1,{signature}\r\n",
             now.0
         );

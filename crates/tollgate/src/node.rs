@@ -160,15 +160,7 @@ impl Node {
     ) -> Result<()> {
         let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
         self.start_exporter(config, &dialer);
-        let alerts = Alerts::new(
-            self.db.clone(),
-            Arc::clone(&keyring),
-            clock.clone(),
-            &dialer,
-            config.webhook_networks.clone(),
-            config.mailer.clone(),
-        );
-        self.background.push(tokio::spawn(async move { alerts.run().await }).abort_handle());
+        self.start_alerts(config, clock, Arc::clone(&keyring), &dialer);
         let admin = Arc::new(Admin::new(Parts {
             db: self.db.clone(),
             replica: Arc::clone(&self.replica),
@@ -234,6 +226,13 @@ impl Node {
             self.workers.push(thread);
         }
         Ok(())
+    }
+
+    /// Tells people what they wanted to be told.
+    fn start_alerts(&mut self, config: &Config, clock: &Clock, keyring: Arc<Keyring>, dialer: &Dialer) {
+        let (private, mailer) = (config.webhook_networks.clone(), config.mailer.clone());
+        let alerts = Alerts::new(self.db.clone(), keyring, clock.clone(), dialer, private, mailer);
+        self.background.push(tokio::spawn(async move { alerts.run().await }).abort_handle());
     }
 
     /// Sends traces to a collector, if there is one.

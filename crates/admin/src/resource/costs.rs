@@ -74,6 +74,8 @@ pub(crate) struct CostsQuery {
     page: Option<String>,
     #[serde(default)]
     group_by: Vec<GroupBy>,
+    /// Some clients of OpenAI's send it for `project_ids`.
+    project_id: Option<String>,
     #[serde(default)]
     project_ids: Vec<String>,
     #[serde(default)]
@@ -95,7 +97,7 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
     let rest = format!(
         "costs{bucket_width:?}{:?}{:?}",
         (&input.group_by, &input.project_ids, &input.user_ids, &input.api_key_ids),
-        (&input.line_items, &input.models, &input.upstream_ids)
+        (&input.line_items, &input.models, &input.upstream_ids, &input.project_id)
     );
     let when = When {
         start_time: input.start_time,
@@ -110,6 +112,7 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
     let wanted = LineItems::read(&input.line_items)?;
     let by_line_item = input.group_by.contains(&GroupBy::LineItem);
     let filters = [
+        (Dimension::Project, input.project_id.into_iter().collect()),
         (Dimension::Project, input.project_ids),
         (Dimension::Owner, input.user_ids),
         (Dimension::Key, input.api_key_ids),

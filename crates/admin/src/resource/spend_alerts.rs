@@ -225,7 +225,7 @@ async fn make(cx: &mut Cx, project: Option<ProjectId>, input: Create) -> Result<
     tell(
         cx,
         project,
-        json!({"id": id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)}),
+        &json!({"id": id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)}),
     );
     let made = find(cx, project, id).await?;
     Ok(with_secret(made, channel.signing_secret))
@@ -256,7 +256,7 @@ fn threshold(amount: i64, currency: &str, interval: &str) -> Result<i64> {
 }
 
 /// Notes what was done with an alert in the audit log, which has no event of its own for it.
-fn tell(cx: &mut Cx, project: Option<ProjectId>, what: Value) {
+fn tell(cx: &mut Cx, project: Option<ProjectId>, what: &Value) {
     let (event, id) = match project {
         Some(project) => (Event::ProjectUpdated, project.to_string()),
         None => (Event::OrganizationUpdated, cx.organization().to_string()),
@@ -299,7 +299,7 @@ async fn replace(cx: &mut Cx, project: Option<ProjectId>, input: Update) -> Resu
         )
         .await?;
     let told = json!({"id": before.id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)});
-    tell(cx, project, told);
+    tell(cx, project, &told);
     let alert = find(cx, project, before.id).await?;
     Ok(with_secret(alert, channel.signing_secret))
 }
@@ -330,6 +330,6 @@ async fn remove(
     ] {
         cx.tx.execute(sql, &params![id]).await?;
     }
-    tell(cx, project, json!({"id": id, "deleted": true}));
+    tell(cx, project, &json!({"id": id, "deleted": true}));
     Ok(Deleted::new(object, id))
 }

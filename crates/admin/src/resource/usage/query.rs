@@ -26,6 +26,8 @@ macro_rules! query {
             page: Option<String>,
             #[serde(default)]
             pub(crate) group_by: Vec<$group_by>,
+            /// Some clients of OpenAI's send it for `project_ids`.
+            project_id: Option<String>,
             $(#[serde(default)] $filter: Vec<String>,)*
             $(#[serde(default)] pub(crate) $more: $type,)*
         }
@@ -42,7 +44,8 @@ macro_rules! query {
                     page: self.page.as_deref(),
                     rest: format!(
                         "{}{bucket_width:?}{:?}{:?}{:?}",
-                        stringify!($name), self.group_by, [$(&self.$filter),*] as [&Vec<String>; _], ($(&self.$more,)*)
+                        stringify!($name), self.group_by, (&self.project_id, [$(&self.$filter),*] as [&Vec<String>; _]),
+                        ($(&self.$more,)*)
                     ),
                 }
             }
@@ -52,7 +55,8 @@ macro_rules! query {
             }
 
             fn filters(&self) -> Vec<(Dimension, Vec<String>)> {
-                vec![$(($dimension, self.$filter.clone())),*]
+                let project = self.project_id.iter().cloned().collect();
+                vec![(Dimension::Project, project), $(($dimension, self.$filter.clone())),*]
             }
         }
     };
