@@ -1,3 +1,5 @@
+import datetime
+
 import openai
 import pytest
 
@@ -40,7 +42,7 @@ def test_a_key_can_be_made_for_another_member_or_a_service_account(gateway):
 @pytest.mark.parametrize("body, param", [
     ({}, "name"), ({"name": "x" * 256}, "name"), ({"name": "x", "expires_in_seconds": 0}, "expires_in_seconds"),
     ({"name": "x", "expires_in_seconds": 31536001}, "expires_in_seconds"), ({"name": "x", "expires_in_seconds": "1"}, "expires_in_seconds"),
-    ({"name": "x", "scopes": ["api.nonsense"]}, "scopes[0]"), ({"name": "x", "scopes": ["api.usage.read"]}, "scopes[0]"),
+    ({"name": "x", "scopes": ["api.nonsense"]}, "scopes[0]"), ({"name": "x", "scopes": ["api.organization.projects.read"]}, "scopes[0]"),
     ({"name": "x", "scopes": "api.model.request"}, "scopes"), ({"name": "x", "value": "mine"}, "value"),
     ({"name": "x", "user_id": "user-00000000000000000000000000"}, "user_id"), ({"name": "x", "user_id": "nonsense"}, "user_id"),
     ({"name": "x", "service_account_id": "svc_acct_00000000000000000000000000"}, "service_account_id"),
@@ -137,3 +139,16 @@ def test_a_credential_that_is_none_gets_a_401_that_gives_nothing_away(gateway, k
     basic = request(gateway.url, "GET", "/v1/models", headers={"Authorization": "Basic eDp5"})
     assert basic.status == 401
 
+
+
+def test_answers_say_when_their_key_expires_for_its_last_two_weeks(gateway):
+    project = gateway.project()
+    for days, is_told in [(13, True), (15, False), (None, False)]:
+        more = {"expires_in_seconds": days * 86_400} if days else {}
+        key = gateway.key(project, **more)
+        answers = [gateway.chat(key["value"]), gateway.get("/v1/models", key=key["value"]), gateway.chat(key["value"], model="absent"), gateway.get("/tollgate/v1/me", key=key["value"])]
+        assert [answer.status for answer in answers] == [200, 200, 404, 200]
+        for answer in answers:
+            told = answer.headers.get("tollgate-key-expires-at")
+            assert (told is not None) == is_told, (days, answer)
+            assert not told or datetime.datetime.fromisoformat(told).timestamp() == key["expires_at"]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from harness import Fake, Server, request, until
+from harness import ROOT, Fake, Server, request, until
 
 LIMIT = {"threshold_amount": 5_000, "currency": "USD", "interval": "month"}
 
@@ -202,3 +202,32 @@ def test_a_long_lived_key_does_not_work_from_a_browser_unless_its_project_says_s
     assert gateway.get("/tollgate/v1/projects/proj_x/access_policy").status == 404
     preflight = request(gateway.url, "OPTIONS", "/v1/chat/completions", headers={**browser, "Access-Control-Request-Method": "POST"})
     assert preflight.status == 405 and not [name for name in preflight.headers if name.startswith("access-control")]
+
+
+def test_the_board_shows_figures_that_there_are(gateway, figures):
+    """Every name and label of contrib/grafana.json is on the page of a node that has served something."""
+    project = gateway.default_project
+    key = gateway.key(project, expires_in_seconds=86_400 * 3)["value"]
+    gateway.post(f"/v1/organization/projects/{project}/spend_limit", LIMIT)
+    assert gateway.chat(key).status == 200 and gateway.chat(key, model="nobody").status == 404 and gateway.chat("sk-proj-garbage").status == 401
+    assert request(gateway.url, "POST", "/v1/chat/completions", key=key, body={"model": "gpt-4o-mini", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}).status == 200
+    labels = {}
+    for name, pairs in figures():
+        labels.setdefault(name, set()).update(label for label, _ in pairs)
+    board = json.loads((ROOT / "contrib/grafana.json").read_text())
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len(panels) > 15 and len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    used = set()
+    for panel in panels:
+        for target in panel["targets"]:
+            names = re.findall(r"tollgate_[a-z_]+", target["expr"])
+            assert names and all(name in labels for name in names), (target, sorted(labels))
+            used |= {re.sub(r"_(bucket|count)$", "", name) for name in names}
+            grouped = {label for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in group.split(", ")}
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            there = set().union(*(labels[name] for name in names))
+            optional = {"organization", "project"} if any("budget" in name for name in names) else set()
+            assert grouped | shown <= there | optional, target
+    # And nothing that there is is missing, but for the version.
+    page = {re.sub(r"_(bucket|sum|count)$", "", name) if name.endswith(("_bucket", "_sum")) or re.sub("_count$", "_sum", name) in labels else name for name in labels}
+    assert page - used == {"tollgate_build_info"}, page ^ used

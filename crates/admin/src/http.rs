@@ -8,7 +8,7 @@ use tollgate_core::error::Kind;
 use tollgate_core::key::KeyKind;
 use tollgate_core::network::Networks;
 use tollgate_core::{Error, ProjectId, Result, input, not_served};
-use tollgate_replica::Refused;
+use tollgate_replica::{Refused, key_expiry_header};
 use tollgate_wire::{Exchange, Reply, percent_decoded};
 
 use crate::acceptance;
@@ -147,6 +147,9 @@ impl Admin {
         let project = project.and_then(|(_, id)| ProjectId::parse(id));
         let actor = self.authenticate(exchange, project)?;
         exchange.set_header("openai-organization", actor.organization.to_string());
+        if let Some((name, value)) = key_expiry_header(actor.expires_at, self.desk.clock.now()) {
+            exchange.set_header(name, value);
+        }
         actor.authorize(operation.access)?;
         let arguments = match operation.method {
             Method::Get | Method::Delete => Arguments::Query(Query::parse(exchange.head.query())?),

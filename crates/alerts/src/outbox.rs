@@ -162,6 +162,15 @@ fn target(keyring: &Keyring, due: &Due) -> Result<Target> {
     Target::open(keyring, due.alert, sealed)
 }
 
+/// How many have not arrived yet: those that were not tried, and those that have failed.
+pub async fn waiting(tx: &mut Tx) -> Result<[u64; 2]> {
+    let row: Row = tx
+        .one("SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN attempts > 0 THEN 1 ELSE 0 END), 0) AS BIGINT) FROM notification WHERE next_attempt_at IS NOT NULL", &[])
+        .await?;
+    let (all, failing): (u64, u64) = (row.at(0)?, row.at(1)?);
+    Ok([all - failing, failing])
+}
+
 /// What became of an attempt.
 struct End {
     id: NotificationId,

@@ -7,7 +7,7 @@ use tokio::sync::SemaphorePermit;
 use tollgate_core::price::TokenUsage;
 use tollgate_core::time::Stopwatch;
 use tollgate_core::{AttemptId, Error, Permission, Result};
-use tollgate_replica::{Key, Upstream};
+use tollgate_replica::{Key, Upstream, key_expiry_header};
 use tollgate_wire::Exchange;
 
 use crate::call::Call;
@@ -71,6 +71,9 @@ async fn path(
     served.route = Some(route.name());
     gateway.replica.check_fresh()?;
     let caller = caller::authenticate(gateway, exchange, route.needs())?;
+    if let Some((name, value)) = key_expiry_header(caller.key.expires_at, gateway.clock.now()) {
+        exchange.set_header(name, value);
+    }
     served.key = Some(Arc::clone(&caller.key));
     exchange.set_header("openai-organization", caller.key.organization.text());
     let is_native = exchange.head.headers.get("anthropic-version").is_some();

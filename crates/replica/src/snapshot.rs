@@ -44,6 +44,15 @@ pub struct Key {
     pub(crate) is_use_unwritten: AtomicBool,
 }
 
+/// For so long before its end answers say when a key expires.
+const EXPIRY_TOLD_SECONDS: i64 = 14 * 86_400;
+
+/// The header of an answer that says when its key expires, for the last two weeks.
+pub fn key_expiry_header(expires_at: Option<Timestamp>, now: Timestamp) -> Option<(&'static str, String)> {
+    let near = expires_at.filter(|at| at.0 - now.0 <= EXPIRY_TOLD_SECONDS);
+    near.map(|at| ("tollgate-key-expires-at", at.to_string()))
+}
+
 impl Key {
     /// When it was last used as far as this node knows.
     pub fn last_used_at(&self) -> Option<Timestamp> {

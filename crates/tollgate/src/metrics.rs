@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_alerts::outbox;
 use tollgate_core::budget::{Budget, Mode, Scope};
 use tollgate_core::metrics::{Family, Histogram};
 use tollgate_core::{Clock, Error, Money, Result};
@@ -48,14 +49,22 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) async fn show(&self) -> Result<Reply> {
         let now = self.clock.now();
-        let budgets = self
+        let (budgets, notifications) = self
             .db
-            .read_for(Reading::Long, move |tx| Box::pin(spend_limit::present(tx, now, BUDGETS_MAX)))
+            .read_for(Reading::Long, move |tx| {
+                Box::pin(async move {
+                    Ok((spend_limit::present(tx, now, BUDGETS_MAX).await?, outbox::waiting(tx).await?))
+                })
+            })
             .await?;
         let mut page = Page::default();
         self.show_requests(&mut page);
         self.show_gateway(&mut page);
         self.show_money(&mut page, &budgets);
+        page.family("notifications_pending", "gauge", "Notifications that have not arrived yet.");
+        for (state, count) in ["new", "failing"].iter().zip(notifications) {
+            page.line("notifications_pending", &[("state", state)], count);
+        }
         let (gateway, now) = (Arc::clone(&self.gateway), self.clock.now());
         // It looks at every key, and no request should wait for it.
         let counting = tokio::task::spawn_blocking(move || gateway.replica.snapshot().count_keys(now));
