@@ -13,10 +13,10 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_core::Clock;
 use tollgate_core::network::Networks;
 use tollgate_core::secret::Keyring;
 use tollgate_core::time::Stopwatch;
-use tollgate_core::{Clock, Result};
 use tollgate_store::Db;
 use tollgate_wire::Dialer;
 
@@ -49,19 +49,28 @@ impl Alerts {
         Self { db, keyring, clock, dialer: dialer.to_public_and(private), mailer }
     }
 
-    /// Looks and sends. Never returns; drop it to stop.
+    /// Looks and sends, side by side: a webhook that does not answer keeps nothing from being noticed. Never returns; drop it to
+    /// stop.
     pub async fn run(&self) {
+        tokio::join!(self.look(), self.send());
+    }
+
+    async fn look(&self) {
         loop {
             let took = Stopwatch::start();
-            if let Err(error) = self.turn().await {
-                tracing::error!(%error, "alerts could not be looked after; trying again");
+            if let Err(error) = thresholds::look(&self.db, &self.clock).await {
+                tracing::error!(%error, "whether thresholds are reached could not be looked at; trying again");
             }
             tokio::time::sleep(PAUSE.max(took.elapsed() * SHARE)).await;
         }
     }
 
-    async fn turn(&self) -> Result<()> {
-        thresholds::look(&self.db, &self.clock).await?;
-        self.deliver().await
+    async fn send(&self) {
+        loop {
+            if let Err(error) = self.deliver().await {
+                tracing::error!(%error, "notifications could not be looked after; trying again");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }

@@ -119,7 +119,7 @@ impl Alerts {
     pub(crate) async fn deliver(&self) -> Result<()> {
         loop {
             let now = self.clock.now();
-            let due: Vec<Due> = self
+            let rows: Vec<Row> = self
                 .db
                 .read(move |tx| {
                     Box::pin(async move {
@@ -128,17 +128,31 @@ impl Alerts {
                     })
                 })
                 .await?;
-            if due.is_empty() {
+            if rows.is_empty() {
                 return Ok(());
             }
-            let results = join_all(due.iter().map(|due| self.send(due))).await;
-            let now = self.clock.now();
-            let ends: Vec<_> = due.iter().zip(results).map(|(due, result)| end(due, result, now)).collect();
+            let ends = join_all(rows.iter().map(|row| self.attempt(row))).await;
+            let ends = ends.into_iter().collect::<Result<Vec<_>>>()?;
             self.db.write(move |tx| Box::pin(async move { note(tx, ends).await })).await?;
         }
     }
 
-    async fn send(&self, due: &Due) -> Result<(), String> {
+    /// Sends one; what cannot be read is given up, and keeps nothing else from being sent.
+    async fn attempt(&self, row: &Row) -> Result<End> {
+        let due = match Due::from_row(row) {
+            Ok(due) => due,
+            Err(error) => {
+                let id = row.get("id")?;
+                tracing::error!(notification = %id, %error, "a notification cannot be read and is given up");
+                let error = Some("it cannot be read".to_owned());
+                return Ok(End { id, attempts: 1, next_attempt_at: None, delivered_at: None, error });
+            }
+        };
+        let result = self.hand_over(&due).await;
+        Ok(end(&due, result, self.clock.now()))
+    }
+
+    async fn hand_over(&self, due: &Due) -> Result<(), String> {
         match due.channel.kind {
             Kind::Email => {
                 let mailer = self.mailer.as_ref().ok_or("no mail server is set up: start with --smtp-url")?;
