@@ -50,9 +50,9 @@ CREATE INDEX usage_rollup_by_time ON usage_rollup (width, bucket_start);
 -- The sums of a project, and with an empty `project_id` those of the organization.
 CREATE TABLE usage_total (
     organization_id TEXT NOT NULL,
+    project_id TEXT NOT NULL,
     width BIGINT NOT NULL,
     bucket_start BIGINT NOT NULL,
-    project_id TEXT NOT NULL,
     endpoint TEXT NOT NULL,
     model TEXT NOT NULL,
     upstream_id TEXT NOT NULL,
@@ -73,7 +73,7 @@ CREATE TABLE usage_total (
     output_tokens BIGINT NOT NULL,
     audio_output_tokens BIGINT NOT NULL,
     drained_output_tokens BIGINT NOT NULL,
-    PRIMARY KEY (organization_id, width, bucket_start, project_id, endpoint, model, upstream_id, service_tier)
+    PRIMARY KEY (organization_id, project_id, width, bucket_start, endpoint, model, upstream_id, service_tier)
 ) WITHOUT ROWID;
 INSERT INTO usage_total (organization_id, width, bucket_start, project_id, endpoint, model, upstream_id, service_tier,
     requests, clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost,
@@ -86,4 +86,5 @@ SELECT k.organization_id, r.width, r.bucket_start, CASE WHEN l.level = 1 THEN k.
     SUM(r.output_tokens), SUM(r.audio_output_tokens), SUM(r.drained_output_tokens)
 FROM usage_rollup r JOIN api_key k ON k.number = r.key_number CROSS JOIN (SELECT 1 AS level UNION ALL SELECT 2 AS level) l
 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8;
-CREATE INDEX usage_total_by_project ON usage_total (organization_id, project_id, width, bucket_start);
+-- For questions about all projects.
+CREATE INDEX usage_total_by_time ON usage_total (organization_id, width, bucket_start) WHERE project_id <> '';

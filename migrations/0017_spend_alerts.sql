@@ -10,7 +10,9 @@ CREATE TABLE spend_alert (
     channel TEXT NOT NULL,
     -- Where to, and what signs it, for channels in whose address a secret may be: sealed JSON.
     secret BLOB,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- What was spent in months that had ended before is not told of.
+    changed_at BIGINT NOT NULL
 );
 CREATE INDEX spend_alert_by_organization ON spend_alert (organization_id, id) WHERE project_id IS NULL;
 CREATE INDEX spend_alert_by_project ON spend_alert (project_id, id) WHERE project_id IS NOT NULL;

@@ -227,7 +227,10 @@ def test_a_key_of_a_project_with_the_scope_sees_its_project_and_nothing_else(wor
         assert money(world, key=reading["value"], path=path, api_key_ids=theirs[0]) == 0
     for endpoint in ENDPOINTS:
         assert world.get(USAGE + endpoint, key=reading["value"], start_time=now() - 60).status == 200
-    assert [r["user_name"] for r in results(world, ALL, reading["value"], group_by="user_id")][0] is None
+    assert {(r["user_name"], r["api_key_name"], r["project_name"]) for r in results(world, ALL, reading["value"], group_by="user_id,api_key_id,project_id")} == {(None, None, "Project 0")}
+    narrow = world.remember(world.post("/v1/organization/admin_api_keys", {"name": "costs", "scopes": ["api.usage.read"]}).json["value"])
+    assert {(r["user_name"], r["api_key_name"]) for r in results(world, ALL, narrow, group_by="user_id,api_key_id")} == {(None, None)}, "names are told to who may read them"
+    assert results(world, COSTS, project_ids="") == results(world, ALL, project_ids="", group_by="project_id") == []
     # It looks, and does nothing else: no model, no list of requests.
     assert world.chat(reading["value"]).status == 403
     assert world.get("/tollgate/v1/requests", key=reading["value"]).status == 403

@@ -94,12 +94,12 @@ impl Actor {
     }
 
     /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
-    fn holds(&self, permission: Permission) -> bool {
+    pub(crate) fn holds(&self, permission: Permission) -> bool {
         self.kind == KeyKind::Admin && self.permissions.allows(permission) && self.scopes.allows(permission)
     }
 
     /// The same, as far as the key's restriction to projects lets it.
-    fn may(&self, permission: Permission) -> bool {
+    pub(crate) fn may(&self, permission: Permission) -> bool {
         self.holds(permission) && self.is_within_restriction(self.at)
     }
 

@@ -62,20 +62,40 @@ impl fmt::Debug for Checked {
     }
 }
 
+/// The channel that another takes the place of: as it is shown, and what is sealed of it.
+pub type Before<'b> = (&'b NotificationChannel, Option<&'b [u8]>);
+
 impl NotificationChannel {
+    /// The same for each of its recipients.
+    pub(crate) fn one_by_one(self) -> Vec<Self> {
+        match &self.recipients {
+            Some(recipients) => {
+                let to = |one: &String| Self { recipients: Some(vec![one.clone()]), ..self.clone() };
+                recipients.iter().map(to).collect()
+            }
+            None => vec![self],
+        }
+    }
+
+    /// As it is stored.
+    pub fn to_stored(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::internal("a channel cannot be written").source(error))
+    }
+
     /// Reads what is stored.
     pub fn from_stored(text: &str) -> Result<Self> {
         serde_json::from_str(text)
             .map_err(|error| Error::internal("a stored channel cannot be read").source(error))
     }
 
-    /// Checks it for an alert; `before` is the sealed part of the channel that it replaces. A webhook to the same address keeps its
-    /// signing secret.
+    /// Checks it for an alert; `before` is the channel that it replaces. A webhook to the same address keeps its signing secret, and
+    /// an address that is given as it is shown is the one that there is.
     pub fn check(
         self,
         keyring: &Keyring,
         alert: SpendAlertId,
-        before: Option<&[u8]>,
+        before: Option<Before<'_>>,
         is_email: impl Fn(&str) -> Option<String>,
     ) -> Result<Checked> {
         let foreign = |field: &str| {
@@ -86,7 +106,7 @@ impl NotificationChannel {
             if self.url.is_some() {
                 return Err(foreign("url"));
             }
-            let shown = stored(&self.email(is_email)?)?;
+            let shown = self.email(is_email)?.to_stored()?;
             return Ok(Checked { shown, secret: None, signing_secret: None });
         }
         if self.recipients.is_some() {
@@ -95,20 +115,30 @@ impl NotificationChannel {
         if self.subject_prefix.is_some() {
             return Err(foreign("subject_prefix"));
         }
-        let url = self.url.as_deref().unwrap_or_default();
+        let given = self.url.as_deref().unwrap_or_default();
+        let known = before.filter(|(shown, _)| shown.kind == self.kind).and_then(|(shown, sealed)| {
+            let target = Target::open(keyring, alert, sealed?).ok()?;
+            (shown.url.as_deref() == Some(given) || target.url == given).then_some(target)
+        });
+        let url = known.as_ref().map_or(given, |known| known.url.as_str());
+        if url.ends_with("...") {
+            let param = "notification_channel.url";
+            let message = format!("Invalid '{param}': give the whole address; this is what is shown of one.");
+            return Err(Error::invalid(param, message));
+        }
         let (address, _) = split(url)?;
-        let known = before.and_then(|sealed| Target::open(keyring, alert, sealed).ok());
-        let kept = known.filter(|known| known.url == url).and_then(|known| known.signing_secret);
+        let kept = known.as_ref().and_then(|known| known.signing_secret.clone());
         let made = (self.kind == Kind::Webhook && kept.is_none())
             .then(|| format!("{SIGNING_PREFIX}{}", BASE64_STANDARD.encode(random_bytes::<32>())));
         let target = Target { url: url.to_owned(), signing_secret: kept.or_else(|| made.clone()) };
         // The path of a Slack address is its secret, and so may the query of a webhook be.
         let shown = match self.kind {
             Kind::Slack => format!("{}/...", address.origin()),
-            _ if url.contains('?') => format!("{address}?..."),
+            _ if url.contains('?') => format!("{}?...", url.split('?').next().unwrap_or_default()),
             _ => url.to_owned(),
         };
-        let shown = stored(&Self { url: Some(shown), ..self })?;
+        let shown =
+            Self { url: Some(shown), recipients: None, subject_prefix: None, kind: self.kind }.to_stored()?;
         Ok(Checked { shown, secret: Some(target.seal(keyring, alert)?), signing_secret: made })
     }
 
@@ -143,11 +173,6 @@ impl NotificationChannel {
     }
 }
 
-fn stored(channel: &NotificationChannel) -> Result<String> {
-    serde_json::to_string(channel)
-        .map_err(|error| Error::internal("a channel cannot be written").source(error))
-}
-
 /// The address of a URL, and what a request to it asks for.
 pub(crate) fn split(url: &str) -> Result<(Address, String)> {
     let param = "notification_channel.url";
@@ -162,7 +187,9 @@ pub(crate) fn split(url: &str) -> Result<(Address, String)> {
     if query.is_some_and(|query| !is_plain(query)) {
         return Err(wrong("its query has characters that cannot be in a URL"));
     }
-    let path = if address.path.is_empty() { "/" } else { &address.path };
+    // As it was given, with the slash at its end that an address of ours would not have.
+    let path =
+        base.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or("/");
     let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     Ok((address, target))
 }

@@ -20,7 +20,7 @@ use tollgate_core::time::Stopwatch;
 use tollgate_store::Db;
 use tollgate_wire::Dialer;
 
-pub use email::{Mail, Mailer};
+pub use email::Mailer;
 
 /// How often it is looked whether a threshold is reached, and what is to be sent.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -62,15 +62,6 @@ impl Alerts {
                 tracing::error!(%error, "whether thresholds are reached could not be looked at; trying again");
             }
             tokio::time::sleep(PAUSE.max(took.elapsed() * SHARE)).await;
-        }
-    }
-
-    async fn send(&self) {
-        loop {
-            if let Err(error) = self.deliver().await {
-                tracing::error!(%error, "notifications could not be looked after; trying again");
-            }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 }

@@ -1,42 +1,68 @@
 //! What is to be told: written with what it tells, sent from there, tried again where that fails.
 
-use futures_util::future::join_all;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Error, Money, NotificationId, ProjectId, Result, SpendAlertId, Timestamp};
+use tollgate_core::{Clock, Error, Money, NotificationId, ProjectId, Result, SpendAlertId, Timestamp};
 use tollgate_store::{FromRow, Row, Tx, params};
 
 use crate::channel::{Kind, NotificationChannel, Target};
 use crate::email::Mail;
-use crate::{Alerts, webhook};
+use crate::{Alerts, PAUSE, webhook};
 
 /// Seconds until the next attempt after each that failed; after the last it is given up, a day later.
 const PAUSES: [i64; 9] = [10, 60, 300, 900, 3_600, 7_200, 14_400, 28_800, 28_800];
-/// Sent at the same time.
-const AT_ONCE: usize = 20;
-const ERROR_MAX: usize = 500;
+/// Longer than a mail server or a webhook has for its answer, whatever they do.
+const ATTEMPT_MAX: Duration = Duration::from_secs(60);
+/// Sent at the same time, in all and of one organization: whose receivers do not answer delays nobody else.
+const AT_ONCE: usize = 64;
+const AT_ONCE_EACH: usize = 4;
+
+/// Why an attempt failed, in words that tell nothing of what is inside of our network. What else is known is in the log.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) told: String,
+    pub(crate) logged: String,
+    /// Whether trying again is of no use.
+    pub(crate) is_final: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(told: impl Into<String>, logged: impl ToString) -> Self {
+        Self { told: told.into(), logged: logged.to_string(), is_final: false }
+    }
+}
 
 /// Something that is to be told over the channel of an alert.
 pub(crate) struct New {
-    pub(crate) id: NotificationId,
     pub(crate) alert: SpendAlertId,
     pub(crate) event: &'static str,
     pub(crate) payload: Value,
     pub(crate) now: Timestamp,
 }
 
-pub(crate) async fn put(tx: &mut Tx, new: New) -> Result<()> {
-    let New { id, alert, event, payload, now } = new;
-    tx.execute(
-        "INSERT INTO notification (id, organization_id, project_id, spend_alert_id, event, channel, secret, payload, attempts,
-            next_attempt_at, delivered_at, error, created_at)
-         SELECT $1, a.organization_id, a.project_id, a.id, $3, a.channel, a.secret, $4, 0, $5, NULL, NULL, $5
-         FROM spend_alert a WHERE a.id = $2",
-        &params![id, alert, event, payload.to_string(), now],
-    )
-    .await?;
+/// Of an e-mail one for each recipient, for a server may take it for some of them.
+pub(crate) async fn put(tx: &mut Tx, clock: &Clock, new: New) -> Result<()> {
+    let New { alert, event, payload, now } = new;
+    let sql = "SELECT channel FROM spend_alert WHERE id = $1";
+    let channel: Row = tx.one(sql, &params![alert]).await?;
+    let channel = NotificationChannel::from_stored(&channel.at::<String>(0)?)?;
+    for channel in channel.one_by_one() {
+        let id: NotificationId = clock.next_id();
+        tx.execute(
+            "INSERT INTO notification (id, organization_id, project_id, spend_alert_id, event, channel, secret, payload,
+                attempts, next_attempt_at, delivered_at, error, created_at)
+             SELECT $1, a.organization_id, a.project_id, a.id, $3, $4, a.secret, $5, 0, $6, NULL, NULL, $6
+             FROM spend_alert a WHERE a.id = $2",
+            &params![id, alert, event, channel.to_stored()?, payload.to_string(), now],
+        )
+        .await?;
+    }
     Ok(())
 }
 
@@ -48,6 +74,7 @@ pub struct Notification {
     pub event: String,
     pub spend_alert_id: SpendAlertId,
     pub project_id: Option<ProjectId>,
+    /// Of an e-mail with one recipient.
     pub notification_channel: NotificationChannel,
     /// `pending`, `delivered` or `failed`: given up.
     pub status: &'static str,
@@ -59,15 +86,19 @@ pub struct Notification {
     pub delivered_at: Option<Timestamp>,
 }
 
+/// The word for where a notification stands.
+pub fn status(delivered_at: Option<Timestamp>, next_attempt_at: Option<Timestamp>) -> &'static str {
+    match (delivered_at, next_attempt_at) {
+        (Some(_), _) => "delivered",
+        (None, Some(_)) => "pending",
+        (None, None) => "failed",
+    }
+}
+
 impl FromRow for Notification {
     fn from_row(row: &Row) -> Result<Self> {
         let next_attempt_at: Option<Timestamp> = row.get("next_attempt_at")?;
         let delivered_at: Option<Timestamp> = row.get("delivered_at")?;
-        let status = match (delivered_at, next_attempt_at) {
-            (Some(_), _) => "delivered",
-            (None, Some(_)) => "pending",
-            (None, None) => "failed",
-        };
         Ok(Self {
             object: "tollgate.notification",
             id: row.get("id")?,
@@ -75,7 +106,7 @@ impl FromRow for Notification {
             spend_alert_id: row.get("spend_alert_id")?,
             project_id: row.get("project_id")?,
             notification_channel: NotificationChannel::from_stored(&row.get::<String>("channel")?)?,
-            status,
+            status: status(delivered_at, next_attempt_at),
             attempts: row.get("attempts")?,
             error: row.get("error")?,
             created_at: row.get("created_at")?,
@@ -94,6 +125,7 @@ struct Due {
     secret: Option<Vec<u8>>,
     payload: Value,
     attempts: usize,
+    next_attempt_at: Timestamp,
     created_at: Timestamp,
 }
 
@@ -109,59 +141,95 @@ impl FromRow for Due {
             payload: serde_json::from_str(&payload)
                 .map_err(|error| Error::internal("a stored notification cannot be read").source(error))?,
             attempts: row.get("attempts")?,
+            next_attempt_at: row.get("next_attempt_at")?,
             created_at: row.get("created_at")?,
         })
     }
 }
 
+/// What is due, of each organization what is due longest.
+const DUE: &str = "SELECT n.* FROM notification n JOIN (
+        SELECT id, ROW_NUMBER() OVER (PARTITION BY organization_id ORDER BY next_attempt_at, id) AS place
+        FROM notification WHERE next_attempt_at <= $1) q ON q.id = n.id
+    WHERE q.place <= $2 ORDER BY n.next_attempt_at LIMIT $3";
+
 impl Alerts {
-    /// Sends what is due, and notes what became of it.
-    pub(crate) async fn deliver(&self) -> Result<()> {
+    /// Sends what is due, and notes what became of it. Never returns; drop it to stop.
+    pub(crate) async fn send(&self) {
+        let mut flying = FuturesUnordered::new();
+        let mut whose: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         loop {
-            let now = self.clock.now();
-            let rows: Vec<Row> = self
-                .db
-                .read(move |tx| {
-                    Box::pin(async move {
-                        let sql = "SELECT * FROM notification WHERE next_attempt_at <= $1 ORDER BY next_attempt_at LIMIT $2";
-                        tx.all(sql, &params![now, AT_ONCE]).await
-                    })
-                })
-                .await?;
-            if rows.is_empty() {
-                return Ok(());
+            match self.due().await {
+                Ok(rows) => {
+                    for row in rows {
+                        let (id, organization) = (text(&row, "id"), text(&row, "organization_id"));
+                        let own = whose.entry(organization.clone()).or_default();
+                        let is_room = own.len() < AT_ONCE_EACH && flying.len() < AT_ONCE;
+                        if is_room && own.insert(id.clone()) {
+                            flying.push(async move { (organization, id, self.attempt(&row).await) });
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "what is to be told could not be read; trying again");
+                }
             }
-            let ends = join_all(rows.iter().map(|row| self.attempt(row))).await;
-            let ends = ends.into_iter().collect::<Result<Vec<_>>>()?;
-            self.db.write(move |tx| Box::pin(async move { note(tx, ends).await })).await?;
+            tokio::select! {
+                Some((organization, id, noted)) = flying.next(), if !flying.is_empty() => {
+                    if let Err(error) = noted {
+                        // It is sent again.
+                        tracing::error!(%error, notification = id, "what became of a notification could not be noted");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    if let Some(own) = whose.get_mut(&organization) {
+                        own.remove(&id);
+                        if own.is_empty() {
+                            whose.remove(&organization);
+                        }
+                    }
+                }
+                () = tokio::time::sleep(PAUSE) => {}
+            }
         }
     }
 
-    /// Sends one; what cannot be read is given up, and keeps nothing else from being sent.
-    async fn attempt(&self, row: &Row) -> Result<End> {
-        let due = match Due::from_row(row) {
-            Ok(due) => due,
+    async fn due(&self) -> Result<Vec<Row>> {
+        let now = self.clock.now();
+        let due = params![now, 2 * AT_ONCE_EACH, 2 * AT_ONCE];
+        self.db.read(move |tx| Box::pin(async move { tx.all(DUE, &due).await })).await
+    }
+
+    /// Sends one, and notes what became of it. What cannot be read is given up, and keeps nothing else from being sent.
+    async fn attempt(&self, row: &Row) -> Result<()> {
+        let end = match Due::from_row(row) {
+            Ok(due) => {
+                let handing = tokio::time::timeout(ATTEMPT_MAX, self.hand_over(&due));
+                let late = || Err(Failure::new("it did not answer in time", "no answer in time"));
+                end(&due, handing.await.unwrap_or_else(|_| late()), self.clock.now())
+            }
             Err(error) => {
                 let id = row.get("id")?;
                 tracing::error!(notification = %id, %error, "a notification cannot be read and is given up");
+                let read = (row.get("attempts")?, row.get("next_attempt_at")?);
                 let error = Some("it cannot be read".to_owned());
-                return Ok(End { id, attempts: 1, next_attempt_at: None, delivered_at: None, error });
+                End { id, read, next_attempt_at: None, delivered_at: None, error }
             }
         };
-        let result = self.hand_over(&due).await;
-        Ok(end(&due, result, self.clock.now()))
+        self.db.write(move |tx| Box::pin(async move { note(tx, end).await })).await
     }
 
-    async fn hand_over(&self, due: &Due) -> Result<(), String> {
+    async fn hand_over(&self, due: &Due) -> Result<(), Failure> {
         match due.channel.kind {
             Kind::Email => {
-                let mailer = self.mailer.as_ref().ok_or("no mail server is set up: start with --smtp-url")?;
+                let none = "no mail server is set up: start with --smtp-url";
+                let mailer = self.mailer.as_ref().ok_or_else(|| Failure::new(none, none))?;
                 mailer.send(&mail(due)).await
             }
             Kind::Webhook | Kind::Slack => {
-                let target = target(&self.keyring, due).map_err(|error| error.message)?;
+                let target = target(&self.keyring, due)
+                    .map_err(|error| Failure::new("its address cannot be read", error))?;
                 let body = if due.channel.kind == Kind::Slack {
-                    json!({"text": text(due)})
+                    json!({"text": sentence(due)})
                 } else {
                     json!({"object": "event", "id": due.id, "type": due.event, "created_at": due.created_at, "data": due.payload})
                 };
@@ -171,64 +239,73 @@ impl Alerts {
     }
 }
 
+fn text(row: &Row, column: &str) -> String {
+    row.get(column).unwrap_or_default()
+}
+
 fn target(keyring: &Keyring, due: &Due) -> Result<Target> {
     let sealed = due.secret.as_deref().ok_or_else(|| Error::internal("a webhook has no address"))?;
     Target::open(keyring, due.alert, sealed)
 }
 
-/// How many have not arrived yet: those that were not tried, and those that have failed.
-pub async fn waiting(tx: &mut Tx) -> Result<[u64; 2]> {
-    let row: Row = tx
-        .one("SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN attempts > 0 THEN 1 ELSE 0 END), 0) AS BIGINT) FROM notification WHERE next_attempt_at IS NOT NULL", &[])
-        .await?;
-    let (all, failing): (u64, u64) = (row.at(0)?, row.at(1)?);
-    Ok([all - failing, failing])
-}
-
 /// What became of an attempt.
 struct End {
     id: NotificationId,
-    attempts: usize,
+    /// How it stood when it was read: attempts, and when the next was due.
+    read: (usize, Timestamp),
     next_attempt_at: Option<Timestamp>,
     delivered_at: Option<Timestamp>,
     error: Option<String>,
 }
 
-fn end(due: &Due, result: Result<(), String>, now: Timestamp) -> End {
-    let attempts = due.attempts + 1;
-    let (id, alert) = (due.id, due.alert);
+fn end(due: &Due, result: Result<(), Failure>, now: Timestamp) -> End {
+    let (id, alert, attempts) = (due.id, due.alert, due.attempts + 1);
+    let read = (due.attempts, due.next_attempt_at);
     match result {
         Ok(()) => {
             tracing::info!(notification = %id, %alert, attempts, "a notification was delivered");
-            End { id, attempts, next_attempt_at: None, delivered_at: Some(now), error: None }
+            End { id, read, next_attempt_at: None, delivered_at: Some(now), error: None }
         }
-        Err(why) => {
-            let next_attempt_at = PAUSES.get(due.attempts).map(|pause| now.plus_seconds(*pause));
+        Err(Failure { told, logged, is_final }) => {
+            let pause = PAUSES.get(due.attempts).filter(|_| !is_final);
+            let next_attempt_at = pause.map(|pause| now.plus_seconds(*pause));
             if next_attempt_at.is_some() {
-                tracing::warn!(notification = %id, %alert, attempts, why, "a notification was not delivered; trying again");
+                tracing::warn!(notification = %id, %alert, attempts, why = logged, "a notification was not delivered; trying again");
             } else {
-                tracing::error!(notification = %id, %alert, attempts, why, "a notification was not delivered and is given up");
+                tracing::error!(notification = %id, %alert, attempts, why = logged, "a notification was not delivered and is given up");
             }
-            let error = Some(why.chars().take(ERROR_MAX).collect());
-            End { id, attempts, next_attempt_at, delivered_at: None, error }
+            End { id, read, next_attempt_at, delivered_at: None, error: Some(told) }
         }
     }
 }
 
-async fn note(tx: &mut Tx, ends: Vec<End>) -> Result<()> {
-    let sets = ends
-        .into_iter()
-        .map(|end| params![end.attempts, end.next_attempt_at, end.delivered_at, end.error, end.id]);
-    tx.execute_each(
-        "UPDATE notification SET attempts = $1, next_attempt_at = $2, delivered_at = $3, error = $4 WHERE id = $5",
-        sets,
+/// Unless somebody has decided otherwise meanwhile: the alert was deleted or changed, or it is to be sent anew.
+async fn note(tx: &mut Tx, end: End) -> Result<()> {
+    let End { id, read: (attempts, due_at), next_attempt_at, delivered_at, error } = end;
+    tx.execute(
+        "UPDATE notification SET attempts = $1, next_attempt_at = $2, delivered_at = $3, error = $4
+         WHERE id = $5 AND attempts = $6 AND next_attempt_at = $7",
+        &params![attempts + 1, next_attempt_at, delivered_at, error, id, attempts, due_at],
     )
     .await?;
     Ok(())
 }
 
+/// How many have not arrived yet: those that were not tried, and those that have failed.
+pub async fn waiting(tx: &mut Tx) -> Result<[u64; 2]> {
+    let row: Row = tx
+        .one(
+            "SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN attempts > 0 THEN 1 ELSE 0 END), 0) AS BIGINT)
+             FROM notification WHERE next_attempt_at IS NOT NULL",
+            &[],
+        )
+        .await?;
+    let (all, failing): (u64, u64) = (row.at(0)?, row.at(1)?);
+    Ok([all - failing, failing])
+}
+
 /// One sentence for people.
-fn text(due: &Due) -> String {
+fn sentence(due: &Due) -> String {
     let word = |name: &str| due.payload[name].as_str().unwrap_or_default().to_owned();
     let whose = match due.payload["project_name"].as_str() {
         Some(project) => format!("The project {project} of {}", word("organization_name")),
@@ -236,26 +313,33 @@ fn text(due: &Due) -> String {
     };
     let dollars = |money: Option<Money>| money.map(Money::dollars).unwrap_or_default();
     let spent = dollars(Money::parse(&word("spent")));
-    let threshold = dollars(due.payload["threshold_amount"].as_i64().and_then(Money::from_cents));
-    let since = due.payload["period_start"].as_i64().map(|at| Timestamp(at).to_string()).unwrap_or_default();
+    let day = |name: &str| -> String {
+        let at = due.payload[name].as_i64().map(|at| Timestamp(at).to_string()).unwrap_or_default();
+        at.chars().take(10).collect()
+    };
     format!(
-        "{whose} has spent {spent} since {}, and {threshold} is what you wanted to be told at.",
-        &since[..since.len().min(10)]
+        "{whose} has spent {spent} in the month from {} to {}, and {} is what you wanted to be told at.",
+        day("period_start"),
+        day("period_end"),
+        dollars(threshold(due))
     )
+}
+
+fn threshold(due: &Due) -> Option<Money> {
+    due.payload["threshold_amount"].as_i64().and_then(Money::from_cents)
 }
 
 fn mail(due: &Due) -> Mail {
     let whose = due.payload["project_name"].as_str().or(due.payload["organization_name"].as_str());
     let prefix = due.channel.subject_prefix.as_deref().map(|prefix| format!("{prefix} ")).unwrap_or_default();
-    let threshold = due.payload["threshold_amount"].as_i64().and_then(Money::from_cents);
-    let threshold = threshold.map(Money::dollars).unwrap_or_default();
+    let threshold = threshold(due).map(Money::dollars).unwrap_or_default();
     Mail {
         id: due.id.to_string(),
-        recipients: due.channel.recipients.clone().unwrap_or_default(),
+        recipient: due.channel.recipients.iter().flatten().next().cloned().unwrap_or_default(),
         subject: format!("{prefix}{} has spent {threshold} this month", whose.unwrap_or_default()),
         text: format!(
             "{}\n\nNothing is stopped by this: it is an alert, and not a limit.\n\nAlert {}, notification {}.\n",
-            text(due),
+            sentence(due),
             due.alert,
             due.id
         ),
@@ -278,19 +362,21 @@ mod tests {
             secret: None,
             payload: Value::Null,
             attempts: 0,
+            next_attempt_at: Timestamp(0),
             created_at: Timestamp(0),
         };
+        let failure = |is_final| Err(Failure { is_final, ..Failure::new("no", "no") });
         let mut now = Timestamp(0);
-        for attempt in 1..=PAUSES.len() {
-            let end = end(&due, Err("x".repeat(2 * ERROR_MAX)), now);
-            assert_eq!((end.attempts, end.error.unwrap().len()), (attempt, ERROR_MAX));
+        for attempt in 0..PAUSES.len() {
+            let end = end(&due, failure(false), now);
+            assert_eq!(end.read, (attempt, due.next_attempt_at));
             now = end.next_attempt_at.unwrap();
-            due.attempts = end.attempts;
+            (due.attempts, due.next_attempt_at) = (attempt + 1, now);
         }
         assert!((20..30).contains(&(now.0 / 3_600)), "{now}");
-        let last = end(&due, Err("at last".to_owned()), now);
-        assert_eq!((last.next_attempt_at, last.delivered_at, last.attempts), (None, None, PAUSES.len() + 1));
-        let arrived = end(&due, Ok(()), now);
-        assert_eq!((arrived.next_attempt_at, arrived.delivered_at, arrived.error), (None, Some(now), None));
+        let last = end(&due, failure(false), now);
+        assert_eq!((last.next_attempt_at, last.delivered_at), (None, None));
+        let hopeless = end(&Due { attempts: 0, ..due }, failure(true), now);
+        assert_eq!((hopeless.next_attempt_at, hopeless.error.as_deref()), (None, Some("no")));
     }
 }

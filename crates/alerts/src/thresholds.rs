@@ -42,24 +42,35 @@ impl Quiet {
     }
 }
 
-/// Those that have not been told of in the month that begins at `$1`.
-const QUIET: &str = "SELECT a.id, a.organization_id, a.project_id, a.threshold_amount FROM spend_alert a
-    WHERE NOT EXISTS (SELECT 1 FROM spend_alert_crossing c WHERE c.spend_alert_id = a.id AND c.period_start = $1
+/// Those that have not been told of in the month from `$1` to `$2`, and were as they are before its end.
+const QUIET: &str = "SELECT a.id, a.organization_id, a.project_id, a.threshold_amount
+    FROM spend_alert a LEFT JOIN project p ON p.id = a.project_id
+    WHERE p.archived_at IS NULL AND a.changed_at < $2 AND NOT EXISTS (SELECT 1 FROM spend_alert_crossing c WHERE c.spend_alert_id = a.id AND c.period_start = $1
         AND c.threshold_amount = a.threshold_amount)";
 
-/// Tells of every threshold that is reached and was not told of in this month.
+/// What was admitted before a month's end counts to it, and may take so long.
+const AFTERMATH_SECONDS: i64 = 2 * 86_400;
+
+/// Tells of every threshold that is reached and was not told of in this month, or in the last one as long as that may still grow.
 pub async fn look(db: &Db, clock: &Clock) -> Result<()> {
     let now = clock.now();
     let month = Period::month_of(now);
+    if now.0 - month.start.0 < AFTERMATH_SECONDS {
+        look_at(db, clock, Period::month_of(month.start.plus_seconds(-1)), now).await?;
+    }
+    look_at(db, clock, month, now).await
+}
+
+async fn look_at(db: &Db, clock: &Clock, month: Period, now: Timestamp) -> Result<()> {
     let reached = db.read_for(Reading::Long, move |tx| Box::pin(reached(tx, month))).await?;
     for (alert, spent) in reached {
-        let id = clock.next_id();
+        let clock = clock.clone();
         db.write(move |tx| {
             Box::pin(async move {
                 if is_first(tx, &alert, month, now).await? {
                     let payload = payload(tx, &alert, month, spent).await?;
-                    outbox::put(tx, New { id, alert: alert.id, event: "spend_alert.reached", payload, now })
-                        .await?;
+                    let new = New { alert: alert.id, event: "spend_alert.reached", payload, now };
+                    outbox::put(tx, &clock, new).await?;
                 }
                 Ok(())
             })
@@ -70,7 +81,7 @@ pub async fn look(db: &Db, clock: &Clock) -> Result<()> {
 }
 
 async fn reached(tx: &mut Tx, month: Period) -> Result<Vec<(Quiet, Money)>> {
-    let quiet: Vec<Quiet> = tx.all(QUIET, &params![month.start]).await?;
+    let quiet: Vec<Quiet> = tx.all(QUIET, &params![month.start, month.end]).await?;
     // Many alerts look at the same sum.
     let mut sums: BTreeMap<String, Money> = BTreeMap::new();
     let mut reached = Vec::new();

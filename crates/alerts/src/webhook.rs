@@ -9,22 +9,21 @@ use tollgate_core::{NotificationId, Timestamp};
 use tollgate_wire::Dialer;
 
 use crate::channel::{SIGNING_PREFIX, Target, split};
+use crate::outbox::Failure;
 
 const TIME_MAX: Duration = Duration::from_secs(10);
-/// What of an answer is read, for its connection is not used again.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// Posts `body`; the error is for people, and tells nothing of what was answered but its status.
+/// Posts `body`. What is not reached and what may not be are told alike: whoever gives an address learns nothing of our network.
 pub(crate) async fn post(
     dialer: &Dialer,
     target: &Target,
     id: NotificationId,
     now: Timestamp,
     body: &str,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     tokio::time::timeout(TIME_MAX, exchange(dialer, target, id, now, body))
         .await
-        .unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
+        .unwrap_or_else(|_| Err(Failure::new("it did not answer in time", "no answer in time")))
 }
 
 async fn exchange(
@@ -33,8 +32,9 @@ async fn exchange(
     id: NotificationId,
     now: Timestamp,
     body: &str,
-) -> Result<(), String> {
-    let (address, path) = split(&target.url).map_err(|error| error.message)?;
+) -> Result<(), Failure> {
+    let broken = |error: &dyn std::fmt::Display| Failure::new("its address cannot be read", error);
+    let (address, path) = split(&target.url).map_err(|error| broken(&error))?;
     let mut head = format!(
         "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nUser-Agent: Tollgate\r\n\
          Connection: close\r\n",
@@ -42,7 +42,7 @@ async fn exchange(
         body.len()
     );
     if let Some(secret) = &target.signing_secret {
-        let signature = signature(secret, id, now, body).ok_or("its signing secret cannot be read")?;
+        let signature = signature(secret, id, now, body).ok_or_else(|| broken(&"no signing secret"))?;
         let _ = write!(
             head,
             "webhook-id: {id}\r\nwebhook-timestamp: {}\r\nwebhook-signature: v1,{signature}\r\n",
@@ -50,13 +50,17 @@ async fn exchange(
         );
     }
     head += "\r\n";
-    let connection = dialer.dial(&address).await.map_err(|error| error.to_string())?;
-    let mut answer =
-        connection.send(head.as_bytes(), body.as_bytes()).await.map_err(|error| error.to_string())?;
-    let status = answer.head.status;
-    let mut read = Vec::new();
-    while read.len() < ANSWER_BYTES_MAX && matches!(answer.read(&mut read).await, Ok(true)) {}
-    if (200..300).contains(&status) { Ok(()) } else { Err(format!("it answered with {status}")) }
+    let unreached = "it cannot be reached, or is at an address that is not allowed";
+    let connection = dialer.dial(&address).await.map_err(|error| Failure::new(unreached, error))?;
+    let answer = connection
+        .send(head.as_bytes(), body.as_bytes())
+        .await
+        .map_err(|error| Failure::new("it did not answer", error))?;
+    // Its status is all that counts; how it goes on is nobody's business.
+    match answer.head.status {
+        200..300 => Ok(()),
+        status => Err(Failure::new(format!("it answered with {status}"), status)),
+    }
 }
 
 fn signature(secret: &str, id: NotificationId, now: Timestamp, body: &str) -> Option<String> {

@@ -87,23 +87,32 @@ pub(crate) async fn apply<S: Shelf>(
     Ok(Applied { decisions, settled })
 }
 
+/// A hold that no process owns any more, and how it ends.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    pub(crate) attempt: Attempt,
+    pub(crate) bound: Option<Money>,
+    pub(crate) is_clamped: bool,
+    pub(crate) outcome: Outcome,
+}
+
 /// Ends holds that no process owns any more, as it was decided for each.
 pub(crate) async fn recover<S: Shelf>(
     shelf: &mut S,
     limits: &Limits,
-    ends: &[(Attempt, Option<Money>, Outcome)],
+    ends: &[Orphan],
     now: Timestamp,
 ) -> Result<()> {
     let mut batch = Batch::new(shelf, limits, now);
-    let outcomes: Vec<_> = ends.iter().map(|(attempt, _, outcome)| (attempt, outcome.clone())).collect();
+    let outcomes: Vec<_> = ends.iter().map(|orphan| (&orphan.attempt, orphan.outcome.clone())).collect();
     let ended = batch.shelf.end(&outcomes, now, true).await?;
     let ended: Vec<_> = ends.iter().zip(ended).filter_map(|(end, did)| did.then_some(end)).collect();
     let mut rollups = Rollups::default();
-    for (attempt, _, outcome) in &ended {
-        note(&mut rollups, attempt, outcome, false);
+    for Orphan { attempt, is_clamped, outcome, .. } in &ended {
+        note(&mut rollups, attempt, outcome, *is_clamped);
     }
     batch.shelf.add(rollups).await?;
-    for (attempt, bound, outcome) in ended {
+    for Orphan { attempt, bound, outcome, .. } in ended {
         batch.charge(attempt, *bound, outcome).await?;
     }
     batch.write().await

@@ -10,7 +10,8 @@ use tollgate_core::{Clock, Error, Money, Result, UserId};
 use tollgate_store::{Db, FromRow, Row, Tx, params};
 
 use crate::attempt::{Attempt, Endpoint, Flags, Outcome, UsageSource};
-use crate::{batch, spend_limit};
+use crate::batch::{self, Orphan};
+use crate::spend_limit;
 
 const AT_ONCE: usize = 1_000;
 
@@ -18,6 +19,7 @@ const AT_ONCE: usize = 1_000;
 struct OpenAttempt {
     attempt: Attempt,
     bound: Option<Money>,
+    is_clamped: bool,
     cost: Cost,
     usage: TokenUsage,
 }
@@ -54,6 +56,7 @@ impl FromRow for OpenAttempt {
                 clamp_to: None,
             },
             bound: row.get("bound")?,
+            is_clamped: row.get::<Option<i64>>("clamped_to")?.is_some(),
             cost: Cost { input: row.get("input_cost")?, output: row.get("output_cost")?, ..Cost::default() },
             usage,
         })
@@ -71,8 +74,9 @@ pub async fn settle_open_holds(db: &Db, clock: &Clock) -> Result<usize> {
                     let open = open_attempts(tx).await?;
                     let limits = spend_limit::all(tx).await?;
                     let end = |open: OpenAttempt| {
-                        let outcome = outcome(&limits, &open.attempt.payer, open.usage, open.cost);
-                        (open.attempt, open.bound, outcome)
+                        let OpenAttempt { attempt, bound, is_clamped, cost, usage } = open;
+                        let outcome = outcome(&limits, &attempt.payer, usage, cost);
+                        Orphan { attempt, bound, is_clamped, outcome }
                     };
                     let ends: Vec<_> = open.into_iter().map(end).collect();
                     batch::recover(tx, &limits, &ends, now).await?;

@@ -256,11 +256,12 @@ impl Source {
             Self::Totals => {
                 " FROM usage_total r WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
             }
+            // CROSS JOIN keeps the order: the keys first.
             Self::OfKeys => {
-                " FROM api_key k JOIN usage_rollup r ON r.key_number = k.number
-                  WHERE r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
+                " FROM api_key k CROSS JOIN usage_rollup r
+                  WHERE r.key_number = k.number AND r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
             }
-            // CROSS JOIN keeps the order: time first.
+            // Here time first.
             Self::OfAllKeys => {
                 " FROM usage_rollup r CROSS JOIN api_key k
                   WHERE k.number = r.key_number AND r.width = $1 AND r.bucket_start >= $2 AND r.bucket_start < $3"
@@ -333,10 +334,10 @@ pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
         let whose = if source == Source::Totals { "r" } else { "k" };
         sql = sql.push(" AND ").push(whose).push(".organization_id = ").push_param(values.len());
     }
-    if source == Source::Totals {
-        let is_of_projects = query.group_by.contains(&Dimension::Project)
-            || query.filters.iter().any(|(dimension, _)| *dimension == Dimension::Project);
-        sql = sql.push(if is_of_projects { " AND r.project_id <> ''" } else { " AND r.project_id = ''" });
+    let names_projects = query.filters.iter().any(|(dimension, _)| *dimension == Dimension::Project);
+    if source == Source::Totals && !names_projects {
+        let by_project = query.group_by.contains(&Dimension::Project);
+        sql = sql.push(if by_project { " AND r.project_id <> ''" } else { " AND r.project_id = ''" });
     }
     if let Some(endpoint) = query.endpoint {
         values.push(endpoint.as_str().to_value());
@@ -344,7 +345,9 @@ pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
     }
     for (dimension, allowed) in &query.filters {
         sql = sql.push(" AND ").push(source.column(*dimension)).push(" IN ");
-        sql = sql.push_list(&mut values, allowed.iter().map(ToValue::to_value));
+        // Nothing is called by an empty id, which in the totals stands for all projects.
+        let named = allowed.iter().map(|value| if value.is_empty() { "-" } else { value });
+        sql = sql.push_list(&mut values, named.map(ToValue::to_value));
     }
     sql = sql.push(" GROUP BY 1");
     for dimension in &query.group_by {

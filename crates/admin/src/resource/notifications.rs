@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
+use tollgate_alerts::channel::Kind;
 use tollgate_alerts::outbox::Notification;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
@@ -78,19 +79,22 @@ async fn find(cx: &mut Cx, id: NotificationId) -> Result<Notification> {
     found.ok_or_else(|| Error::not_found("notification"))
 }
 
-/// Sends it at once, over the channel that its alert has now.
+/// Sends it at once, to the address that its alert has now. Of an e-mail the recipients are those that it had.
 async fn retry(cx: &mut Cx, input: One) -> Result<Notification> {
-    let id = find(cx, input.notification_id.id()?).await?.id;
-    let again = cx
-        .tx
-        .execute(
-            "UPDATE notification SET next_attempt_at = $2, attempts = 0,
-                channel = (SELECT a.channel FROM spend_alert a WHERE a.id = notification.spend_alert_id),
-                secret = (SELECT a.secret FROM spend_alert a WHERE a.id = notification.spend_alert_id)
+    let before = find(cx, input.notification_id.id()?).await?;
+    let id = before.id;
+    let channel = if before.notification_channel.kind == Kind::Email {
+        "channel"
+    } else {
+        "(SELECT a.channel FROM spend_alert a WHERE a.id = notification.spend_alert_id)"
+    };
+    let sql = Sql::from("UPDATE notification SET next_attempt_at = $2, attempts = 0, delivered_at = NULL, error = NULL, channel = ")
+        .push(channel)
+        .push(
+            ", secret = (SELECT a.secret FROM spend_alert a WHERE a.id = notification.spend_alert_id)
              WHERE id = $1 AND EXISTS (SELECT 1 FROM spend_alert a WHERE a.id = notification.spend_alert_id)",
-            &params![id, cx.now],
-        )
-        .await?;
+        );
+    let again = cx.tx.execute(sql, &params![id, cx.now]).await?;
     if again == 0 {
         let message = "The alert that this notification was of has been deleted.";
         return Err(Error::bad_request(message).code("alert_deleted"));

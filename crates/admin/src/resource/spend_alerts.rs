@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tollgate_alerts::channel::NotificationChannel;
+use tollgate_alerts::outbox;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::secret::{Secret, ShownOnce};
@@ -18,6 +19,9 @@ use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::spend_limits::read_currency;
 use crate::resource::{Deleted, projects, users};
+
+/// Of the organization, and of each project.
+const ALERTS_MAX: i64 = 100;
 
 pub(crate) fn operations() -> Operations {
     use Permission::{SpendLimitsRead, SpendLimitsWrite};
@@ -52,7 +56,7 @@ pub(crate) struct SpendAlert {
     notification_channel: NotificationChannel,
     // Extensions.
     created_at: Timestamp,
-    /// What became of the last notification; null before the first.
+    /// What became of the last notification, of several recipients one whom it has not reached if there is one; null before the first.
     last_notification: Option<LastNotification>,
     /// What signs a webhook's posts: in the answer that made it, this once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,13 +81,7 @@ impl FromRow for SpendAlert {
         let last = match last {
             Some(id) => Some(LastNotification {
                 id,
-                status: if row.get::<Option<Timestamp>>("delivered_at")?.is_some() {
-                    "delivered"
-                } else if row.get::<Option<Timestamp>>("next_attempt_at")?.is_some() {
-                    "pending"
-                } else {
-                    "failed"
-                },
+                status: outbox::status(row.get("delivered_at")?, row.get("next_attempt_at")?),
                 error: row.get("error")?,
                 created_at: row.get("notified_at")?,
             }),
@@ -107,7 +105,8 @@ impl FromRow for SpendAlert {
 const SELECT: &str = "SELECT a.*, n.id AS notification_id, n.delivered_at, n.next_attempt_at, n.error,
         n.created_at AS notified_at
     FROM spend_alert a
-        LEFT JOIN notification n ON n.id = (SELECT MAX(m.id) FROM notification m WHERE m.spend_alert_id = a.id)
+        LEFT JOIN notification n ON n.id = (SELECT m.id FROM notification m WHERE m.spend_alert_id = a.id
+            ORDER BY m.created_at DESC, CASE WHEN m.delivered_at IS NULL THEN 0 ELSE 1 END, m.id LIMIT 1)
     WHERE ";
 
 /// Whose alerts: a project's, or the organization's own. `$1` is its id.
@@ -212,13 +211,21 @@ async fn create_of_project(cx: &mut Cx, input: CreateOfProject) -> Result<SpendA
 
 async fn make(cx: &mut Cx, project: Option<ProjectId>, input: Create) -> Result<SpendAlert> {
     let threshold = threshold(input.threshold_amount, &input.currency, &input.interval)?;
+    let (whose, owner) = of(cx, project);
+    let sql = Sql::from("SELECT COUNT(*) FROM spend_alert a WHERE ").push(whose);
+    let there: Row = cx.tx.one(sql, &[owner]).await?;
+    if there.at::<i64>(0)? >= ALERTS_MAX {
+        let message = format!("There are {ALERTS_MAX} spend alerts here already. Delete one first.");
+        return Err(Error::bad_request(message).code("too_many_spend_alerts"));
+    }
     let id: SpendAlertId = cx.id();
     let channel =
         input.notification_channel.check(&cx.desk.keyring, id, None, |text| users::read_email(text).ok())?;
     cx.tx
         .execute(
-            "INSERT INTO spend_alert (id, organization_id, project_id, threshold_amount, channel, secret, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO spend_alert (id, organization_id, project_id, threshold_amount, channel, secret, created_at,
+                changed_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
             &params![id, cx.organization(), project, threshold, channel.shown, channel.secret, cx.now],
         )
         .await?;
@@ -288,16 +295,29 @@ async fn update_of_project(cx: &mut Cx, input: UpdateOfProject) -> Result<SpendA
 async fn replace(cx: &mut Cx, project: Option<ProjectId>, input: Update) -> Result<SpendAlert> {
     let before = find(cx, project, input.alert_id.id()?).await?;
     let threshold = threshold(input.threshold_amount, &input.currency, &input.interval)?;
-    let channel =
-        input.notification_channel.check(&cx.desk.keyring, before.id, before.secret.as_deref(), |text| {
-            users::read_email(text).ok()
-        })?;
+    let channel = input.notification_channel.check(
+        &cx.desk.keyring,
+        before.id,
+        Some((&before.notification_channel, before.secret.as_deref())),
+        |text| users::read_email(text).ok(),
+    )?;
     cx.tx
         .execute(
-            "UPDATE spend_alert SET threshold_amount = $1, channel = $2, secret = $3 WHERE id = $4",
-            &params![threshold, channel.shown, channel.secret, before.id],
+            "UPDATE spend_alert SET threshold_amount = $1, channel = $2, secret = $3, changed_at = $4 WHERE id = $5",
+            &params![threshold, channel.shown, channel.secret, cx.now, before.id],
         )
         .await?;
+    // What waits for an address goes to the new one. Mail waits for the server, and its recipients stay.
+    let waits = "spend_alert_id = $1 AND next_attempt_at IS NOT NULL AND secret IS NOT NULL";
+    if channel.secret.is_some() {
+        let sql = Sql::from("UPDATE notification SET channel = $2, secret = $3 WHERE ").push(waits);
+        cx.tx.execute(sql, &params![before.id, channel.shown, channel.secret]).await?;
+    } else {
+        let sql = Sql::from(
+            "UPDATE notification SET next_attempt_at = NULL, error = 'the channel of the alert was changed' WHERE ",
+        );
+        cx.tx.execute(sql.push(waits), &params![before.id]).await?;
+    }
     let told = json!({"id": before.id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)});
     tell(cx, project, &told);
     let alert = find(cx, project, before.id).await?;
@@ -308,9 +328,10 @@ async fn delete(cx: &mut Cx, input: One) -> Result<Deleted<SpendAlertId>> {
     remove(cx, None, &input.alert_id, "organization.spend_alert.deleted").await
 }
 
+/// Of an archived project too, so that what is still on its way can be stopped.
 async fn delete_of_project(cx: &mut Cx, input: OneOfProject) -> Result<Deleted<SpendAlertId>> {
     let (project, input) = input.split();
-    let project = projects::live(cx, project.id()?).await?.id;
+    let project = projects::find(cx, project.id()?).await?.id;
     remove(cx, Some(project), &input.alert_id, "project.spend_alert.deleted").await
 }
 

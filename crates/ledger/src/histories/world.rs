@@ -13,7 +13,7 @@ use tollgate_core::{
 };
 
 use crate::attempt::{Attempt, Ending, Outcome, Reported, Seen, State as AttemptState, at_bound};
-use crate::batch::{self, Decision, End};
+use crate::batch::{self, Decision, End, Orphan};
 use crate::hold::{Held, Hold};
 use crate::queue::{Asking, Entry, Queue, Refused, Taken, Waiting};
 use crate::rollup::{Line, Sums};
@@ -421,7 +421,8 @@ impl World {
                 }
                 continue;
             }
-            ends.push((attempt.clone(), row.bound(), outcome));
+            let (bound, is_clamped) = (row.bound(), row.held.granted.is_clamped);
+            ends.push(Orphan { attempt: attempt.clone(), bound, is_clamped, outcome });
         }
         now(batch::recover(&mut self.written, &limits, &ends, self.now));
     }

@@ -92,3 +92,16 @@ async fn a_caller_that_leaves_while_it_waits_leaves_no_hold() {
     assert_eq!(fixture.budget().await.held, Money::ZERO);
     assert_eq!(fixture.assert_balanced().await.open_holds, 0);
 }
+
+#[tokio::test]
+async fn what_was_clamped_is_counted_as_such_after_a_crash_too() {
+    let fixture = Fixture::new().await;
+    fixture.limit(BOUND * 3 / 4).await;
+    let clamping = Attempt { clamp_to: Some(100), ..fixture.attempt() };
+    let hold = fixture.ledger.hold(clamping, None).await.unwrap();
+    assert!(hold.granted().is_clamped);
+    fixture.ledger.flush().await;
+    std::mem::forget(hold);
+    recovery::settle_open_holds(&fixture.db, &fixture.clock).await.unwrap();
+    fixture.assert_balanced().await;
+}

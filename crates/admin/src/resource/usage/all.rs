@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use tollgate_core::key::KeyKind;
-use tollgate_core::{Money, Result};
+use tollgate_core::{Money, Permission, Result};
 use tollgate_ledger::usage::{self, Dimension, Sums};
 use tollgate_store::{Row, Sql, ToValue};
 
@@ -79,8 +78,13 @@ impl Names {
         ];
         let mut names = BTreeMap::new();
         for (dimension, sql) in NAMED {
-            // Who calls a model does not learn who else does.
-            if dimension == Dimension::Owner && cx.actor.kind != KeyKind::Admin {
+            // Names are told to whoever could read them where they stand.
+            let may_see = match dimension {
+                Dimension::Owner => cx.actor.may(Permission::UsersRead),
+                Dimension::Key => cx.actor.holds(Permission::ProjectApiKeysRead),
+                _ => true,
+            };
+            if !may_see {
                 continue;
             }
             let ids: BTreeSet<&str> = sums.iter().filter_map(|sums| sums.dimension(dimension)).collect();
