@@ -70,12 +70,12 @@ impl Mailer {
         match tokio::time::timeout(TIME_MAX, self.transport.send(message)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) if error.is_permanent() => {
-                Err(Failure { is_final: true, ..Failure::new("the mail server refused it for good", error) })
+                Err(Failure { is_final: true, ..Failure::new("the mail server refused it for good", &error) })
             }
             Ok(Err(error)) if error.is_transient() => {
-                Err(Failure::new("the mail server refused it for now", error))
+                Err(Failure::new("the mail server refused it for now", &error))
             }
-            Ok(Err(error)) => Err(Failure::new("the mail server cannot be used", error)),
+            Ok(Err(error)) => Err(Failure::new("the mail server cannot be used", &error)),
             Err(_) => Err(Failure::new("the mail server did not answer in time", "no answer in time")),
         }
     }

@@ -18,7 +18,7 @@ use crate::{Alerts, PAUSE, webhook};
 /// Seconds until the next attempt after each that failed; after the last it is given up, a day later.
 const PAUSES: [i64; 9] = [10, 60, 300, 900, 3_600, 7_200, 14_400, 28_800, 28_800];
 /// Longer than a mail server or a webhook has for its answer, whatever they do.
-const ATTEMPT_MAX: Duration = Duration::from_secs(60);
+const ATTEMPT_MAX: Duration = Duration::from_mins(1);
 /// Sent at the same time, in all and of one organization: whose receivers do not answer delays nobody else.
 const AT_ONCE: usize = 64;
 const AT_ONCE_EACH: usize = 4;
@@ -33,7 +33,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(told: impl Into<String>, logged: impl ToString) -> Self {
+    pub(crate) fn new(told: impl Into<String>, logged: &(impl ToString + ?Sized)) -> Self {
         Self { told: told.into(), logged: logged.to_string(), is_final: false }
     }
 }
@@ -227,7 +227,7 @@ impl Alerts {
             }
             Kind::Webhook | Kind::Slack => {
                 let target = target(&self.keyring, due)
-                    .map_err(|error| Failure::new("its address cannot be read", error))?;
+                    .map_err(|error| Failure::new("its address cannot be read", &error))?;
                 let body = if due.channel.kind == Kind::Slack {
                     json!({"text": sentence(due)})
                 } else {

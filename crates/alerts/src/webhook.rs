@@ -51,15 +51,15 @@ async fn exchange(
     }
     head += "\r\n";
     let unreached = "it cannot be reached, or is at an address that is not allowed";
-    let connection = dialer.dial(&address).await.map_err(|error| Failure::new(unreached, error))?;
+    let connection = dialer.dial(&address).await.map_err(|error| Failure::new(unreached, &error))?;
     let answer = connection
         .send(head.as_bytes(), body.as_bytes())
         .await
-        .map_err(|error| Failure::new("it did not answer", error))?;
+        .map_err(|error| Failure::new("it did not answer", &error))?;
     // Its status is all that counts; how it goes on is nobody's business.
     match answer.head.status {
         200..300 => Ok(()),
-        status => Err(Failure::new(format!("it answered with {status}"), status)),
+        status => Err(Failure::new(format!("it answered with {status}"), &status)),
     }
 }
 

@@ -315,8 +315,13 @@ const OF_ATTEMPTS: &str = ", COUNT(*) AS requests, COUNT(r.clamped_to) AS clampe
 
 /// The groups of all buckets, in order of time and then of their dimensions. Buckets without usage have none.
 pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
+    let (sql, values) = statement("SELECT ", query);
+    tx.all(sql, &values).await
+}
+
+fn statement(select: &'static str, query: &Query) -> (Sql, Vec<Value>) {
     let source = Source::of(query);
-    let mut sql = Sql::from("SELECT ").push(source.bucket()).push(" AS bucket");
+    let mut sql = Sql::from(select).push(source.bucket()).push(" AS bucket");
     for dimension in Dimension::ALL {
         let grouped = query.group_by.contains(&dimension);
         sql = sql.push(", ").push(if grouped { source.column(dimension) } else { "NULL" });
@@ -357,5 +362,85 @@ pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
     for dimension in &query.group_by {
         sql = sql.push(", ").push(source.column(*dimension));
     }
-    tx.all(sql, &values).await
+    (sql, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use tollgate_core::{Clock, ProjectId};
+    use tollgate_store::{Home, MIGRATIONS, Options};
+
+    use super::Dimension::{Key, Model, Owner, Project};
+    use super::*;
+
+    /// Plans of the embedded database, which has no statistics: with them or without, what is asked of few looks at few.
+    #[tokio::test]
+    async fn each_question_begins_where_there_is_least() {
+        let home = tempfile::tempdir().unwrap();
+        let place = Home::for_tests(home.path());
+        let Some(directory) = place.database_directory() else { return };
+        let clock = Clock::manual(Timestamp(1_780_000_000));
+        place.create().unwrap();
+        let db = place.open(Options { create: true, read_only: false }).unwrap();
+        db.migrate(Some(directory), MIGRATIONS, &clock).await.unwrap();
+        let one =
+            |dimension| (dimension, vec![clock.next_id::<tollgate_core::id::kind::Project>().to_string()]);
+        let two = |dimension| {
+            (dimension, vec![ProjectId::from_bits(1).to_string(), ProjectId::from_bits(2).to_string()])
+        };
+        for (group_by, filters, plan) in [
+            (
+                vec![],
+                vec![],
+                "SEARCH r USING PRIMARY KEY (organization_id=? AND project_id=? AND width=? AND bucket_start>?",
+            ),
+            (
+                vec![Model],
+                vec![],
+                "SEARCH r USING PRIMARY KEY (organization_id=? AND project_id=? AND width=? AND bucket_start>?",
+            ),
+            (
+                vec![],
+                vec![one(Project)],
+                "SEARCH r USING PRIMARY KEY (organization_id=? AND project_id=? AND width=? AND bucket_start>?",
+            ),
+            (
+                vec![Project],
+                vec![two(Project), one(Project)],
+                "SEARCH r USING PRIMARY KEY (organization_id=? AND project_id=? AND width=? AND bucket_start>?",
+            ),
+            (
+                vec![Project],
+                vec![],
+                "SEARCH r USING INDEX usage_total_by_time (organization_id=? AND width=? AND bucket_start>?",
+            ),
+            (vec![Key], vec![], "SEARCH r USING INDEX usage_rollup_by_time (width=? AND bucket_start>?"),
+            (
+                vec![],
+                vec![one(Key)],
+                "SEARCH k USING INDEX api_key_in_organization (organization_id=? AND id=?",
+            ),
+            (vec![Key], vec![one(Project)], "SEARCH k USING INDEX api_key_by_project (project_id=?)"),
+            (
+                vec![Owner],
+                vec![one(Key), one(Project)],
+                "SEARCH k USING INDEX api_key_in_organization (organization_id=? AND id=?",
+            ),
+        ] {
+            let query = Query {
+                organization: Some(clock.next_id()),
+                endpoint: None,
+                width: Width::Day,
+                start: Timestamp(0),
+                end: Timestamp(DAY * 30),
+                group_by,
+                filters,
+            };
+            let (sql, values) = statement("EXPLAIN QUERY PLAN SELECT ", &query);
+            let rows: Vec<Row> =
+                db.read(move |tx| Box::pin(async move { tx.all(sql, &values).await })).await.unwrap();
+            let first: String = rows[0].get("detail").unwrap();
+            assert!(first.starts_with(plan), "{query:?}: {first}");
+        }
+    }
 }
