@@ -13,7 +13,7 @@ from decimal import Decimal
 import pytest
 from openai import OpenAI
 
-from harness import Server, request, until
+from harness import Server, request, run, until
 
 ALERTS = "/v1/organization/spend_alerts"
 MONTH = {"currency": "USD", "interval": "month"}
@@ -271,6 +271,8 @@ def test_what_does_not_arrive_is_tried_again_and_shown(told, hook):
     [waiting] = until(lambda: [n for n in notifications(told, status="pending") if n["attempts"] == 1])
     assert waiting["error"] == "it answered with 500" and waiting["next_attempt_at"] > waiting["created_at"] + 5
     assert told.get(f"{ALERTS}/{made['id']}").json["last_notification"] == {"id": waiting["id"], "status": "pending", "error": "it answered with 500", "created_at": waiting["created_at"]}
+    looked = run("doctor", env={"TOLLGATE_URL": told.base_url, "TOLLGATE_ADMIN_KEY": told.admin_key})
+    assert f"A notification of the alert {made['id']} has not arrived: it answered with 500." in looked.stdout, looked
     hook.status = 200
     again = told.post(f"/tollgate/v1/notifications/{waiting['id']}/retry")
     assert again.status == 200, again

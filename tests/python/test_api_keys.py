@@ -149,6 +149,6 @@ def test_answers_say_when_their_key_expires_for_its_last_two_weeks(gateway):
         answers = [gateway.chat(key["value"]), gateway.get("/v1/models", key=key["value"]), gateway.chat(key["value"], model="absent"), gateway.get("/tollgate/v1/me", key=key["value"])]
         assert [answer.status for answer in answers] == [200, 200, 404, 200]
         for answer in answers:
-            told = answer.headers.get("tollgate-key-expires-at")
+            told = answer.headers.get("x-tollgate-key-expires-at")
             assert (told is not None) == is_told, (days, answer)
             assert not told or datetime.datetime.fromisoformat(told).timestamp() == key["expires_at"]

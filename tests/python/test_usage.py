@@ -233,14 +233,15 @@ def test_a_key_of_a_project_with_the_scope_sees_its_project_and_nothing_else(wor
     assert results(world, COSTS, project_ids="") == results(world, ALL, project_ids="", group_by="project_id") == []
     # It looks, and does nothing else: no model, no list of requests.
     assert world.chat(reading["value"]).status == 403
-    assert world.get("/tollgate/v1/requests", key=reading["value"]).status == 403
+    refused = world.get("/tollgate/v1/requests", key=reading["value"])
+    assert refused.status == 403 and refused.error["code"] == "admin_key_required"
     assert world.get("/v1/organization/projects", key=reading["value"]).status == 403
     # Without the scope itself a key sees nothing, not even one that may everything.
     for scopes in ([], ["api.all.read"], ["api.model.request"]):
         other = world.key(one, service_account_id=account, scopes=scopes)
         assert world.get(COSTS, key=other["value"], start_time=1).status == 403, scopes
     idle = world.admin.projects.service_accounts.create(one, name="idle", create_service_account_only=True).id
-    assert world.get(COSTS, key=world.key(one, service_account_id=idle, scopes=["api.usage.read"])["value"], start_time=1).status == 403, "it has no role"
+    assert world.get(COSTS, key=world.key(one, service_account_id=idle, scopes=["api.usage.read"])["value"], start_time=1).error["code"] == "owner_not_permitted"
     world.delete(f"/v1/organization/projects/{one}/api_keys/{reading['id']}")
     assert world.get(COSTS, key=reading["value"], start_time=1).status == 401
 
@@ -296,6 +297,9 @@ def test_usage_is_exported_for_spreadsheets_and_programs(world, cli):
     table = cli("cost", "--by", "model,upstream", "--bucket", "1h").stdout.splitlines()
     assert table[0].split("\t")[0] == "FROM" and len(table) > 3
     assert "TIER" in cli("usage", "--by", "tier").stdout
+    today = time.strftime("%Y-%m-%d", time.gmtime(now() - 3_600))
+    assert sum(Decimal(json.loads(line)["cost"]) for line in cli("usage", "export", "--since", today, "-o", "json").stdout.splitlines()) == total
+    assert "2026-11-01" in run("cost", "--since", "yesterday", env={"TOLLGATE_URL": world.base_url, "TOLLGATE_ADMIN_KEY": world.admin_key}, check=2).stderr
     refused = run("usage", "export", "--bucket", "1m", check=2)
     assert "1h" in refused.stderr
 

@@ -80,6 +80,21 @@ impl Actor {
             Access::Needs(permission) if self.may(permission) => Ok(()),
             Access::WithinProjects(permission) if self.may_within_projects(permission) => Ok(()),
             Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
+            Access::Needs(permission)
+            | Access::OperatorOr(permission)
+            | Access::WithinProjects(permission)
+                if self.kind != KeyKind::Admin && self.scopes.names(permission) =>
+            {
+                let (message, code) = if matches!(access, Access::WithinProjects(_)) {
+                    (
+                        "The key has the scope for this, and the role of its owner does not allow it.",
+                        "owner_not_permitted",
+                    )
+                } else {
+                    ("The key is a project's, and this takes an admin key.", "admin_key_required")
+                };
+                Err(Error::new(Kind::Forbidden, message).code(code))
+            }
             Access::Needs(permission) | Access::OperatorOr(permission) if self.holds(permission) => {
                 let message =
                     "The key is restricted to projects, and this is not about one of them by its path.";

@@ -19,7 +19,7 @@ pub enum Access {
     /// An admin key whose owner and scopes give the permission.
     Needs(Permission),
     /// The same, and of a key that is a project's with the permission among its scopes, or restricted to projects: the operation
-    /// tells it of [`crate::actor::Actor::projects`] alone.
+    /// tells it of these projects alone.
     WithinProjects(Permission),
     /// An admin key of an operator of the installation.
     Operator,

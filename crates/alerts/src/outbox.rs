@@ -19,6 +19,8 @@ use crate::{Alerts, PAUSE, webhook};
 const PAUSES: [i64; 9] = [10, 60, 300, 900, 3_600, 7_200, 14_400, 28_800, 28_800];
 /// Longer than a mail server or a webhook has for its answer, whatever they do.
 const ATTEMPT_MAX: Duration = Duration::from_mins(1);
+/// When one is tried again whose attempt ended with its process.
+const CLAIM_SECONDS: i64 = 90;
 /// Sent at the same time, in all and of one organization: whose receivers do not answer delays nobody else.
 const AT_ONCE: usize = 64;
 const AT_ONCE_EACH: usize = 4;
@@ -199,10 +201,21 @@ impl Alerts {
         self.db.read(move |tx| Box::pin(async move { tx.all(DUE, &due).await })).await
     }
 
-    /// Sends one, and notes what became of it. What cannot be read is given up, and keeps nothing else from being sent.
+    /// Sends one, and notes what became of it. What cannot be read is given up, and keeps nothing else from being sent. That it is
+    /// tried is noted first: while nothing can be written, as on a full disk, nothing is sent again and again.
     async fn attempt(&self, row: &Row) -> Result<()> {
         let end = match Due::from_row(row) {
-            Ok(due) => {
+            Ok(mut due) => {
+                let (id, before) = (due.id, due.next_attempt_at);
+                due.next_attempt_at = self.clock.now().plus_seconds(CLAIM_SECONDS);
+                let claimed = due.next_attempt_at;
+                let is_ours = self
+                    .db
+                    .write(move |tx| Box::pin(async move { claim(tx, id, before, claimed).await }))
+                    .await?;
+                if !is_ours {
+                    return Ok(());
+                }
                 let handing = tokio::time::timeout(ATTEMPT_MAX, self.hand_over(&due));
                 let late = || Err(Failure::new("it did not answer in time", "no answer in time"));
                 end(&due, handing.await.unwrap_or_else(|_| late()), self.clock.now())
@@ -277,6 +290,12 @@ fn end(due: &Due, result: Result<(), Failure>, now: Timestamp) -> End {
             End { id, read, next_attempt_at, delivered_at: None, error: Some(told) }
         }
     }
+}
+
+/// Says until when an attempt takes at most; unless it was taken back meanwhile.
+async fn claim(tx: &mut Tx, id: NotificationId, before: Timestamp, until: Timestamp) -> Result<bool> {
+    let sql = "UPDATE notification SET next_attempt_at = $1 WHERE id = $2 AND next_attempt_at = $3";
+    Ok(tx.execute(sql, &params![until, id, before]).await? > 0)
 }
 
 /// Unless somebody has decided otherwise meanwhile: the alert was deleted or changed, or it is to be sent anew.

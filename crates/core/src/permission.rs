@@ -361,10 +361,19 @@ mod tests {
 
     #[test]
     fn a_scope_of_the_other_api_is_refused_by_name() {
-        let error = Scopes::parse(&["api.model.read", "api.usage.read"], KeyKind::Project).unwrap_err();
+        let error = Scopes::parse(&["api.model.read", "api.groups.read"], KeyKind::Project).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("scopes[1]"));
         assert!(Scopes::parse(&["api.model.request"], KeyKind::Admin).is_err());
         assert!(Scopes::parse(&["api.nonsense"], KeyKind::Admin).is_err());
+    }
+
+    #[test]
+    fn usage_is_named_to_be_read_by_a_project() {
+        let usage = scopes(&["api.usage.read"], KeyKind::ServiceAccount);
+        assert!(usage.names(Permission::UsageRead) && !usage.allows(Permission::ModelRead));
+        let read = scopes(&["api.all.read"], KeyKind::Project);
+        assert!(read.allows(Permission::UsageRead) && !read.names(Permission::UsageRead));
+        assert!(!Scopes::UNRESTRICTED.names(Permission::UsageRead));
     }
 
     #[test]

@@ -25,6 +25,14 @@ impl Timestamp {
     pub const fn floor_to(self, width_seconds: i64) -> Self {
         Self(self.0.div_euclid(width_seconds) * width_seconds)
     }
+
+    /// The beginning of a day of UTC, such as `2026-11-01`.
+    pub fn of_day(text: &str) -> Option<Self> {
+        let is_day = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        let day: jiff::civil::Date = text.parse().ok().filter(|_| is_day)?;
+        let start = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        Some(Self(start.timestamp().as_second()))
+    }
 }
 
 impl fmt::Display for Timestamp {

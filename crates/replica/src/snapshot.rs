@@ -50,7 +50,7 @@ const EXPIRY_TOLD_SECONDS: i64 = 14 * 86_400;
 /// The header of an answer that says when its key expires, for the last two weeks.
 pub fn key_expiry_header(expires_at: Option<Timestamp>, now: Timestamp) -> Option<(&'static str, String)> {
     let near = expires_at.filter(|at| at.0 - now.0 <= EXPIRY_TOLD_SECONDS);
-    near.map(|at| ("tollgate-key-expires-at", at.to_string()))
+    near.map(|at| ("x-tollgate-key-expires-at", at.to_string()))
 }
 
 impl Key {

@@ -118,7 +118,7 @@ pub enum Command {
     /// Models and their prices
     #[command(subcommand)]
     Model(ModelCommand),
-    /// What was spent, by day
+    /// What was spent, by bucket of time
     Cost(CostCommand),
     /// What was used, by bucket of time
     Usage(UsageCommand),

@@ -29,6 +29,8 @@ use crate::tls::{client_config_trusting, speaking_h2};
 pub enum DialError {
     /// The address is one that is never dialled.
     Forbidden(IpAddr),
+    /// It is in a private network that is not listed.
+    Private(IpAddr),
     Unreachable(io::Error),
     TimedOut,
 }
@@ -37,6 +39,9 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forbidden(ip) => write!(f, "the address {ip} is never dialled"),
+            Self::Private(ip) => {
+                write!(f, "the address {ip} is in a private network, and none that --webhook-networks lists")
+            }
             Self::Unreachable(error) => error.fmt(f),
             Self::TimedOut => f.write_str("the connection could not be made in time"),
         }
@@ -101,8 +106,11 @@ impl Dialer {
         address: &Address,
     ) -> Result<ClientConnection, DialError> {
         let is_closed = |private: &Networks| is_private(resolved.ip()) && !private.contains(resolved.ip());
-        if is_forbidden(resolved.ip()) || self.private.as_deref().is_some_and(is_closed) {
+        if is_forbidden(resolved.ip()) {
             return Err(DialError::Forbidden(resolved.ip()));
+        }
+        if self.private.as_deref().is_some_and(is_closed) {
+            return Err(DialError::Private(resolved.ip()));
         }
         let tcp = TcpStream::connect(resolved).await.map_err(DialError::Unreachable)?;
         tcp.set_nodelay(true).map_err(DialError::Unreachable)?;
@@ -259,7 +267,7 @@ mod tests {
         let dialer = Dialer::new(crate::client_config(), Duration::from_secs(5));
         let address = Address::parse(&url).unwrap();
         let to_public = dialer.to_public_and(Networks::default());
-        assert!(matches!(to_public.dial(&address).await.err(), Some(DialError::Forbidden(_))));
+        assert!(matches!(to_public.dial(&address).await.err(), Some(DialError::Private(_))));
         let listed = dialer.to_public_and(Networks::parse(&["127.0.0.0/8"]).unwrap());
         assert!(listed.dial(&address).await.is_ok() && dialer.dial(&address).await.is_ok());
     }

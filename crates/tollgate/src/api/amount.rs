@@ -1,6 +1,6 @@
 //! Amounts and durations as people write them on a command line.
 
-use tollgate_core::{Interval, Money};
+use tollgate_core::{Interval, Money, Timestamp};
 
 /// `50`, `$50`, `0.05usd`: dollars to whole cents.
 fn cents(text: &str) -> Result<i64, String> {
@@ -46,6 +46,19 @@ pub(crate) fn seconds(text: &str) -> Result<Option<i64>, String> {
     count.checked_mul(unit).filter(|seconds| *seconds > 0).map(Some).ok_or_else(wrong)
 }
 
+/// When something begins or ends: so long before `now`, as `7d`, or a day of UTC, as `2026-11-01`.
+pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Some(day) = Timestamp::of_day(text) {
+        return Ok(day);
+    }
+    match seconds(text) {
+        Ok(Some(seconds)) => Ok(Timestamp(now.plus_seconds(-seconds).0.max(0))),
+        _ => Err(format!(
+            "`{text}` is neither a time ago such as 90d, 12h, 30m or 45s, nor a day such as 2026-11-01"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +79,16 @@ mod tests {
         }
         for text in ["", "0", "-1", "0.001", "50eur", "50usd/year", "50usd/", "many"] {
             assert!(limit(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_ago_or_a_day() {
+        let now = Timestamp(1_795_392_000);
+        assert_eq!(moment("1d", now), Ok(Timestamp(1_795_392_000 - 86_400)));
+        assert_eq!(moment("2026-11-23", now), Ok(now));
+        for text in ["never", "2026-13-01", "2026-11-01T00:00:00Z", "yesterday", "", "0d"] {
+            assert!(moment(text, now).is_err(), "{text}");
         }
     }
 

@@ -170,10 +170,10 @@ pub enum ServiceAccountCommand {
 
 #[derive(Args, Debug)]
 pub struct Period {
-    /// How far back, such as 7d or 12h
+    /// How far back, such as 7d or 12h, or a day of UTC, such as 2026-11-01
     #[arg(long, default_value = "7d", value_name = "TIME")]
     pub(crate) since: String,
-    /// Until how long ago; until now if not given
+    /// Until when, in the same way; until now if not given
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
     #[command(flatten)]
@@ -182,10 +182,13 @@ pub struct Period {
 
 #[derive(Args, Debug)]
 pub struct Narrow {
+    /// Only of these projects
     #[arg(long = "project", value_name = "ID")]
     pub(crate) projects: Vec<String>,
+    /// Only of these keys
     #[arg(long = "api-key-id", value_name = "ID")]
     pub(crate) keys: Vec<String>,
+    /// Only of the keys of these users and service accounts
     #[arg(long = "user", value_name = "ID")]
     pub(crate) users: Vec<String>,
 }

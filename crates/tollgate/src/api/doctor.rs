@@ -42,6 +42,7 @@ impl Session {
         self.check_books(&mut findings).await?;
         self.check_keys(&mut findings).await?;
         self.check_models(&mut findings).await?;
+        self.check_notifications(&mut findings).await?;
         self.check_requests(&mut findings).await?;
         let is_well = findings.0.iter().all(|finding| finding["status"] != "problem");
         self.show(table::FINDINGS, &Value::Array(findings.0))?;
@@ -112,6 +113,28 @@ impl Session {
         }
         if findings.0.len() == before {
             findings.ok("models", "All that are served have a price and a bound.");
+        }
+        Ok(())
+    }
+
+    async fn check_notifications(&self, findings: &mut Findings) -> Result<(), Failure> {
+        const LOOKED_AT_MAX: usize = 100;
+        for status in ["pending", "failed"] {
+            let query = [("status", status.to_owned())];
+            let found = match self.client.list("/tollgate/v1/notifications", &query, LOOKED_AT_MAX).await {
+                Ok((found, _)) => found,
+                Err(error) => return findings.skipped("notifications", error),
+            };
+            for one in
+                found.iter().filter(|one| !one["error"].is_null() && one["error"] != "the alert was deleted")
+            {
+                let finding = format!(
+                    "A notification of the alert {} has not arrived: {}.",
+                    one["spend_alert_id"].as_str().unwrap_or_default(),
+                    one["error"].as_str().unwrap_or_default()
+                );
+                findings.add("notifications", "warning", one["id"].as_str().unwrap_or_default(), &finding);
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::api::amount;
 use crate::api::arguments::{
     CostBy, CostCommand, ExportBy, ExportCommand, ExportFormat, Period, UsageAction, UsageBy, UsageCommand,
 };
+use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table::{self, Column};
 
@@ -90,6 +91,8 @@ impl Session {
     /// Everything that was used, row by row as it is read.
     async fn export_usage(&self, command: ExportCommand) -> Done {
         self.needs_tollgate("export usage")?;
+        // What asks for JSON gets it, line by line.
+        let to = if self.format == Format::Json { ExportFormat::Jsonl } else { command.to };
         let mut query = command.period.query()?;
         query.push(("bucket_width", command.bucket));
         // As many buckets on a page as there can be.
@@ -99,11 +102,11 @@ impl Session {
         ));
         query.extend(command.by.iter().map(|by| ("group_by", by.name().to_owned())));
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        if command.to == ExportFormat::Csv {
+        if to == ExportFormat::Csv {
             writeln!(out, "{}", EXPORTED.join(","))?;
         }
         let write = |row: Value| {
-            match command.to {
+            match to {
                 ExportFormat::Csv => {
                     let cells: Vec<String> = EXPORTED.iter().map(|name| csv_cell(name, &row[name])).collect();
                     writeln!(out, "{}", cells.join(","))?;
@@ -182,12 +185,10 @@ impl ExportBy {
 
 impl Period {
     fn query(&self) -> Result<Query, Failure> {
-        let seconds = amount::seconds(&self.since)?.ok_or("`never` is no span of time.".to_owned())?;
         let now = Clock::system().now();
-        let mut query = vec![("start_time", now.plus_seconds(-seconds).0.max(0).to_string())];
+        let mut query = vec![("start_time", amount::moment(&self.since, now)?.0.to_string())];
         if let Some(until) = &self.until {
-            let seconds = amount::seconds(until)?.ok_or("`never` is no span of time.".to_owned())?;
-            query.push(("end_time", now.plus_seconds(-seconds).0.max(1).to_string()));
+            query.push(("end_time", amount::moment(until, now)?.0.max(1).to_string()));
         }
         query.extend(self.narrow.projects.iter().map(|id| ("project_ids", id.clone())));
         query.extend(self.narrow.keys.iter().map(|id| ("api_key_ids", id.clone())));
