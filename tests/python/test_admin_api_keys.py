@@ -150,7 +150,7 @@ def test_an_admin_key_is_fenced_to_its_projects(server):
     assert server.get(f"/v1/organization/projects/{inside}", key=key).status == 200
     child = server.post(f"/v1/organization/projects/{inside}/api_keys", {"name": "child"}, key=key)
     assert child.status == 200 and server.remember(child.json["value"])
-    for path in [f"/v1/organization/projects/{outside}", "/v1/organization/projects", "/v1/organization/users", "/tollgate/v1/upstreams", "/v1/organization/usage/completions?start_time=1"]:
+    for path in [f"/v1/organization/projects/{outside}", "/v1/organization/projects", "/v1/organization/users", "/tollgate/v1/upstreams", "/tollgate/v1/requests"]:
         assert server.get(path, key=key).status == 403, path
     assert server.post("/v1/organization/admin_api_keys", {"name": "wider"}, key=key).status == 403
     assert server.post("/v1/organization/projects", {"name": "new"}, key=key).status == 403

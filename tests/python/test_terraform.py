@@ -131,6 +131,6 @@ def test_an_invite_and_the_role_of_a_user(provider, server):
 
 def test_what_is_not_served_is_absent_to_it(provider, server):
     one = f"/organization/projects/{server.project()}"
-    for path in [one + "/model_permissions", one + "/rate_limits", one + "/hosted_tool_permissions", "/organization/spend_alerts", "/organization/certificates", "/organization/data_retention"]:
+    for path in [one + "/model_permissions", one + "/rate_limits", one + "/hosted_tool_permissions", one + "/service_tier_settings", "/organization/certificates", "/organization/data_retention"]:
         refused = provider.call("GET", path)
         assert refused.status == 404 and "not served by this version" in refused.error["message"], (path, refused)

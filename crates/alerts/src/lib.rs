@@ -23,7 +23,7 @@ use tollgate_wire::Dialer;
 pub use email::Mailer;
 
 /// How often it is looked whether a threshold is reached, and what is to be sent.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(300);
 /// Looking takes at most this part of the time, however many alerts there are.
 const SHARE: u32 = 20;
 
