@@ -16,7 +16,7 @@ import pytest
 from openai._resource import SyncAPIResource
 from openai._types import Omit
 
-from harness import FULL, ROOT, request, run
+from harness import FULL, POSTGRES, ROOT, request, run
 
 DOCUMENT = ROOT / "docs/openapi.json"
 # What we serve of the SDK's operations differs so: by operation, what each side has that the other has not. It can only shrink.
@@ -209,6 +209,8 @@ def test_no_request_of_the_document_s_making_is_answered_by_a_fault(server, tmp_
     # Of what is there, as long as nothing ends it; then of whatever the document allows. A key that revokes itself is for
     # another test.
     ending = ["--exclude-method", "DELETE", "--exclude-operation-id-regex", "archive|freeze|modify-key-policy"]
-    fuzz(40 if FULL else 2, "coverage,fuzzing", *ending, **ids)
+    # Outside of full the other engine gets fewer, for the shapes are the same.
+    phases = "coverage,fuzzing" if FULL or not POSTGRES else "fuzzing"
+    fuzz(40 if FULL else 2, phases, *ending, **ids)
     fuzz(40 if FULL else 4, "coverage,fuzzing" if FULL else "fuzzing", "--exclude-operation-id", "delete-me")
     server.post("/tollgate/v1/organization/unfreeze")
