@@ -1,7 +1,5 @@
 //! How somebody is told.
 
-use std::fmt;
-
 use base64::prelude::{BASE64_STANDARD, Engine};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,6 +7,8 @@ use tollgate_core::secret::{Keyring, Secret, random_bytes};
 use tollgate_core::{Address, Error, Result, SpendAlertId, seal};
 
 const RECIPIENTS_MAX: usize = 50;
+/// Of an e-mail address, in RFC 5321.
+const EMAIL_MAX: usize = 254;
 const PREFIX_MAX: usize = 100;
 const URL_MAX: usize = 2_000;
 /// What the names of secrets begin with that sign webhooks.
@@ -56,12 +56,6 @@ pub struct Checked {
     pub signing_secret: Option<String>,
 }
 
-impl fmt::Debug for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Checked({})", self.shown)
-    }
-}
-
 /// The channel that another takes the place of: as it is shown, and what is sealed of it.
 pub type Before<'b> = (&'b NotificationChannel, Option<&'b [u8]>);
 
@@ -96,7 +90,6 @@ impl NotificationChannel {
         keyring: &Keyring,
         alert: SpendAlertId,
         before: Option<Before<'_>>,
-        is_email: impl Fn(&str) -> Option<String>,
     ) -> Result<Checked> {
         let foreign = |field: &str| {
             let message = format!("Invalid 'notification_channel.{field}': this type of channel has none.");
@@ -106,7 +99,7 @@ impl NotificationChannel {
             if self.url.is_some() {
                 return Err(foreign("url"));
             }
-            let shown = self.email(is_email)?.to_stored()?;
+            let shown = self.email()?.to_stored()?;
             return Ok(Checked { shown, secret: None, signing_secret: None });
         }
         if self.recipients.is_some() {
@@ -131,18 +124,13 @@ impl NotificationChannel {
         let made = (self.kind == Kind::Webhook && kept.is_none())
             .then(|| format!("{SIGNING_PREFIX}{}", BASE64_STANDARD.encode(random_bytes::<32>())));
         let target = Target { url: url.to_owned(), signing_secret: kept.or_else(|| made.clone()) };
-        // The path of a Slack address is its secret, and so may the query of a webhook be.
-        let shown = match self.kind {
-            Kind::Slack => format!("{}/...", address.origin()),
-            _ if url.contains('?') => format!("{}?...", url.split('?').next().unwrap_or_default()),
-            _ => url.to_owned(),
-        };
-        let shown =
-            Self { url: Some(shown), recipients: None, subject_prefix: None, kind: self.kind }.to_stored()?;
+        // Where there is a secret in an address it is in the path or in the query.
+        let shown = Some(format!("{}/...", address.origin()));
+        let shown = Self { url: shown, ..self }.to_stored()?;
         Ok(Checked { shown, secret: Some(target.seal(keyring, alert)?), signing_secret: made })
     }
 
-    fn email(self, is_email: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    fn email(self) -> Result<Self> {
         let param = "notification_channel.recipients";
         let given = self.recipients.unwrap_or_default();
         if given.is_empty() || given.len() > RECIPIENTS_MAX {
@@ -151,11 +139,11 @@ impl NotificationChannel {
         }
         let mut recipients = Vec::with_capacity(given.len());
         for (position, text) in given.iter().enumerate() {
-            let read = is_email(text).filter(|email| email.parse::<lettre::Address>().is_ok());
-            let email = read.ok_or_else(|| {
+            let email = text.trim().to_lowercase();
+            if email.len() > EMAIL_MAX || email.parse::<lettre::Address>().is_err() {
                 let message = format!("Invalid '{param}[{position}]': it is not an e-mail address.");
-                Error::invalid(format!("{param}[{position}]"), message)
-            })?;
+                return Err(Error::invalid(format!("{param}[{position}]"), message));
+            }
             if !recipients.contains(&email) {
                 recipients.push(email);
             }

@@ -12,6 +12,8 @@ use crate::outbox::Failure;
 
 /// For the whole conversation: the transport's own limit is that of connecting.
 const TIME_MAX: Duration = Duration::from_secs(30);
+/// What is said of a recipient whom there is not. Another refusal may be that of our password, which somebody mends.
+const NOBODY: [&str; 3] = ["550", "551", "553"];
 
 /// A mail to one person.
 #[derive(Clone, Debug)]
@@ -69,10 +71,12 @@ impl Mailer {
             .map_err(|error| unfit(&error))?;
         match tokio::time::timeout(TIME_MAX, self.transport.send(message)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if error.is_permanent() => {
+            Ok(Err(error))
+                if error.status().is_some_and(|code| NOBODY.contains(&code.to_string().as_str())) =>
+            {
                 Err(Failure { is_final: true, ..Failure::new("the mail server refused it for good", &error) })
             }
-            Ok(Err(error)) if error.is_transient() => {
+            Ok(Err(error)) if error.status().is_some() => {
                 Err(Failure::new("the mail server refused it for now", &error))
             }
             Ok(Err(error)) => Err(Failure::new("the mail server cannot be used", &error)),

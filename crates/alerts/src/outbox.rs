@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Money, NotificationId, ProjectId, Result, SpendAlertId, Timestamp};
-use tollgate_store::{FromRow, Row, Tx, params};
+use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
-use crate::channel::{Kind, NotificationChannel, Target};
+use crate::channel::{Checked, Kind, NotificationChannel, Target};
 use crate::email::Mail;
 use crate::{Alerts, PAUSE, webhook};
 
@@ -24,6 +24,9 @@ const CLAIM_SECONDS: i64 = 90;
 /// Sent at the same time, in all and of one organization: whose receivers do not answer delays nobody else.
 const AT_ONCE: usize = 64;
 const AT_ONCE_EACH: usize = 4;
+
+/// The `error` of what its owner has ended.
+pub const TAKEN_BACK: &str = "the alert was deleted, or is told elsewhere now";
 
 /// Why an attempt failed, in words that tell nothing of what is inside of our network. What else is known is in the log.
 #[derive(Debug)]
@@ -165,9 +168,10 @@ impl Alerts {
                 Ok(rows) => {
                     for row in rows {
                         let (id, organization) = (text(&row, "id"), text(&row, "organization_id"));
-                        let own = whose.entry(organization.clone()).or_default();
-                        let is_room = own.len() < AT_ONCE_EACH && flying.len() < AT_ONCE;
-                        if is_room && own.insert(id.clone()) {
+                        let own = whose.get(&organization);
+                        let is_room = own.is_none_or(|own| own.len() < AT_ONCE_EACH && !own.contains(&id));
+                        if is_room && flying.len() < AT_ONCE {
+                            whose.entry(organization.clone()).or_default().insert(id.clone());
                             flying.push(async move { (organization, id, self.attempt(&row).await) });
                         }
                     }
@@ -298,16 +302,64 @@ async fn claim(tx: &mut Tx, id: NotificationId, before: Timestamp, until: Timest
     Ok(tx.execute(sql, &params![until, id, before]).await? > 0)
 }
 
-/// Unless somebody has decided otherwise meanwhile: the alert was deleted or changed, or it is to be sent anew.
+/// Unless somebody has decided otherwise meanwhile: it is to be sent anew, or not any more. What has arrived has arrived all the
+/// same, if it was only taken back.
 async fn note(tx: &mut Tx, end: End) -> Result<()> {
     let End { id, read: (attempts, due_at), next_attempt_at, delivered_at, error } = end;
     tx.execute(
         "UPDATE notification SET attempts = $1, next_attempt_at = $2, delivered_at = $3, error = $4
-         WHERE id = $5 AND attempts = $6 AND next_attempt_at = $7",
+         WHERE id = $5 AND ((attempts = $6 AND next_attempt_at = $7)
+            OR (next_attempt_at IS NULL AND CAST($3 AS BIGINT) IS NOT NULL))",
         &params![attempts + 1, next_attempt_at, delivered_at, error, id, attempts, due_at],
     )
     .await?;
     Ok(())
+}
+
+/// Sends nothing more of an alert that is gone.
+pub async fn take_back(tx: &mut Tx, alert: SpendAlertId) -> Result<()> {
+    take_back_where(tx, alert, "").await
+}
+
+/// What waits for an address goes to where the alert goes now. Mail waits for the server, and its recipients stay.
+pub async fn redirect(tx: &mut Tx, alert: SpendAlertId, channel: &Checked) -> Result<()> {
+    if channel.secret.is_none() {
+        return take_back_where(tx, alert, " AND secret IS NOT NULL").await;
+    }
+    tx.execute(
+        "UPDATE notification SET channel = $2, secret = $3
+         WHERE spend_alert_id = $1 AND next_attempt_at IS NOT NULL AND secret IS NOT NULL",
+        &params![alert, channel.shown, channel.secret],
+    )
+    .await?;
+    Ok(())
+}
+
+async fn take_back_where(tx: &mut Tx, alert: SpendAlertId, and: &'static str) -> Result<()> {
+    let sql = Sql::from(
+        "UPDATE notification SET next_attempt_at = NULL, error = $2
+         WHERE spend_alert_id = $1 AND next_attempt_at IS NOT NULL",
+    );
+    tx.execute(sql.push(and), &params![alert, TAKEN_BACK]).await?;
+    Ok(())
+}
+
+/// Sends one at once, however often it was tried: an e-mail to whom it was for, anything else to where its alert goes now. Says
+/// whether it can be: not if the alert is gone, or has become one by e-mail.
+pub async fn again(tx: &mut Tx, id: NotificationId, now: Timestamp) -> Result<bool> {
+    let sent = tx
+        .execute(
+            "UPDATE notification SET next_attempt_at = $2, attempts = 0, delivered_at = NULL, error = NULL,
+                channel = CASE WHEN secret IS NULL THEN channel
+                    ELSE (SELECT a.channel FROM spend_alert a WHERE a.id = notification.spend_alert_id) END,
+                secret = CASE WHEN secret IS NULL THEN NULL
+                    ELSE (SELECT a.secret FROM spend_alert a WHERE a.id = notification.spend_alert_id) END
+             WHERE id = $1 AND EXISTS (SELECT 1 FROM spend_alert a WHERE a.id = notification.spend_alert_id
+                AND (notification.secret IS NULL OR a.secret IS NOT NULL))",
+            &params![id, now],
+        )
+        .await?;
+    Ok(sent > 0)
 }
 
 /// How many have not arrived yet: those that were not tried, and those that have failed.
@@ -332,16 +384,18 @@ fn sentence(due: &Due) -> String {
     };
     let dollars = |money: Option<Money>| money.map(Money::dollars).unwrap_or_default();
     let spent = dollars(Money::parse(&word("spent")));
-    let day = |name: &str| -> String {
-        let at = due.payload[name].as_i64().map(|at| Timestamp(at).to_string()).unwrap_or_default();
-        at.chars().take(10).collect()
-    };
     format!(
         "{whose} has spent {spent} in the month from {} to {}, and {} is what you wanted to be told at.",
-        day("period_start"),
-        day("period_end"),
+        day(due, "period_start", 10),
+        day(due, "period_end", 10),
         dollars(threshold(due))
     )
+}
+
+/// As much of a day as is wanted: `2026-11-01`, or of its letters seven for the month.
+fn day(due: &Due, name: &str, letters: usize) -> String {
+    let at = due.payload[name].as_i64().map(|at| Timestamp(at).to_string()).unwrap_or_default();
+    at.chars().take(letters).collect()
 }
 
 fn threshold(due: &Due) -> Option<Money> {
@@ -355,7 +409,11 @@ fn mail(due: &Due) -> Mail {
     Mail {
         id: due.id.to_string(),
         recipient: due.channel.recipients.iter().flatten().next().cloned().unwrap_or_default(),
-        subject: format!("{prefix}{} has spent {threshold} this month", whose.unwrap_or_default()),
+        subject: format!(
+            "{prefix}{} has spent {threshold} in {}",
+            whose.unwrap_or_default(),
+            day(due, "period_start", 7)
+        ),
         text: format!(
             "{}\n\nNothing is stopped by this: it is an alert, and not a limit.\n\nAlert {}, notification {}.\n",
             sentence(due),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use tollgate_core::{NotificationId, Timestamp};
-use tollgate_wire::Dialer;
+use tollgate_wire::{DialError, Dialer};
 
 use crate::channel::{SIGNING_PREFIX, Target, split};
 use crate::outbox::Failure;
@@ -15,18 +15,6 @@ const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Posts `body`. What is not reached and what may not be are told alike: whoever gives an address learns nothing of our network.
 pub(crate) async fn post(
-    dialer: &Dialer,
-    target: &Target,
-    id: NotificationId,
-    now: Timestamp,
-    body: &str,
-) -> Result<(), Failure> {
-    tokio::time::timeout(TIME_MAX, exchange(dialer, target, id, now, body))
-        .await
-        .unwrap_or_else(|_| Err(Failure::new("it did not answer in time", "no answer in time")))
-}
-
-async fn exchange(
     dialer: &Dialer,
     target: &Target,
     id: NotificationId,
@@ -51,11 +39,16 @@ async fn exchange(
     }
     head += "\r\n";
     let unreached = "it cannot be reached, or is at an address that is not allowed";
-    let connection = dialer.dial(&address).await.map_err(|error| Failure::new(unreached, &error))?;
-    let answer = connection
-        .send(head.as_bytes(), body.as_bytes())
-        .await
-        .map_err(|error| Failure::new("it did not answer", &error))?;
+    let exchange = async {
+        let connection = dialer.dial(&address).await.map_err(|error| match error {
+            DialError::Private(_) => Failure::new(unreached, &format!("{error}; see --webhook-networks")),
+            error => Failure::new(unreached, &error),
+        })?;
+        let sent = connection.send(head.as_bytes(), body.as_bytes()).await;
+        sent.map_err(|error| Failure::new("it did not answer", &error))
+    };
+    let late = || Failure::new("it did not answer in time", "no answer in time");
+    let answer = tokio::time::timeout(TIME_MAX, exchange).await.map_err(|_| late())??;
     // Its status is all that counts; how it goes on is nobody's business.
     match answer.head.status {
         200..300 => Ok(()),

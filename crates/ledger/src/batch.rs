@@ -9,7 +9,7 @@ use tollgate_core::{Error, Money, Period, ProjectId, Result, SpendLimitId, Times
 
 use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
 use crate::hold::Held;
-use crate::rollup::{Account, Line, Rollups, Sums};
+use crate::rollup::{Line, Rollups, Sums};
 use crate::shelf::Shelf;
 
 /// The end of a hold.
@@ -122,16 +122,16 @@ pub(crate) async fn recover<S: Shelf>(
 pub(crate) async fn adjust<S: Shelf>(
     shelf: &mut S,
     limits: &Limits,
-    (payer, key_number): (&Payer, i64),
+    by: (&Payer, i64),
     line: &Line,
     at: Timestamp,
     sums: &Sums,
 ) -> Result<()> {
     let mut rollups = Rollups::default();
-    rollups.add(Account::of(payer, key_number), line, at, sums);
+    rollups.add(by, line, at, sums);
     shelf.add(rollups).await?;
     let mut batch = Batch::new(shelf, limits, at);
-    let path = batch.opened(payer, at).await?;
+    let path = batch.opened(by.0, at).await?;
     let too_much = || Error::bad_request("What was spent would be more than can be counted.");
     batch.books.adjust(&path, sums.adjusted).ok_or_else(too_much)?;
     batch.write().await
@@ -290,7 +290,7 @@ fn note(rollups: &mut Rollups, attempt: &Attempt, outcome: &Outcome, is_clamped:
         return None;
     }
     let sums = Sums::of(outcome.usage(), outcome.cost(), is_clamped);
-    let account = Account::of(&attempt.payer, attempt.key_number);
-    rollups.add(account, &Line::of(attempt, outcome.usage()), attempt.created_at(), &sums);
+    let by = (&attempt.payer, attempt.key_number);
+    rollups.add(by, &Line::of(attempt, outcome.usage()), attempt.created_at(), &sums);
     Some(sums)
 }

@@ -38,20 +38,6 @@ impl Line {
     }
 }
 
-/// Whom it was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Account {
-    pub(crate) key_number: i64,
-    pub(crate) project: ProjectId,
-    pub(crate) organization: OrganizationId,
-}
-
-impl Account {
-    pub(crate) fn of(payer: &Payer, key_number: i64) -> Self {
-        Self { key_number, project: payer.project, organization: payer.organization }
-    }
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) requests: i64,
@@ -141,8 +127,14 @@ pub(crate) struct Rollups {
 
 impl Rollups {
     /// Adds to the buckets of the moment when the attempt was admitted.
-    pub(crate) fn add(&mut self, account: Account, line: &Line, at: Timestamp, sums: &Sums) {
-        let Account { key_number, project, organization } = account;
+    pub(crate) fn add(
+        &mut self,
+        (payer, key_number): (&Payer, i64),
+        line: &Line,
+        at: Timestamp,
+        sums: &Sums,
+    ) {
+        let Payer { organization, project, .. } = *payer;
         for width in [HOUR, DAY] {
             let start = at.floor_to(width);
             self.keys.entry((key_number, line.clone(), width, start)).or_default().add(sums);

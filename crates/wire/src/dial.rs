@@ -39,9 +39,7 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forbidden(ip) => write!(f, "the address {ip} is never dialled"),
-            Self::Private(ip) => {
-                write!(f, "the address {ip} is in a private network, and none that --webhook-networks lists")
-            }
+            Self::Private(ip) => write!(f, "the address {ip} is in a private network that is not listed"),
             Self::Unreachable(error) => error.fmt(f),
             Self::TimedOut => f.write_str("the connection could not be made in time"),
         }

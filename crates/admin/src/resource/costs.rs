@@ -1,14 +1,14 @@
 //! Costs by day, and as an extension by hour and minute. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_core::{Error, Money, Result};
-use tollgate_ledger::usage::{self, Dimension, Sums};
+use tollgate_ledger::usage::{self, Dimension, Sums, Width};
 
 use crate::gate::Cx;
 use crate::operation::Operations;
-use crate::resource::usage::{ACCESS, BucketWidth, Buckets, Span, When, question};
+use crate::resource::usage::{ACCESS, Asked, Buckets, ByCost, CostsQuery, Span, question};
 
 pub(crate) fn operations() -> Operations {
     Operations::new()
@@ -52,80 +52,23 @@ impl Amount {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum GroupBy {
-    ProjectId,
-    UserId,
-    LineItem,
-    ApiKeyId,
-    ApiSource,
-    Model,
-    UpstreamId,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CostsQuery {
-    start_time: i64,
-    end_time: Option<i64>,
-    bucket_width: Option<BucketWidth>,
-    limit: Option<i64>,
-    page: Option<String>,
-    #[serde(default)]
-    group_by: Vec<GroupBy>,
-    /// Some clients of OpenAI's send it for `project_ids`.
-    project_id: Option<String>,
-    #[serde(default)]
-    project_ids: Vec<String>,
-    #[serde(default)]
-    user_ids: Vec<String>,
-    #[serde(default)]
-    api_key_ids: Vec<String>,
-    #[serde(default)]
-    line_items: Vec<String>,
-    /// Extension.
-    #[serde(default)]
-    models: Vec<String>,
-    /// Extension.
-    #[serde(default)]
-    upstream_ids: Vec<String>,
-}
-
 async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
-    let bucket_width = input.bucket_width.unwrap_or(BucketWidth::Day);
-    let rest = format!(
-        "costs{bucket_width:?}{:?}{:?}",
-        (&input.group_by, &input.project_ids, &input.user_ids, &input.api_key_ids),
-        (&input.line_items, &input.models, &input.upstream_ids, &input.project_id)
-    );
-    let when = When {
-        start_time: input.start_time,
-        end_time: input.end_time,
-        width: bucket_width.width(),
-        limit: input.limit,
-        limits: if bucket_width == BucketWidth::Day { (1, 180, 7) } else { bucket_width.limits() },
-        page: input.page.as_deref(),
-        rest,
-    };
+    let mut when = input.when();
+    if when.width == Width::Day {
+        // More than of usage.
+        when.limits = (1, 180, 7);
+    }
     let span = Span::of(&when, cx.now)?;
     let wanted = LineItems::read(&input.line_items)?;
-    let by_line_item = input.group_by.contains(&GroupBy::LineItem);
-    let filters = [
-        (Dimension::Project, input.project_id.into_iter().collect()),
-        (Dimension::Project, input.project_ids),
-        (Dimension::Owner, input.user_ids),
-        (Dimension::Key, input.api_key_ids),
-        (Dimension::Model, wanted.models()),
-        (Dimension::Model, input.models),
-        (Dimension::Upstream, input.upstream_ids),
-    ];
-    let by_model = input.group_by.contains(&GroupBy::Model);
-    let query = question(cx, &span, None, dimensions(&input.group_by, by_line_item), filters);
+    let is_by = |group: ByCost| input.group_by.contains(&group);
+    let (by_line_item, by_model) = (is_by(ByCost::LineItem), is_by(ByCost::Model));
+    let mut filters = input.filters();
+    filters.push((Dimension::Model, wanted.models()));
+    let query = question(cx, &span, None, input.dimensions(), filters);
     // A filter by line item needs the model of each sum, whether or not it is shown.
-    let query = if wanted.is_any() || by_line_item { query } else { query.with(Dimension::Model) };
+    let query = if wanted.is_any() { query } else { query.with(Dimension::Model) };
     let sums = usage::sums(&mut cx.tx, &query).await?;
-    let source = input.group_by.contains(&GroupBy::ApiSource).then_some("unlabeled");
+    let source = is_by(ByCost::ApiSource).then_some("unlabeled");
     if by_line_item {
         return Ok(span.page(sums, |sums| line_items(sums, &wanted, by_model, source)));
     }
@@ -136,25 +79,6 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
         (false, false) => usage::merge_models(sums, narrowed),
     };
     Ok(span.page(sums, |sums| vec![result(sums, sums.cost(), source)]))
-}
-
-fn dimensions(group_by: &[GroupBy], by_line_item: bool) -> Vec<Dimension> {
-    let mut dimensions = Vec::new();
-    for group in group_by {
-        let dimension = match group {
-            GroupBy::ProjectId => Dimension::Project,
-            GroupBy::UserId => Dimension::Owner,
-            GroupBy::ApiKeyId => Dimension::Key,
-            GroupBy::Model => Dimension::Model,
-            GroupBy::UpstreamId => Dimension::Upstream,
-            GroupBy::LineItem | GroupBy::ApiSource => continue,
-        };
-        dimensions.push(dimension);
-    }
-    if by_line_item {
-        dimensions.push(Dimension::Model);
-    }
-    dimensions
 }
 
 fn result(sums: &Sums, cost: Money, api_source: Option<&'static str>) -> CostResult {

@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
-use tollgate_alerts::channel::Kind;
-use tollgate_alerts::outbox::Notification;
+use tollgate_alerts::outbox::{self, Notification};
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::{Error, NotificationId, Permission, Result};
@@ -79,25 +78,11 @@ async fn find(cx: &mut Cx, id: NotificationId) -> Result<Notification> {
     found.ok_or_else(|| Error::not_found("notification"))
 }
 
-/// Sends it at once, to the address that its alert has now. Of an e-mail the recipients are those that it had.
 async fn retry(cx: &mut Cx, input: One) -> Result<Notification> {
-    let before = find(cx, input.notification_id.id()?).await?;
-    let id = before.id;
-    let channel = if before.notification_channel.kind == Kind::Email {
-        "channel"
-    } else {
-        "(SELECT a.channel FROM spend_alert a WHERE a.id = notification.spend_alert_id)"
-    };
-    let sql = Sql::from("UPDATE notification SET next_attempt_at = $2, attempts = 0, delivered_at = NULL, error = NULL, channel = ")
-        .push(channel)
-        .push(
-            ", secret = (SELECT a.secret FROM spend_alert a WHERE a.id = notification.spend_alert_id)
-             WHERE id = $1 AND EXISTS (SELECT 1 FROM spend_alert a WHERE a.id = notification.spend_alert_id)",
-        );
-    let again = cx.tx.execute(sql, &params![id, cx.now]).await?;
-    if again == 0 {
-        let message = "The alert that this notification was of has been deleted.";
-        return Err(Error::bad_request(message).code("alert_deleted"));
+    let id = find(cx, input.notification_id.id()?).await?.id;
+    if !outbox::again(&mut cx.tx, id, cx.now).await? {
+        let message = "The alert of this notification was deleted, or is told by e-mail now.";
+        return Err(Error::bad_request(message).code("alert_gone"));
     }
     let organization = cx.organization();
     let payload =

@@ -18,7 +18,7 @@ use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::spend_limits::read_currency;
-use crate::resource::{Deleted, projects, users};
+use crate::resource::{Deleted, projects};
 
 /// Of the organization, and of each project.
 const ALERTS_MAX: i64 = 100;
@@ -219,8 +219,7 @@ async fn make(cx: &mut Cx, project: Option<ProjectId>, input: Create) -> Result<
         return Err(Error::bad_request(message).code("too_many_spend_alerts"));
     }
     let id: SpendAlertId = cx.id();
-    let channel =
-        input.notification_channel.check(&cx.desk.keyring, id, None, |text| users::read_email(text).ok())?;
+    let channel = input.notification_channel.check(&cx.desk.keyring, id, None)?;
     cx.tx
         .execute(
             "INSERT INTO spend_alert (id, organization_id, project_id, threshold_amount, channel, secret, created_at,
@@ -295,29 +294,15 @@ async fn update_of_project(cx: &mut Cx, input: UpdateOfProject) -> Result<SpendA
 async fn replace(cx: &mut Cx, project: Option<ProjectId>, input: Update) -> Result<SpendAlert> {
     let before = find(cx, project, input.alert_id.id()?).await?;
     let threshold = threshold(input.threshold_amount, &input.currency, &input.interval)?;
-    let channel = input.notification_channel.check(
-        &cx.desk.keyring,
-        before.id,
-        Some((&before.notification_channel, before.secret.as_deref())),
-        |text| users::read_email(text).ok(),
-    )?;
+    let known = (&before.notification_channel, before.secret.as_deref());
+    let channel = input.notification_channel.check(&cx.desk.keyring, before.id, Some(known))?;
     cx.tx
         .execute(
             "UPDATE spend_alert SET threshold_amount = $1, channel = $2, secret = $3, changed_at = $4 WHERE id = $5",
             &params![threshold, channel.shown, channel.secret, cx.now, before.id],
         )
         .await?;
-    // What waits for an address goes to the new one. Mail waits for the server, and its recipients stay.
-    let waits = "spend_alert_id = $1 AND next_attempt_at IS NOT NULL AND secret IS NOT NULL";
-    if channel.secret.is_some() {
-        let sql = Sql::from("UPDATE notification SET channel = $2, secret = $3 WHERE ").push(waits);
-        cx.tx.execute(sql, &params![before.id, channel.shown, channel.secret]).await?;
-    } else {
-        let sql = Sql::from(
-            "UPDATE notification SET next_attempt_at = NULL, error = 'the channel of the alert was changed' WHERE ",
-        );
-        cx.tx.execute(sql.push(waits), &params![before.id]).await?;
-    }
+    outbox::redirect(&mut cx.tx, before.id, &channel).await?;
     let told = json!({"id": before.id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)});
     tell(cx, project, &told);
     let alert = find(cx, project, before.id).await?;
@@ -346,11 +331,10 @@ async fn remove(
     for sql in [
         "DELETE FROM spend_alert WHERE id = $1",
         "DELETE FROM spend_alert_crossing WHERE spend_alert_id = $1",
-        "UPDATE notification SET next_attempt_at = NULL, error = 'the alert was deleted'
-         WHERE spend_alert_id = $1 AND next_attempt_at IS NOT NULL",
     ] {
         cx.tx.execute(sql, &params![id]).await?;
     }
+    outbox::take_back(&mut cx.tx, id).await?;
     tell(cx, project, &json!({"id": id, "deleted": true}));
     Ok(Deleted::new(object, id))
 }

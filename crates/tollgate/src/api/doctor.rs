@@ -1,6 +1,7 @@
 //! `doctor`: what an installation should be told before it costs money.
 
 use serde_json::{Value, json};
+use tollgate_alerts::outbox::TAKEN_BACK;
 use tollgate_core::Clock;
 
 use crate::api::client::CallError;
@@ -125,9 +126,7 @@ impl Session {
                 Ok((found, _)) => found,
                 Err(error) => return findings.skipped("notifications", error),
             };
-            for one in
-                found.iter().filter(|one| !one["error"].is_null() && one["error"] != "the alert was deleted")
-            {
+            for one in found.iter().filter(|one| !one["error"].is_null() && one["error"] != TAKEN_BACK) {
                 let finding = format!(
                     "A notification of the alert {} has not arrived: {}.",
                     one["spend_alert_id"].as_str().unwrap_or_default(),

@@ -94,12 +94,9 @@ impl Session {
         // What asks for JSON gets it, line by line.
         let to = if self.format == Format::Json { ExportFormat::Jsonl } else { command.to };
         let mut query = command.period.query()?;
-        query.push(("bucket_width", command.bucket));
         // As many buckets on a page as there can be.
-        query.push((
-            "limit",
-            if query.iter().any(|(_, value)| value == "1h") { "168" } else { "31" }.to_owned(),
-        ));
+        query.push(("limit", if command.bucket == "1h" { "168" } else { "31" }.to_owned()));
+        query.push(("bucket_width", command.bucket));
         query.extend(command.by.iter().map(|by| ("group_by", by.name().to_owned())));
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if to == ExportFormat::Csv {

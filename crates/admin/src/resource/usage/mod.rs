@@ -12,14 +12,13 @@ use tollgate_ledger::usage::{self, Dimension, Query, Sums};
 use crate::gate::Cx;
 use crate::operation::Access;
 use crate::operation::Operations;
-use query::{
-    Asked, CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery,
-};
+pub(crate) use query::{Asked, ByCost, CostsQuery};
+use query::{CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery};
 use result::{
     CodeInterpreterResult, CompletionsResult, FileSearchResult, ImagesResult, InputResult, SpeechesResult,
     TranscriptionsResult, VectorStoresResult, WebSearchResult,
 };
-pub(crate) use span::{BucketWidth, Buckets, Span, When};
+pub(crate) use span::{Buckets, Span, When};
 
 pub(crate) const ACCESS: Access = Access::WithinProjects(Permission::UsageRead);
 

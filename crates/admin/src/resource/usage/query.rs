@@ -126,6 +126,17 @@ group_by! {
     "project_id" Project Some(Dimension::Project);
 }
 group_by! {
+    /// Of costs. A line item is a model and a kind of token; models and upstreams are extensions.
+    ByCost:
+    "project_id" Project Some(Dimension::Project);
+    "user_id" User Some(Dimension::Owner);
+    "line_item" LineItem Some(Dimension::Model);
+    "api_key_id" Key Some(Dimension::Key);
+    "api_source" ApiSource None;
+    "model" Model Some(Dimension::Model);
+    "upstream_id" Upstream Some(Dimension::Upstream);
+}
+group_by! {
     /// Of our own question, over all kinds of requests.
     ByAll:
     "project_id" Project Some(Dimension::Project);
@@ -158,6 +169,11 @@ query! {
     api_key_ids = Dimension::Key, models = Dimension::Model; context_levels: Vec<ContextLevel>
 }
 query! { ProjectQuery by ByProject: project_ids = Dimension::Project }
+query! {
+    CostsQuery by ByCost: project_ids = Dimension::Project, user_ids = Dimension::Owner,
+    api_key_ids = Dimension::Key, models = Dimension::Model, upstream_ids = Dimension::Upstream;
+    line_items: Vec<String>
+}
 query! {
     AllQuery by ByAll: project_ids = Dimension::Project, user_ids = Dimension::Owner, api_key_ids = Dimension::Key,
     models = Dimension::Model, upstream_ids = Dimension::Upstream, service_tiers = Dimension::ServiceTier,
