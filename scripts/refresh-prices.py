@@ -5,7 +5,7 @@
     /tmp/prices/bin/python scripts/refresh-prices.py
 
 Prices are kept as the decimal strings of the source, in US dollars per million tokens; the program reads them into
-integers. Only models priced by text tokens are taken. A price that is dated is taken as of the day of the refresh.
+integers. Only models priced by tokens are taken. A price that holds from a day on has a line of its own with that day.
 """
 
 import datetime
@@ -51,6 +51,14 @@ FREE = ["omni-moderation-2024-09-26", "omni-moderation-latest", "text-moderation
 
 RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mtok", "output_mtok"]
 
+# What they are called in the table, and by the API.
+NAMES = ["input_price", "cached_input_price", "cache_write_price", "cache_write_1h_price", "output_price"]
+
+COLUMNS = [
+    "model", "from", *NAMES, "audio_input_price", "audio_output_price", "long_context_above", *("long_" + name for name in NAMES),
+    "context_tokens", "max_output_tokens", "image_tokens",
+]
+
 AUDIO_RATES = ["input_audio_mtok", "output_audio_mtok"]
 
 OTHER_KINDS = re.compile("tts|transcribe|image|realtime|live|search|computer-use|deep-research")
@@ -73,16 +81,17 @@ def names(match):
     return []
 
 
-def current(prices, today):
-    """The price in force today, of a list of dated ones."""
+def by_date(prices):
+    """(day from which they hold or None, prices) of plain or dated prices; None if they depend on something else."""
     if not isinstance(prices, list):
-        return prices
-    chosen = None
+        return [(None, prices)]
+    dated = []
     for conditional in prices:
         start = getattr(conditional.constraint, "start_date", None)
-        if conditional.constraint is None or (start is not None and start <= today):
-            chosen = conditional.prices
-    return chosen
+        if conditional.constraint is not None and start is None:
+            return None
+        dated.append((start, conditional.prices))
+    return sorted(dated, key=lambda pair: pair[0] or datetime.date.min)
 
 
 def split(value):
@@ -94,10 +103,8 @@ def split(value):
     return value.base, value.tiers[0].start, value.tiers[0].price
 
 
-def row(model, today):
-    prices = current(model.prices, today)
-    if prices is None:
-        return None
+def row(model, prices):
+    """The figures by the names of their columns; None if something of the price cannot be said in them."""
     fields = {k: v for k, v in vars(prices).items() if v is not None and not k.startswith("_")}
     # A model with another kind of input, output or fee would be charged wrongly by its text price alone.
     audio = [fields.pop(rate, None) for rate in AUDIO_RATES]
@@ -110,39 +117,46 @@ def row(model, today):
     thresholds = {threshold for _, threshold, _ in parts if threshold is not None}
     if len(thresholds) > 1:
         return None
-    base = [part[0] for part in parts]
-    long = [part[2] if part[1] is not None else part[0] for part in parts] if thresholds else [None] * 5
-    text = lambda value: "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
     # A model that hears or speaks at a price that is not known would be charged as if it read and wrote.
     if "audio" in model.id and None in audio:
         return None
-    return [*map(text, audio)], [*map(text, base), text(next(iter(thresholds), None)), *map(text, long), text(CONTEXT.get(model.id, model.context_window))]
+    figures = dict(zip(NAMES, (part[0] for part in parts)))
+    figures.update(zip(["audio_input_price", "audio_output_price"], audio))
+    if thresholds:
+        figures["long_context_above"] = thresholds.pop()
+        figures.update(("long_" + name, part[2] if part[1] is not None else part[0]) for name, part in zip(NAMES, parts))
+    return figures
+
+
+def text(value):
+    return "" if value is None else format(value, "f") if hasattr(value, "as_tuple") else str(value)
 
 
 def main():
-    today = datetime.date.today()
     lines = {}
     for provider in providers:
         if provider.id not in PROVIDERS:
             continue
         for model in provider.models:
-            found = row(model, today)
-            if found is None:
+            dated = by_date(model.prices)
+            rows = [(start, row(model, prices)) for start, prices in dated or []]
+            if not rows or any(figures is None for _, figures in rows):
                 continue
-            audio, cells = found
             for name in filter(lambda name: not OTHER_KINDS.search(name), names(model.match)):
-                limit = MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id, ""))
-                image = IMAGE_TOKENS.get(name.removesuffix("-" + DATE).removesuffix("-" + SHORT_DATE), IMAGE_TOKENS.get(model.id, ""))
-                lines.setdefault(name, "\t".join([name, *cells, str(limit), str(image), *audio]))
+                limits = {
+                    "context_tokens": CONTEXT.get(model.id, model.context_window),
+                    "max_output_tokens": MAX_OUTPUT.get(name, MAX_OUTPUT.get(model.id)),
+                    "image_tokens": IMAGE_TOKENS.get(
+                        name.removesuffix("-" + DATE).removesuffix("-" + SHORT_DATE), IMAGE_TOKENS.get(model.id)),
+                }
+                cells = [{"model": name, "from": start, **figures, **limits} for start, figures in rows]
+                lines.setdefault(name, "\n".join("\t".join(text(line.get(column)) for column in COLUMNS) for line in cells))
     for name in FREE:
-        lines[name] = "\t".join([name, "0"] + [""] * 15)
+        lines[name] = "\t".join([name, "", "0"] + [""] * (len(COLUMNS) - 3))
     header = [
-        f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {today}.",
+        f"# Made by scripts/refresh-prices.py from genai-prices {source_version} (MIT) on {datetime.date.today()}.",
         "# US dollars per million tokens. NAME* is a prefix, a name that ends in YYYY-MM-DD or YYYYMMDD stands for any date.",
-        "# " + "\t".join([
-            "model", "input", "cached_input", "cache_write", "cache_write_1h", "output", "long_context_above", "long_input",
-            "long_cached_input", "long_cache_write", "long_cache_write_1h", "long_output", "context_tokens", "max_output_tokens", "image_tokens",
-            "audio_input", "audio_output"]),
+        "\t".join(COLUMNS),
     ]
     TARGET.write_text("\n".join(header + [lines[name] for name in sorted(lines)]) + "\n")
     print(f"{len(lines)} models written to {TARGET}")

@@ -68,7 +68,7 @@ def test_audio_without_a_price_is_not_charged_as_text(server, key):
 
 
 @pytest.mark.parametrize("path, more, param", [
-    ("chat/completions", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "messages[0]"), ("chat/completions", {"modalities": ["image"]}, "modalities"),
+    ("chat/completions", {"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "messages[0]"), ("chat/completions", {"modalities": ["video"]}, "modalities"), ("completions", {"prompt": "x", "modalities": ["image"]}, "modalities"),
     ("chat/completions", {"modalities": "audio"}, "modalities"), ("completions", {"prompt": "x", "modalities": ["audio"]}, "modalities"),
     ("responses", {"input": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "input[0].content")])
 def test_what_is_not_served_is_refused_by_name(server, key, path, more, param):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -10,9 +11,9 @@ from test_isolation import stored
 
 ABSENT = "0" * 26
 PREFIXES = {"project_id": "proj_", "user_id": "user-", "group_id": "group_", "role_id": "role_", "spend_limit_id": "spend_limit_", "api_key_id": "key_", "upstream_id": "upstream_",
-            "service_account_id": "svc_acct_", "key_id": "key_", "request_id": "req_", "invite_id": "invite-", "alert_id": "spend_alert_", "notification_id": "notification_", "model": "absent-model-", "organization_id": "org-"}
+            "service_account_id": "svc_acct_", "key_id": "key_", "request_id": "req_", "invite_id": "invite-", "alert_id": "spend_alert_", "notification_id": "notification_", "model": "absent-model-", "price": "price_", "event_alert_id": "event_alert_", "organization_id": "org-"}
 # What belongs to the installation is nobody's in particular.
-SHARED = {"upstream_id", "model", "organization_id"}
+SHARED = {"upstream_id", "model", "price", "organization_id"}
 REFUSED = {"none": 401, "garbage": 401, "revoked": 401, "expired": 401}
 
 
@@ -40,6 +41,7 @@ def furnish(server, admin_key, project):
     server.remember(sent["accept_url"].split("=")[1])
     alert = {"threshold_amount": 1_000_000, "currency": "USD", "interval": "month", "notification_channel": {"type": "email", "recipients": ["a@example.com"]}}
     alerts = [made(post(f"{path}/spend_alerts", alert))["id"] for path in ("/v1/organization", one)]
+    watch = made(post("/tollgate/v1/event_alerts", {"events": ["api_key.unused"], "notification_channel": alert["notification_channel"]}))["id"]
     limits = {}
     for scope in ("organization", f"projects/{project}", f"users/{user}", f"api_keys/{key['id']}"):
         limits[scope.split("/")[0]] = made(post(f"/tollgate/v1/{scope}/spend_limits", {"threshold_amount": 100_000, "interval": "day"}))["id"]
@@ -50,7 +52,7 @@ def furnish(server, admin_key, project):
     told = until(lambda: [n["id"] for n in request(server.url, "GET", "/tollgate/v1/notifications", key=admin_key).json["data"] if n["attempts"] > 0])[0]
     assert request(server.url, "DELETE", f"/v1/organization/spend_alerts/{reached}", key=admin_key).status == 200
     return {"project_id": project, "user_id": user, "group_id": group, "role_id": role, "role_there": role_there, "api_key_id": key["id"], "service_account_id": account["id"], "key_id": admin["id"],
-            "invite_id": sent["id"], "request_id": asked, "alert_id": alerts[0], "alert_there": alerts[1], "notification_id": told, "limits": limits, "key": key["value"], "robot": account["api_key"]["value"]}
+            "invite_id": sent["id"], "request_id": asked, "alert_id": alerts[0], "event_alert_id": watch, "alert_there": alerts[1], "notification_id": told, "limits": limits, "key": key["value"], "robot": account["api_key"]["value"]}
 
 
 def named_by(path, ids):
@@ -65,9 +67,10 @@ def world(gateway):
     theirs = server.post("/tollgate/v1/organizations", {"name": "Theirs", "owner_email": "eve@example.com"}).json
     server.remember(theirs["admin_api_key"])
     own, foreign = furnish(server, server.admin_key, server.project("Ours")), furnish(server, theirs["admin_api_key"], theirs["project_id"])
+    planned = server.post("/tollgate/v1/models/gpt-4o-mini/prices", {"effective_from": int(time.time()) + 86_400, "prices": {"input_price": "1"}}).json["id"]
     absent = {name: prefix + ABSENT for name, prefix in PREFIXES.items()}
     absent |= {"role_there": absent["role_id"], "alert_there": absent["alert_id"], "limits": dict.fromkeys(own["limits"], absent["spend_limit_id"])}
-    shared = {"upstream_id": server.get("/tollgate/v1/upstreams").json["data"][0]["id"], "model": "gpt-4o-mini", "organization_id": theirs["id"]}
+    shared = {"upstream_id": server.get("/tollgate/v1/upstreams").json["data"][0]["id"], "model": "gpt-4o-mini", "price": planned, "organization_id": theirs["id"]}
     keys = {"none": None, "garbage": "sk-tgadmin-nonsense", "project key": own["key"], "service-account key": own["robot"], "foreign owner": theirs["admin_api_key"], "owner": server.admin_key}
     users = {"reader": server.user("reader@example.com"), "member": server.user("member@example.com"), "project owner": server.user("lead@example.com")}
     server.admin.projects.users.create(own["project_id"], user_id=users["member"], role="member")

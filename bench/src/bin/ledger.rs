@@ -27,16 +27,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as in the program
 const REQUEST: Request = Request {
     price: Some(Price {
         rates: Rates {
-            input: UnitPrice(150_000),
             cached_input: Some(UnitPrice(75_000)),
-            cache_write: None,
-            cache_write_1h: None,
             output: Some(UnitPrice(600_000)),
-            audio_input: None,
-            audio_output: None,
+            ..Rates::of_input(UnitPrice(150_000))
         },
-        long_context: None,
-        tiers: tollgate_core::price::Tiers { flex: None, priority: None },
+        ..Price::FREE
     }),
     size: Size {
         input: Some(1_000),
@@ -94,6 +89,7 @@ impl Bench {
             endpoint: Endpoint::Completions,
             model: Arc::from("gpt-4o-mini"),
             upstream: UpstreamId::from_bits(3),
+            labels: None,
             request: REQUEST,
             input_estimate: 250,
             believable_max: 1_000_000,

@@ -253,6 +253,7 @@ async fn admin_key(
         restricted_to: None,
         expires_at,
         created_by: None,
+        labels: tollgate_core::labels::Labels::default(),
     };
     let (id, shown) = new.insert(tx, clock, keyring).await?;
     let payload = json!({"id": id, "data": {"scopes": scopes, "name": name, "owner_id": user, "expires_at": expires_at}});

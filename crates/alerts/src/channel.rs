@@ -4,7 +4,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::secret::{Keyring, Secret, random_bytes};
-use tollgate_core::{Address, Error, Result, SpendAlertId, seal};
+use tollgate_core::{Address, Error, Result, seal};
 
 const RECIPIENTS_MAX: usize = 50;
 /// Of an e-mail address, in RFC 5321.
@@ -85,12 +85,7 @@ impl NotificationChannel {
 
     /// Checks it for an alert; `before` is the channel that it replaces. A webhook to the same address keeps its signing secret, and
     /// an address that is given as it is shown is the one that there is.
-    pub fn check(
-        self,
-        keyring: &Keyring,
-        alert: SpendAlertId,
-        before: Option<Before<'_>>,
-    ) -> Result<Checked> {
+    pub fn check(self, keyring: &Keyring, alert: &str, before: Option<Before<'_>>) -> Result<Checked> {
         let foreign = |field: &str| {
             let message = format!("Invalid 'notification_channel.{field}': this type of channel has none.");
             Error::invalid(format!("notification_channel.{field}"), message)
@@ -183,19 +178,19 @@ pub(crate) fn split(url: &str) -> Result<(Address, String)> {
 }
 
 impl Target {
-    fn seal(&self, keyring: &Keyring, alert: SpendAlertId) -> Result<Vec<u8>> {
+    fn seal(&self, keyring: &Keyring, alert: &str) -> Result<Vec<u8>> {
         let text = serde_json::to_string(self)
             .map_err(|error| Error::internal("a channel cannot be written").source(error))?;
         seal::seal(keyring, &binding(alert), &Secret::new(text))
     }
 
-    pub(crate) fn open(keyring: &Keyring, alert: SpendAlertId, sealed: &[u8]) -> Result<Self> {
+    pub(crate) fn open(keyring: &Keyring, alert: &str, sealed: &[u8]) -> Result<Self> {
         let text = seal::open(keyring, &binding(alert), sealed)?;
         serde_json::from_str(text.reveal())
             .map_err(|error| Error::internal("a stored channel cannot be read").source(error))
     }
 }
 
-fn binding(alert: SpendAlertId) -> String {
+fn binding(alert: &str) -> String {
     format!("spend_alert.channel|{alert}")
 }

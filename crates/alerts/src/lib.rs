@@ -1,14 +1,16 @@
 //! Telling people what happens with their money.
 //!
-//! What is to be told is written down in the transaction that finds it out ([`thresholds`]), and delivered from there
+//! What is to be told is written down in the transaction that finds it out ([`thresholds`], [`events`]), and delivered from there
 //! ([`outbox`]) by e-mail, signed webhook or a message for Slack, until it has arrived or a day of attempts has failed. A
 //! process that ends between sending and writing that down sends again: receivers know a notification by its id.
 
 pub mod channel;
 mod email;
+pub mod events;
 pub mod outbox;
 pub mod thresholds;
 mod webhook;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,8 @@ use tollgate_store::Db;
 use tollgate_wire::Dialer;
 
 pub use email::Mailer;
+use events::Watch;
+pub use events::{UpstreamState, Upstreams};
 
 /// How often it is looked whether a threshold is reached, and what is to be sent.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -34,6 +38,7 @@ pub struct Alerts {
     clock: Clock,
     dialer: Dialer,
     mailer: Option<Mailer>,
+    upstreams: Upstreams,
 }
 
 impl Alerts {
@@ -45,8 +50,9 @@ impl Alerts {
         dialer: &Dialer,
         private: Networks,
         mailer: Option<Mailer>,
+        upstreams: Upstreams,
     ) -> Self {
-        Self { db, keyring, clock, dialer: dialer.to_public_and(private), mailer }
+        Self { db, keyring, clock, dialer: dialer.to_public_and(private), mailer, upstreams }
     }
 
     /// Looks and sends, side by side: a webhook that does not answer keeps nothing from being noticed. Never returns; drop it to
@@ -56,10 +62,14 @@ impl Alerts {
     }
 
     async fn look(&self) {
+        let mut watch = Watch::new(Arc::clone(&self.upstreams));
         loop {
             let took = Stopwatch::start();
             if let Err(error) = thresholds::look(&self.db, &self.clock).await {
                 tracing::error!(%error, "whether thresholds are reached could not be looked at; trying again");
+            }
+            if let Err(error) = watch.look(&self.db, &self.clock).await {
+                tracing::error!(%error, "whether there is something to tell could not be looked at; trying again");
             }
             tokio::time::sleep(PAUSE.max(took.elapsed() * SHARE)).await;
         }

@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Clock, Error, Money, NotificationId, ProjectId, Result, SpendAlertId, Timestamp};
+use tollgate_core::{Clock, Error, EventAlertId, NotificationId, ProjectId, Result, SpendAlertId, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
 use crate::channel::{Checked, Kind, NotificationChannel, Target};
 use crate::email::Mail;
+use crate::words::{self, Words};
 use crate::{Alerts, PAUSE, webhook};
 
 /// Seconds until the next attempt after each that failed; after the last it is given up, a day later.
@@ -45,7 +46,7 @@ impl Failure {
 
 /// Something that is to be told over the channel of an alert.
 pub(crate) struct New {
-    pub(crate) alert: SpendAlertId,
+    pub(crate) alert: String,
     pub(crate) event: &'static str,
     pub(crate) payload: Value,
     pub(crate) now: Timestamp,
@@ -77,7 +78,9 @@ pub struct Notification {
     pub object: &'static str,
     pub id: NotificationId,
     pub event: String,
-    pub spend_alert_id: SpendAlertId,
+    /// The alert that it is of: one of the two.
+    pub spend_alert_id: Option<SpendAlertId>,
+    pub event_alert_id: Option<EventAlertId>,
     pub project_id: Option<ProjectId>,
     /// Of an e-mail with one recipient.
     pub notification_channel: NotificationChannel,
@@ -104,11 +107,13 @@ impl FromRow for Notification {
     fn from_row(row: &Row) -> Result<Self> {
         let next_attempt_at: Option<Timestamp> = row.get("next_attempt_at")?;
         let delivered_at: Option<Timestamp> = row.get("delivered_at")?;
+        let alert: String = row.get("spend_alert_id")?;
         Ok(Self {
             object: "tollgate.notification",
             id: row.get("id")?,
             event: row.get("event")?,
-            spend_alert_id: row.get("spend_alert_id")?,
+            spend_alert_id: SpendAlertId::parse(&alert),
+            event_alert_id: EventAlertId::parse(&alert),
             project_id: row.get("project_id")?,
             notification_channel: NotificationChannel::from_stored(&row.get::<String>("channel")?)?,
             status: status(delivered_at, next_attempt_at),
@@ -124,7 +129,7 @@ impl FromRow for Notification {
 /// One that is due, with all that is needed to send it.
 struct Due {
     id: NotificationId,
-    alert: SpendAlertId,
+    alert: String,
     event: String,
     channel: NotificationChannel,
     secret: Option<Vec<u8>>,
@@ -246,7 +251,7 @@ impl Alerts {
                 let target = target(&self.keyring, due)
                     .map_err(|error| Failure::new("its address cannot be read", &error))?;
                 let body = if due.channel.kind == Kind::Slack {
-                    json!({"text": sentence(due)})
+                    json!({"text": message(due)})
                 } else {
                     json!({"object": "event", "id": due.id, "type": due.event, "created_at": due.created_at, "data": due.payload})
                 };
@@ -262,7 +267,7 @@ fn text(row: &Row, column: &str) -> String {
 
 fn target(keyring: &Keyring, due: &Due) -> Result<Target> {
     let sealed = due.secret.as_deref().ok_or_else(|| Error::internal("a webhook has no address"))?;
-    Target::open(keyring, due.alert, sealed)
+    Target::open(keyring, &due.alert, sealed)
 }
 
 /// What became of an attempt.
@@ -276,7 +281,7 @@ struct End {
 }
 
 fn end(due: &Due, result: Result<(), Failure>, now: Timestamp) -> End {
-    let (id, alert, attempts) = (due.id, due.alert, due.attempts + 1);
+    let (id, alert, attempts) = (due.id, &due.alert, due.attempts + 1);
     let read = (due.attempts, due.next_attempt_at);
     match result {
         Ok(()) => {
@@ -317,12 +322,12 @@ async fn note(tx: &mut Tx, end: End) -> Result<()> {
 }
 
 /// Sends nothing more of an alert that is gone.
-pub async fn take_back(tx: &mut Tx, alert: SpendAlertId) -> Result<()> {
+pub async fn take_back(tx: &mut Tx, alert: &str) -> Result<()> {
     take_back_where(tx, alert, "").await
 }
 
 /// What waits for an address goes to where the alert goes now. Mail waits for the server, and its recipients stay.
-pub async fn redirect(tx: &mut Tx, alert: SpendAlertId, channel: &Checked) -> Result<()> {
+pub async fn redirect(tx: &mut Tx, alert: &str, channel: &Checked) -> Result<()> {
     if channel.secret.is_none() {
         return take_back_where(tx, alert, " AND secret IS NOT NULL").await;
     }
@@ -335,7 +340,7 @@ pub async fn redirect(tx: &mut Tx, alert: SpendAlertId, channel: &Checked) -> Re
     Ok(())
 }
 
-async fn take_back_where(tx: &mut Tx, alert: SpendAlertId, and: &'static str) -> Result<()> {
+async fn take_back_where(tx: &mut Tx, alert: &str, and: &'static str) -> Result<()> {
     let sql = Sql::from(
         "UPDATE notification SET next_attempt_at = NULL, error = $2
          WHERE spend_alert_id = $1 AND next_attempt_at IS NOT NULL",
@@ -375,52 +380,27 @@ pub async fn waiting(tx: &mut Tx) -> Result<[u64; 2]> {
     Ok([all - failing, failing])
 }
 
-/// One sentence for people.
-fn sentence(due: &Due) -> String {
-    let word = |name: &str| due.payload[name].as_str().unwrap_or_default().to_owned();
-    let whose = match due.payload["project_name"].as_str() {
-        Some(project) => format!("The project {project} of {}", word("organization_name")),
-        None => format!("The organization {}", word("organization_name")),
-    };
-    let dollars = |money: Option<Money>| money.map(Money::dollars).unwrap_or_default();
-    let spent = dollars(Money::parse(&word("spent")));
-    format!(
-        "{whose} has spent {spent} in the month from {} to {}, and {} is what you wanted to be told at.",
-        day(due, "period_start", 10),
-        day(due, "period_end", 10),
-        dollars(threshold(due))
-    )
-}
-
-/// As much of a day as is wanted: `2026-11-01`, or of its letters seven for the month.
-fn day(due: &Due, name: &str, letters: usize) -> String {
-    let at = due.payload[name].as_i64().map(|at| Timestamp(at).to_string()).unwrap_or_default();
-    at.chars().take(letters).collect()
-}
-
-fn threshold(due: &Due) -> Option<Money> {
-    due.payload["threshold_amount"].as_i64().and_then(Money::from_cents)
-}
-
 fn mail(due: &Due) -> Mail {
-    let whose = due.payload["project_name"].as_str().or(due.payload["organization_name"].as_str());
+    let Words { subject, sentence, lines, after } = words::of(&due.event, &due.payload);
     let prefix = due.channel.subject_prefix.as_deref().map(|prefix| format!("{prefix} ")).unwrap_or_default();
-    let threshold = threshold(due).map(Money::dollars).unwrap_or_default();
+    let list = if lines.is_empty() { String::new() } else { format!("\n\n{}", lines.join("\n")) };
     Mail {
         id: due.id.to_string(),
         recipient: due.channel.recipients.iter().flatten().next().cloned().unwrap_or_default(),
-        subject: format!(
-            "{prefix}{} has spent {threshold} in {}",
-            whose.unwrap_or_default(),
-            day(due, "period_start", 7)
-        ),
-        text: format!(
-            "{}\n\nNothing is stopped by this: it is an alert, and not a limit.\n\nAlert {}, notification {}.\n",
-            sentence(due),
-            due.alert,
-            due.id
-        ),
+        subject: format!("{prefix}{subject}"),
+        text: format!("{sentence}{list}\n\n{after}\n\nAlert {}, notification {}.\n", due.alert, due.id),
     }
+}
+
+/// For Slack and what is compatible with it.
+fn message(due: &Due) -> String {
+    let Words { sentence, lines, .. } = words::of(&due.event, &due.payload);
+    let mut text = sentence;
+    for line in lines {
+        text.push('\n');
+        text.push_str(&line);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -433,7 +413,7 @@ mod tests {
             NotificationChannel { kind: Kind::Slack, recipients: None, subject_prefix: None, url: None };
         let mut due = Due {
             id: NotificationId::from_bits(1),
-            alert: SpendAlertId::from_bits(2),
+            alert: "spend_alert_2".to_owned(),
             event: "spend_alert.reached".to_owned(),
             channel,
             secret: None,

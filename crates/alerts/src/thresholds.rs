@@ -45,7 +45,7 @@ impl Quiet {
 /// Those that have not been told of in the month from `$1` to `$2`, and were as they are before its end.
 const QUIET: &str = "SELECT a.id, a.organization_id, a.project_id, a.threshold_amount
     FROM spend_alert a LEFT JOIN project p ON p.id = a.project_id
-    WHERE p.archived_at IS NULL AND a.changed_at < $2 AND NOT EXISTS (SELECT 1 FROM spend_alert_crossing c WHERE c.spend_alert_id = a.id AND c.period_start = $1
+    WHERE a.events IS NULL AND p.archived_at IS NULL AND a.changed_at < $2 AND NOT EXISTS (SELECT 1 FROM spend_alert_crossing c WHERE c.spend_alert_id = a.id AND c.period_start = $1
         AND c.threshold_amount = a.threshold_amount)";
 
 /// What was admitted before a month's end counts to it, and may take so long.
@@ -69,7 +69,7 @@ async fn look_at(db: &Db, clock: &Clock, month: Period, now: Timestamp) -> Resul
             Box::pin(async move {
                 if is_first(tx, &alert, month, now).await? {
                     let payload = payload(tx, &alert, month, spent).await?;
-                    let new = New { alert: alert.id, event: "spend_alert.reached", payload, now };
+                    let new = New { alert: alert.id.to_string(), event: "spend_alert.reached", payload, now };
                     outbox::put(tx, &clock, new).await?;
                 }
                 Ok(())

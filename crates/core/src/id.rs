@@ -192,6 +192,7 @@ ids! {
     GroupId = Group, "group_", "group";
     InviteId = Invite, "invite-", "invite";
     SpendAlertId = SpendAlert, "spend_alert_", "spend alert";
+    EventAlertId = EventAlert, "event_alert_", "event alert";
     NotificationId = Notification, "notification_", "notification";
 }
 

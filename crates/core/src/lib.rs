@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod id;
 pub mod input;
 pub mod key;
+pub mod labels;
 pub mod metrics;
 pub mod money;
 pub mod network;
@@ -34,8 +35,9 @@ pub mod upstream;
 pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
-    AdjustmentId, AttemptId, AuditLogId, GroupId, InviteId, KeyId, NotificationId, OrganizationId, Principal,
-    ProjectId, RoleId, ServiceAccountId, SpendAlertId, SpendLimitId, UpstreamId, UserId,
+    AdjustmentId, AttemptId, AuditLogId, EventAlertId, GroupId, InviteId, KeyId, NotificationId,
+    OrganizationId, Principal, ProjectId, RoleId, ServiceAccountId, SpendAlertId, SpendLimitId, UpstreamId,
+    UserId,
 };
 pub use money::{Money, UnitPrice};
 pub use period::{Interval, Period, Zone};

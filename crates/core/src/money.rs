@@ -36,6 +36,17 @@ impl Money {
         format!("${}", Dollars(self.0))
     }
 
+    /// Decimal dollars without needless zeros: `"0.01"`.
+    pub fn short(self) -> String {
+        struct Short(i64);
+        impl fmt::Display for Short {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write_decimal(f, self.0, 9, 0)
+            }
+        }
+        Short(self.0).to_string()
+    }
+
     pub fn nanos(self) -> i64 {
         self.0
     }

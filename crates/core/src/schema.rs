@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::id::{Id, Identified, Principal};
+use crate::labels::{Labels, LabelsSaid, RequestLabels};
 use crate::money::Money;
 use crate::patch::Patch;
 use crate::permission::Scopes;
@@ -32,6 +33,11 @@ inline! {
     Principal, json_schema!({"type": "string", "description": "The id of a user or a service account."});
     Scopes, json_schema!({"type": "array", "items": {"type": "string"}});
     Money, json_schema!({"type": "string", "description": "Dollars, with nine places."});
+    Labels, json_schema!({"type": "object", "additionalProperties": {"type": "string"}});
+    RequestLabels, json_schema!({
+        "type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}},
+    });
+    LabelsSaid, json_schema!({"type": "object", "additionalProperties": {"type": "string"}});
     Timestamp, json_schema!({"type": "integer", "description": "Unix seconds."});
     Secret, json_schema!({"type": "string", "writeOnly": true});
     ShownOnce, json_schema!({"type": "string", "description": "A secret. It is shown this once."});

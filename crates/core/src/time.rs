@@ -33,6 +33,11 @@ impl Timestamp {
         let start = day.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
         Some(Self(start.timestamp().as_second()))
     }
+
+    /// A moment with its offset from UTC, such as `2026-11-01T09:30:00Z`.
+    pub fn of_text(text: &str) -> Option<Self> {
+        text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_second()))
+    }
 }
 
 impl fmt::Display for Timestamp {

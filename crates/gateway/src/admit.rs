@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tollgate_core::budget::Payer;
 use tollgate_core::price::{Price, REQUEST_COST_MAX, Request, Size};
-use tollgate_core::{AttemptId, Error, Result};
+use tollgate_core::{AttemptId, Error, Result, Timestamp};
 use tollgate_ledger::{Attempt, Hold, Refused};
 use tollgate_replica::{Model, SpendPolicy, Upstream};
 
@@ -36,7 +36,7 @@ pub(crate) async fn hold(
     id: AttemptId,
     attempt_of: Option<AttemptId>,
 ) -> Result<Hold> {
-    refuse_unpriced_tier(asked)?;
+    refuse_unpriced_tier(asked, id.created_at())?;
     let policy = policy(gateway, asked.caller);
     let mut attempt = attempt(asked, id, attempt_of, policy);
     refuse_absurd(&attempt)?;
@@ -92,7 +92,7 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
     // With a parameter that nobody vouches for, nothing bounds what it costs.
     let is_known = call.unknown_parameter(&upstream.settings.allowed_parameters).is_none();
     // What costs nothing may be as large as it likes.
-    let price = if call.endpoint.is_free() { Some(Price::FREE) } else { facts.price };
+    let price = if call.endpoint.is_free() { Some(Price::FREE) } else { model.prices.at(id.created_at()) };
     // What has no price of its own is not charged as if it were text.
     let price = price.filter(|price| price.prices(call.kinds));
     let is_free = price.is_some_and(|price| price.is_free());
@@ -110,6 +110,7 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
         endpoint: call.endpoint.usage(),
         model: Arc::clone(&model.id),
         upstream: upstream.id,
+        labels: caller.labels.clone(),
         request: Request {
             price,
             size: Size {
@@ -141,9 +142,9 @@ fn policy(gateway: &Gateway, caller: &Caller) -> SpendPolicy {
 }
 
 /// A tier is asked for on purpose, so that what it costs has to be known.
-fn refuse_unpriced_tier(asked: &Asked<'_>) -> Result<()> {
+fn refuse_unpriced_tier(asked: &Asked<'_>, at: Timestamp) -> Result<()> {
     let Some(tier) = asked.call.kinds.tier else { return Ok(()) };
-    let price = asked.model.facts.price;
+    let price = asked.model.prices.at(at);
     if price.is_none_or(|price| price.tiers.factor(tier).is_some()) {
         return Ok(());
     }

@@ -179,12 +179,17 @@ impl Body<'_> {
     /// The tier that is asked for, if it has a price of its own.
     pub(crate) fn tier(&self) -> Option<Tier> {
         let word = self.service_tier.0?.get().strip_prefix('"')?.strip_suffix('"')?;
-        Tier::parse(word).filter(|tier| *tier != Tier::Usual)
+        Tier::parse(word).filter(|tier| matches!(tier, Tier::Flex | Tier::Priority))
     }
 
     /// Whether the answer may be spoken.
     pub(crate) fn speaks(&self) -> bool {
         self.modalities.iter().flatten().any(|modality| modality == "audio")
+    }
+
+    /// Whether there may be pictures in the answer.
+    pub(crate) fn draws(&self) -> bool {
+        self.modalities.iter().flatten().any(|modality| modality == "image")
     }
 
     /// Whether the model is free to call a tool or not.
@@ -242,8 +247,11 @@ impl Body<'_> {
             };
             return Err(Error::unsupported(format!("tools[{at}].type"), message));
         }
-        let other =
-            self.modalities.iter().flatten().find(|modality| !matches!(modality.as_str(), "text" | "audio"));
+        let other = self
+            .modalities
+            .iter()
+            .flatten()
+            .find(|modality| !matches!(modality.as_str(), "text" | "audio" | "image"));
         if let Some(other) = other {
             let other: String = other.chars().take(40).collect();
             return Err(Error::unsupported("modalities", format!("Output of '{other}' is not served yet.")));
@@ -251,6 +259,9 @@ impl Body<'_> {
         if (self.speaks() || self.audio.is_some()) && endpoint != Endpoint::ChatCompletions {
             let param = if self.speaks() { "modalities" } else { "audio" };
             return Err(Error::unsupported(param, "Audio output is served by chat completions only."));
+        }
+        if self.draws() && endpoint != Endpoint::ChatCompletions {
+            return Err(Error::unsupported("modalities", "Images are made by chat completions only."));
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tollgate_core::error::Kind;
 use tollgate_core::key::{KeyKind, PresentedKey};
+use tollgate_core::labels::LabelSet;
 use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp};
-use tollgate_replica::{Key, Refused};
+use tollgate_replica::{Key, Refused, Snapshot};
 use tollgate_wire::{Exchange, Headers};
 
 use crate::{Gateway, permit};
@@ -14,6 +15,8 @@ use crate::{Gateway, permit};
 pub(crate) struct Caller {
     pub(crate) key: Arc<Key>,
     pub(crate) project: ProjectId,
+    /// Of what it does: those of its project and key, and what the request adds.
+    pub(crate) labels: Option<Arc<LabelSet>>,
 }
 
 /// Proves the caller, who wants to do what needs `wanted`, on the newest snapshot. Costs no query, whatever is presented.
@@ -37,8 +40,41 @@ pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permi
         return Err(from_browser());
     }
     permit::scope(&snapshot, key, wanted)?;
+    let labels = labels(&snapshot, key, headers)?;
     gateway.replica.note_use(key, now);
-    Ok(Caller { key: Arc::clone(key), project })
+    Ok(Caller { key: Arc::clone(key), project, labels })
+}
+
+/// A request may add one label of those that its project allows: `x-tollgate-label: NAME=VALUE`.
+const LABEL: &str = "x-tollgate-label";
+
+fn labels(snapshot: &Snapshot, key: &Key, headers: &Headers) -> Result<Option<Arc<LabelSet>>> {
+    let mut labels = snapshot.labels(key);
+    let mut said = headers.all(LABEL);
+    if let Some(text) = said.next() {
+        if said.next().is_some() {
+            return Err(Error::invalid(
+                LABEL,
+                format!("Invalid '{LABEL}': a request adds one label at most."),
+            ));
+        }
+        let text = String::from_utf8_lossy(text);
+        let pair = text.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        let (name, value) = pair.ok_or_else(|| {
+            Error::invalid(LABEL, format!("Invalid '{LABEL}': expected NAME=VALUE, such as feature=chat."))
+        })?;
+        let project = key.project.and_then(|project| snapshot.project(project));
+        if !project.is_some_and(|project| project.request_labels.allows(name, value)) {
+            let shown: String = text.chars().take(200).collect();
+            let message = format!(
+                "Invalid '{LABEL}': the project does not allow requests to add '{shown}'. Its `request_labels` say what they \
+                 may add."
+            );
+            return Err(Error::invalid(LABEL, message).code("label_not_allowed"));
+        }
+        labels.get_or_insert_default().set(name, value);
+    }
+    Ok(labels.as_ref().and_then(LabelSet::of).map(Arc::new))
 }
 
 /// Whether a key is still good for long: whoever finds it in a page can use it.

@@ -56,11 +56,15 @@ struct State {
     limited: HashMap<Arc<str>, Instant>,
     /// How long the last rest was, until something succeeds.
     last: Duration,
+    /// Whether anything ever succeeded.
+    is_proven: bool,
 }
 
 struct Rest {
     until: Instant,
     is_down: bool,
+    /// Whether somebody should know: not of one that only has too much to do.
+    is_outage: bool,
     /// Whether somebody is trying it.
     is_tried: bool,
 }
@@ -123,6 +127,15 @@ impl Health {
     /// Whether it neither rests nor is down.
     pub(crate) fn is_up(&self) -> bool {
         lock(&self.state).rest.as_ref().is_none_or(|rest| Instant::now() >= rest.until)
+    }
+
+    /// Whether it has been given up until a request succeeds; `None` if nothing has shown it.
+    pub(crate) fn is_down(&self) -> Option<bool> {
+        let state = lock(&self.state);
+        match &state.rest {
+            Some(rest) if rest.is_outage => Some(true),
+            _ => state.is_proven.then_some(false),
+        }
     }
 
     /// Whether nobody would have to wait for a place.
@@ -222,12 +235,13 @@ impl Health {
             Outcome::Answered { .. } => {
                 let mut limited = std::mem::take(&mut state.limited);
                 limited.remove(model);
-                *state = State { limited, ..State::default() };
+                *state = State { limited, is_proven: true, ..State::default() };
                 return;
             }
         };
         if let Some(time) = rest {
-            state.rest = Some(Rest { until: Instant::now() + time, is_down, is_tried: false });
+            let is_outage = !matches!(outcome, Outcome::Answered { status: 529, .. });
+            state.rest = Some(Rest { until: Instant::now() + time, is_down, is_outage, is_tried: false });
         } else if is_trial {
             // It answered the one that tried it, with nothing that concerns everybody.
             state.rest = None;

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tollgate_core::Clock;
+use tollgate_core::{Clock, UpstreamId};
 use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
 use tollgate_store::Db;
@@ -116,6 +116,13 @@ impl Gateway {
         let snapshot = self.replica.snapshot();
         let upstreams = snapshot.upstreams();
         upstreams.map(|upstream| (upstream.name.clone(), self.watch.of(upstream).is_up())).collect()
+    }
+
+    /// Upstreams with their names, and whether each cannot be used; `None` if nothing has shown it.
+    pub fn upstreams_down(&self) -> Vec<(UpstreamId, String, Option<bool>)> {
+        let snapshot = self.replica.snapshot();
+        let upstreams = snapshot.upstreams();
+        upstreams.map(|one| (one.id, one.name.clone(), self.watch.of(one).is_down())).collect()
     }
 
     pub fn new(

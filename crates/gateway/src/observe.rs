@@ -141,13 +141,8 @@ impl Observer {
         Some(self.split(TokenUsage {
             input: if reported.input > 0 { reported.input } else { self.input_estimate },
             output: self.seen.tokens().max(reported.output),
-            cached_input: reported.cached_input,
-            cache_write: reported.cache_write,
-            cache_write_1h: reported.cache_write_1h,
-            audio_input: reported.audio_input,
-            audio_output: reported.audio_output,
-            tier: reported.tier,
             drained_output: 0,
+            ..reported
         }))
     }
 

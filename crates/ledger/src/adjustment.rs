@@ -13,7 +13,8 @@ use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
 use crate::attempt::Endpoint;
 use crate::recovery::read_payer;
-use crate::rollup::{COST, Line, Sums};
+use crate::rollup::{COST, Line};
+use crate::sums::Sums;
 use crate::{batch, spend_limit};
 
 /// What an adjustment is for.
@@ -138,8 +139,9 @@ pub async fn adjust(
         model: Arc::from(row.get::<String>("model")?),
         upstream: row.get("upstream_id")?,
         tier: Tier::parse(&tier).ok_or_else(|| Error::internal("an unknown service tier"))?,
+        label_set: row.get("label_set")?,
     };
-    let sums = Sums { adjusted: cost, input, output, ..Sums::default() };
+    let sums = Sums { adjusted_cost: cost, input_tokens: input, output_tokens: output, ..Sums::default() };
     let limits = spend_limit::of_payer(tx, &payer).await?;
     let by = (&payer, row.get("key_number")?);
     batch::adjust(tx, &limits, by, &line, attempt.created_at(), &sums).await?;

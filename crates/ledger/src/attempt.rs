@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tollgate_core::budget::Payer;
+use tollgate_core::labels::LabelSet;
 use tollgate_core::price::{Cost, Overrun, Request, TokenUsage};
 use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
@@ -46,6 +47,7 @@ pub struct Attempt {
     pub endpoint: Endpoint,
     pub model: Arc<str>,
     pub upstream: UpstreamId,
+    pub labels: Option<Arc<LabelSet>>,
     /// What it asks for, and what that can cost.
     pub request: Request,
     /// Tokens of the input by a rule of thumb, for when the upstream does not say.
@@ -62,6 +64,10 @@ impl Attempt {
     pub fn created_at(&self) -> Timestamp {
         self.id.created_at()
     }
+
+    pub(crate) fn label_set(&self) -> i64 {
+        self.labels.as_ref().map_or(0, |labels| labels.number)
+    }
 }
 
 /// As if a request had taken and made all it could.
@@ -72,7 +78,9 @@ pub(crate) fn at_bound(request: &Request, input_estimate: u64) -> (TokenUsage, C
         ..TokenUsage::default()
     };
     let cost = match request.bound() {
-        Some(bound) => Cost { input: bound.input, output: bound.output, ..Cost::default() },
+        Some(bound) => {
+            Cost { input: bound.input, output: bound.output, request: bound.request, ..Cost::default() }
+        }
         None => request.cost(usage),
     };
     (usage, cost)
@@ -187,6 +195,7 @@ pub(crate) enum Ending {
 
 /// How a hold ends on the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are settled")]
 pub(crate) enum Outcome {
     Settled { source: UsageSource, usage: TokenUsage, cost: Cost, flags: Flags, reported: Option<String> },
     Voided,

@@ -9,8 +9,9 @@ use tollgate_core::{Error, Money, Period, ProjectId, Result, SpendLimitId, Times
 
 use crate::attempt::{Attempt, Ending, Excess, Outcome, State, UsageSource};
 use crate::hold::Held;
-use crate::rollup::{Line, Rollups, Sums};
+use crate::rollup::{Line, Rollups};
 use crate::shelf::Shelf;
+use crate::sums::Sums;
 
 /// The end of a hold.
 #[derive(Clone, Debug)]
@@ -133,7 +134,7 @@ pub(crate) async fn adjust<S: Shelf>(
     let mut batch = Batch::new(shelf, limits, at);
     let path = batch.opened(by.0, at).await?;
     let too_much = || Error::bad_request("What was spent would be more than can be counted.");
-    batch.books.adjust(&path, sums.adjusted).ok_or_else(too_much)?;
+    batch.books.adjust(&path, sums.adjusted_cost).ok_or_else(too_much)?;
     batch.write().await
 }
 

@@ -8,6 +8,7 @@ use tollgate_store::{Db, Reading, Row, Sql, Tx, params};
 
 use crate::rollup::{COST, DAY, HOUR};
 use crate::spend_limit;
+use crate::sums::Sums;
 
 /// What was counted and what is wrong.
 #[derive(Debug, Default)]
@@ -91,7 +92,7 @@ async fn attempts(tx: &mut Tx, report: &mut Report) -> Result<()> {
             .push(
                 " = 0))
                     OR input_cost < 0 OR cached_input_cost < 0 OR cache_write_cost < 0 OR output_cost < 0
-                    OR drained_output_cost < 0 OR bound < 0 OR input_tokens < cached_input_tokens + cache_write_tokens
+                    OR drained_output_cost < 0 OR request_cost < 0 OR tool_cost < 0 OR bound < 0 OR input_tokens < cached_input_tokens + cache_write_tokens
                     OR output_tokens < drained_output_tokens
                     OR NOT EXISTS (SELECT 1 FROM api_key k WHERE k.number = attempt.key_number)
                  LIMIT 100",
@@ -122,8 +123,8 @@ async fn adjustments(tx: &mut Tx, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-const COST_OF_A: &str =
-    "(a.input_cost + a.cached_input_cost + a.cache_write_cost + a.output_cost + a.drained_output_cost)";
+const COST_OF_A: &str = "(a.input_cost + a.cached_input_cost + a.cache_write_cost + a.output_cost + a.drained_output_cost + a.request_cost \
+    + a.tool_cost)";
 
 /// A budget is the sums over the attempts of its scope and period.
 async fn budgets(tx: &mut Tx, report: &mut Report) -> Result<()> {
@@ -136,7 +137,12 @@ async fn budgets(tx: &mut Tx, report: &mut Report) -> Result<()> {
     for limit in spend_limit::every(tx).await? {
         let limit = Arc::new(limit);
         let rows: Vec<Row> = tx
-            .all("SELECT period_start, period_end FROM budget WHERE spend_limit_id = $1", &params![limit.id])
+            .all(
+                "SELECT b.period_start, b.period_end FROM budget b JOIN spend_limit l ON l.id = b.spend_limit_id
+                    JOIN organization o ON o.id = l.organization_id
+                 WHERE b.spend_limit_id = $1 AND b.period_start >= o.requests_from",
+                &params![limit.id],
+            )
             .await?;
         for row in rows {
             let period = Period { start: row.at(0)?, end: row.at(1)? };
@@ -158,44 +164,35 @@ async fn budgets(tx: &mut Tx, report: &mut Report) -> Result<()> {
 
 /// The rollups of a width are the settled attempts with their adjustments, bucket by bucket and part by part.
 async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
-    let differing: Vec<Row> = tx
-        .all(
-            "WITH adjusted AS (
-                SELECT attempt_id, SUM(cost) AS cost, SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens
-                FROM adjustment GROUP BY attempt_id),
-             by_attempts AS (
-                SELECT a.key_number, (a.created_at / $1) * $1 AS bucket_start, a.endpoint, a.model, a.upstream_id,
-                    a.service_tier, COUNT(*) AS requests, COUNT(a.clamped_to) AS clamped_requests,
-                    CAST(SUM(a.input_cost) AS BIGINT) AS input_cost,
-                    CAST(SUM(a.cached_input_cost) AS BIGINT) AS cached_input_cost,
-                    CAST(SUM(a.cache_write_cost) AS BIGINT) AS cache_write_cost,
-                    CAST(SUM(a.output_cost) AS BIGINT) AS output_cost,
-                    CAST(SUM(a.drained_output_cost) AS BIGINT) AS drained_output_cost,
-                    CAST(SUM(COALESCE(j.cost, 0)) AS BIGINT) AS adjusted_cost,
-                    CAST(SUM(a.input_tokens + COALESCE(j.input_tokens, 0)) AS BIGINT) AS input_tokens,
-                    CAST(SUM(a.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
-                    CAST(SUM(a.cache_write_tokens) AS BIGINT) AS cache_write_tokens,
-                    CAST(SUM(a.cache_write_1h_tokens) AS BIGINT) AS cache_write_1h_tokens,
-                    CAST(SUM(a.audio_input_tokens) AS BIGINT) AS audio_input_tokens,
-                    CAST(SUM(a.output_tokens + COALESCE(j.output_tokens, 0)) AS BIGINT) AS output_tokens,
-                    CAST(SUM(a.audio_output_tokens) AS BIGINT) AS audio_output_tokens,
-                    CAST(SUM(a.drained_output_tokens) AS BIGINT) AS drained_output_tokens
-                FROM attempt a LEFT JOIN adjusted j ON j.attempt_id = a.id
-                WHERE a.state = 'settled' GROUP BY 1, 2, 3, 4, 5, 6),
-             by_rollups AS (
-                SELECT key_number, bucket_start, endpoint, model, upstream_id, service_tier, requests, clamped_requests,
-                    input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost, adjusted_cost,
-                    input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
-                    output_tokens, audio_output_tokens, drained_output_tokens
-                FROM usage_rollup WHERE width = $1)
-             SELECT bucket_start, key_number, model FROM (
-                SELECT * FROM (SELECT * FROM by_attempts EXCEPT SELECT * FROM by_rollups) AS missing
-                UNION
-                SELECT * FROM (SELECT * FROM by_rollups EXCEPT SELECT * FROM by_attempts) AS invented) AS differing
-             LIMIT 100",
-            &params![width],
-        )
-        .await?;
+    let sql = Sql::from(
+        "WITH adjusted AS (
+            SELECT attempt_id, SUM(cost) AS cost, SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens
+            FROM adjustment GROUP BY attempt_id),
+         -- Of what is not kept there are only the sums.
+         kept AS (SELECT k.number, o.requests_from FROM api_key k JOIN organization o ON o.id = k.organization_id),
+         by_attempts AS (
+            SELECT a.key_number, (a.created_at / $1) * $1 AS bucket_start, a.endpoint, a.model, a.upstream_id,
+                a.service_tier, a.label_set",
+    )
+    .push(Sums::OF_ATTEMPTS)
+    .push(
+        " FROM attempt a LEFT JOIN adjusted j ON j.attempt_id = a.id JOIN kept k ON k.number = a.key_number
+            WHERE a.state = 'settled' AND (a.created_at / $1) * $1 >= k.requests_from
+            GROUP BY 1, 2, 3, 4, 5, 6, 7),
+         by_rollups AS (
+            SELECT key_number, bucket_start, endpoint, model, upstream_id, service_tier, label_set",
+    )
+    .push(Sums::COLUMNS)
+    .push(
+        " FROM usage_rollup r JOIN kept k ON k.number = r.key_number
+            WHERE r.width = $1 AND r.bucket_start >= k.requests_from)
+         SELECT bucket_start, key_number, model FROM (
+            SELECT * FROM (SELECT * FROM by_attempts EXCEPT SELECT * FROM by_rollups) AS missing
+            UNION
+            SELECT * FROM (SELECT * FROM by_rollups EXCEPT SELECT * FROM by_attempts) AS invented) AS differing
+         LIMIT 100",
+    );
+    let differing: Vec<Row> = tx.all(sql, &params![width]).await?;
     for row in differing {
         let (bucket, key, model): (Timestamp, i64, String) = (row.at(0)?, row.at(1)?, row.at(2)?);
         report.faults.push(format!(
@@ -207,36 +204,30 @@ async fn rollups(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
 
 /// The totals of a width are the sums of the rollups, by project and for the whole organization.
 async fn totals(tx: &mut Tx, report: &mut Report, width: i64) -> Result<()> {
-    let differing: Vec<Row> = tx
-        .all(
-            "WITH summed AS (
-                SELECT k.organization_id, r.bucket_start, CASE WHEN l.level = 1 THEN k.project_id ELSE '' END AS project_id,
-                    r.endpoint, r.model, r.upstream_id, r.service_tier, CAST(SUM(r.requests) AS BIGINT),
-                    CAST(SUM(r.clamped_requests) AS BIGINT), CAST(SUM(r.input_cost) AS BIGINT),
-                    CAST(SUM(r.cached_input_cost) AS BIGINT), CAST(SUM(r.cache_write_cost) AS BIGINT),
-                    CAST(SUM(r.output_cost) AS BIGINT), CAST(SUM(r.drained_output_cost) AS BIGINT),
-                    CAST(SUM(r.adjusted_cost) AS BIGINT), CAST(SUM(r.input_tokens) AS BIGINT),
-                    CAST(SUM(r.cached_input_tokens) AS BIGINT), CAST(SUM(r.cache_write_tokens) AS BIGINT),
-                    CAST(SUM(r.cache_write_1h_tokens) AS BIGINT), CAST(SUM(r.audio_input_tokens) AS BIGINT),
-                    CAST(SUM(r.output_tokens) AS BIGINT), CAST(SUM(r.audio_output_tokens) AS BIGINT),
-                    CAST(SUM(r.drained_output_tokens) AS BIGINT)
-                FROM usage_rollup r JOIN api_key k ON k.number = r.key_number
-                    CROSS JOIN (SELECT 1 AS level UNION ALL SELECT 2 AS level) l
-                WHERE r.width = $1 GROUP BY 1, 2, 3, 4, 5, 6, 7),
-             totals AS (
-                SELECT organization_id, bucket_start, project_id, endpoint, model, upstream_id, service_tier, requests,
-                    clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost,
-                    adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
-                    audio_input_tokens, output_tokens, audio_output_tokens, drained_output_tokens
-                FROM usage_total WHERE width = $1)
-             SELECT bucket_start, organization_id, project_id, model FROM (
-                SELECT * FROM (SELECT * FROM totals EXCEPT SELECT * FROM summed) AS invented
-                UNION
-                SELECT * FROM (SELECT * FROM summed EXCEPT SELECT * FROM totals) AS missing) AS differing
-             LIMIT 100",
-            &params![width],
-        )
-        .await?;
+    let sql = Sql::from(
+        "WITH summed AS (
+            SELECT k.organization_id, r.bucket_start, CASE WHEN l.level = 1 THEN k.project_id ELSE '' END AS project_id,
+                r.endpoint, r.model, r.upstream_id, r.service_tier,
+                CASE WHEN l.level = 1 THEN r.label_set ELSE 0 END AS label_set",
+    )
+    .push(Sums::OF_SUMS)
+    .push(
+        " FROM usage_rollup r JOIN api_key k ON k.number = r.key_number
+                CROSS JOIN (SELECT 1 AS level UNION ALL SELECT 2 AS level) l
+            WHERE r.width = $1 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8),
+         totals AS (
+            SELECT organization_id, bucket_start, project_id, endpoint, model, upstream_id, service_tier, label_set",
+    )
+    .push(Sums::COLUMNS)
+    .push(
+        " FROM usage_total WHERE width = $1)
+         SELECT bucket_start, organization_id, project_id, model FROM (
+            SELECT * FROM (SELECT * FROM totals EXCEPT SELECT * FROM summed) AS invented
+            UNION
+            SELECT * FROM (SELECT * FROM summed EXCEPT SELECT * FROM totals) AS missing) AS differing
+         LIMIT 100",
+    );
+    let differing: Vec<Row> = tx.all(sql, &params![width]).await?;
     for row in differing {
         let (bucket, organization, project): (Timestamp, String, String) =
             (row.at(0)?, row.at(1)?, row.at(2)?);

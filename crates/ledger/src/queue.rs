@@ -50,6 +50,7 @@ pub(crate) struct Asking {
     pub(crate) answer: oneshot::Sender<Result<Hold, Refused>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "half of them are ends, and none waits for long")]
 pub(crate) enum Entry {
     Ask(Asking),
     End(End),

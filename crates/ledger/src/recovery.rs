@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tollgate_core::budget::{Limits, Mode, Payer};
 use tollgate_core::id::Principal;
+use tollgate_core::labels::LabelSet;
 use tollgate_core::price::{Cost, Request, Size, TokenUsage};
 use tollgate_core::{Clock, Error, Money, Result, UserId};
 use tollgate_store::{Db, FromRow, Row, Tx, params};
@@ -49,6 +50,10 @@ impl FromRow for OpenAttempt {
                 endpoint: Endpoint::parse(&endpoint).ok_or_else(|| Error::internal("an unknown endpoint"))?,
                 model: Arc::from(model),
                 upstream: row.get("upstream_id")?,
+                // Only the number matters any more.
+                labels: Some(row.get("label_set")?)
+                    .filter(|number| *number != 0)
+                    .map(|number| Arc::new(LabelSet { number, text: String::new() })),
                 request: Request { price: None, size: Size::without_output(None), ceiling: None },
                 input_estimate: usage.input,
                 believable_max: u64::MAX,
@@ -57,7 +62,12 @@ impl FromRow for OpenAttempt {
             },
             bound: row.get("bound")?,
             is_clamped: row.get::<Option<i64>>("clamped_to")?.is_some(),
-            cost: Cost { input: row.get("input_cost")?, output: row.get("output_cost")?, ..Cost::default() },
+            cost: Cost {
+                input: row.get("input_cost")?,
+                output: row.get("output_cost")?,
+                request: row.get("request_cost")?,
+                ..Cost::default()
+            },
             usage,
         })
     }

@@ -10,9 +10,10 @@ use serde::Serialize;
 use tollgate_core::budget::{Books, Budget, Limit, Verdict, Wish};
 use tollgate_core::price::Request;
 use tollgate_core::time::Stopwatch;
-use tollgate_core::{AttemptId, Error, KeyId, Money, Period, ProjectId, Result, Timestamp};
+use tollgate_core::{AttemptId, Error, KeyId, Money, OrganizationId, Period, ProjectId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
+use crate::retention;
 use crate::rollup::COST;
 use crate::spend_limit::keys_of;
 
@@ -85,13 +86,22 @@ impl FromRow for Replayed {
 /// Replays what was admitted since a moment, and in the period that holds it, in the order it was admitted.
 pub async fn rehearse(
     tx: &mut Tx,
+    organization: OrganizationId,
     limit: Limit,
     since: Timestamp,
     now: Timestamp,
     listed: usize,
 ) -> Result<Rehearsal> {
     let start = limit.period(since).start;
-    let (keys, [id, organization]) = keys_of(limit.scope);
+    let from = retention::kept_from(tx, organization).await?;
+    if start < from {
+        let message = format!(
+            "Invalid 'since': the requests before {from} are not kept any more, and the period that holds 'since' began \
+             before."
+        );
+        return Err(Error::invalid("since", message).code("not_kept"));
+    }
+    let (keys, [id, of]) = keys_of(limit.scope);
     let sql = Sql::from("SELECT a.id, a.model, a.bound, a.resolved_at, k.project_id, k.id AS api_key_id, ")
         .push(COST)
         .push(
@@ -103,7 +113,7 @@ pub async fn rehearse(
     let end = AttemptId::first_at(now.plus_seconds(1));
     let mut replay = Replay::new(Arc::new(limit), since, listed);
     let reading = Stopwatch::start();
-    let values = params![id, organization, AttemptId::first_at(start), end];
+    let values = params![id, of, AttemptId::first_at(start), end];
     tx.for_each(sql, &values, |attempt: Replayed| {
         replay.admit(attempt);
         if reading.elapsed() > TIME_MAX {

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tollgate_core::labels::Labels;
+use tollgate_core::price::PriceVersion;
 use tollgate_core::{
     AttemptId, KeyId, Money, OrganizationId, Principal, ProjectId, Result, Timestamp, UpstreamId,
 };
@@ -23,6 +25,11 @@ pub struct Request {
     pub recovered: bool,
     /// Whether its model had a price. An unpriced request costs nothing here, which says nothing of the provider.
     pub priced: bool,
+    /// Which prices it was charged at, such as `price_12` or `embedded-2026-11-26`; null for none, and for what was recorded
+    /// before prices had versions.
+    pub price_version: Option<String>,
+    /// The labels of its project, key and whoever owns that, and its own, as they were when it was admitted.
+    pub labels: Labels,
     pub project_id: ProjectId,
     pub api_key_id: KeyId,
     /// The user or service account that owns the key.
@@ -70,6 +77,14 @@ impl FromRow for Request {
             usage_source: row.get("usage_source")?,
             recovered: row.get("is_recovered")?,
             priced: row.get("is_priced")?,
+            price_version: row
+                .get::<Option<i64>>("price_version")?
+                .filter(|version| *version != 0)
+                .map(|version| PriceVersion(version).to_string()),
+            labels: match row.get::<Option<String>>("labels")? {
+                Some(labels) => Labels::from_stored(&labels)?,
+                None => Labels::default(),
+            },
             project_id: row.get("project_id")?,
             api_key_id: row.get("api_key_id")?,
             user_id: read_owner(row)?,
@@ -114,7 +129,8 @@ fn select() -> Sql {
             CAST(COALESCE((SELECT SUM(j.input_tokens) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT)
                 AS adjusted_input,
             CAST(COALESCE((SELECT SUM(j.output_tokens) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT)
-                AS adjusted_output, ",
+                AS adjusted_output,
+            (SELECT s.labels FROM label_set s WHERE s.number = a.label_set AND a.label_set <> 0) AS labels, ",
     )
     .push(COST)
     .push(" AS cost FROM attempt a JOIN api_key k ON k.number = a.key_number WHERE k.organization_id = $1")

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use tollgate_core::budget::{Budget, Limit};
+use tollgate_core::labels::LabelSet;
 use tollgate_core::{Period, Result, Timestamp};
 use tollgate_store::{Entity, Tx, params};
 
@@ -66,14 +67,22 @@ impl Shelf for Tx {
                 cost.cache_write,
                 cost.output,
                 cost.drained_output,
+                cost.request,
+                cost.tools,
                 usage.input,
                 usage.cached_input(),
                 usage.cache_write(),
                 usage.cache_write_1h(),
                 usage.audio_input(),
+                usage.image_input(),
                 usage.output,
+                usage.reasoning(),
                 usage.audio_output(),
+                usage.image_output(),
                 usage.drained_output(),
+                usage.tools.web_searches,
+                usage.tools.file_searches,
+                usage.tools.code_interpreters,
                 usage.tier().as_str(),
                 outcome.flags().to_stored(),
                 outcome.reported().map(str::to_owned),
@@ -85,10 +94,13 @@ impl Shelf for Tx {
             .execute_each(
                 "UPDATE attempt SET state = $1, usage_source = $2, is_recovered = $3, input_cost = $4,
                     cached_input_cost = $5, cache_write_cost = $6, output_cost = $7, drained_output_cost = $8,
-                    input_tokens = $9, cached_input_tokens = $10, cache_write_tokens = $11, cache_write_1h_tokens = $12,
-                    audio_input_tokens = $13, output_tokens = $14, audio_output_tokens = $15, drained_output_tokens = $16,
-                    service_tier = $17, flags = $18, reported_usage = $19, resolved_at = $20
-                 WHERE id = $21 AND state = 'held'",
+                    request_cost = $9, tool_cost = $10, input_tokens = $11, cached_input_tokens = $12,
+                    cache_write_tokens = $13, cache_write_1h_tokens = $14, audio_input_tokens = $15,
+                    image_input_tokens = $16, output_tokens = $17, reasoning_tokens = $18, audio_output_tokens = $19,
+                    image_output_tokens = $20, drained_output_tokens = $21, web_search_calls = $22,
+                    file_search_calls = $23, code_interpreter_sessions = $24, service_tier = $25, flags = $26,
+                    reported_usage = $27, resolved_at = $28
+                 WHERE id = $29 AND state = 'held'",
                 sets,
             )
             .await?;
@@ -113,20 +125,34 @@ impl Shelf for Tx {
                 granted.bound,
                 cost.input,
                 cost.output,
+                cost.request,
                 usage.input,
                 usage.output,
                 clamped_to,
                 attempt.created_at(),
+                request.price_version().map(|version| version.0),
+                attempt.label_set(),
             ]
         });
         self.execute_each(
             "INSERT INTO attempt (id, attempt_of, key_number, endpoint, model, upstream_id, state, usage_source,
                 is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
-                drained_output_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-                drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at)
-             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, 0, 0, $13, 0, $14, NULL,
-                NULL, $15, NULL)",
+                drained_output_cost, request_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at, price_version,
+                label_set)
+             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, $13, 0, 0, $14, 0, $15,
+                NULL, NULL, $16, NULL, $17, $18)",
             sets,
+        )
+        .await?;
+        let mut labels: Vec<&LabelSet> =
+            holds.iter().filter_map(|held| held.attempt.labels.as_deref()).collect();
+        labels.sort_unstable_by_key(|labels| labels.number);
+        labels.dedup();
+        let labels = labels.into_iter().map(|labels| params![labels.number, labels.text.clone()]);
+        self.execute_each(
+            "INSERT INTO label_set (number, labels) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            labels,
         )
         .await?;
         Ok(())

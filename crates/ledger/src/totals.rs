@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tollgate_core::metrics::{Family, Figure};
 use tollgate_core::{Money, ProjectId};
 
-use crate::rollup::Sums;
+use crate::sums::Sums;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Total {
@@ -38,11 +38,11 @@ impl Totals {
             let count = |tokens: i64| tokens.max(0).unsigned_abs();
             let total = Total {
                 requests: 1,
-                input: count(sums.input - sums.cached_input - sums.cache_write),
-                cached_input: count(sums.cached_input),
-                cache_write: count(sums.cache_write),
-                output: count(sums.output),
-                cost: sums.cost.total(),
+                input: count(sums.uncached_input_tokens()),
+                cached_input: count(sums.cached_input_tokens),
+                cache_write: count(sums.cache_write_tokens),
+                output: count(sums.output_tokens),
+                cost: sums.cost(),
             };
             self.0.update((*project, Arc::clone(model)), |all| all.add(&total));
         }

@@ -3,11 +3,16 @@
 //! What is asked of projects or the organization is read from their own sums, so that it costs the same however many keys and
 //! requests there are.
 
-use tollgate_core::{Money, OrganizationId, Result, Timestamp};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+
+use tollgate_core::labels::Labels;
+use tollgate_core::{OrganizationId, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, ToValue, Tx, Value, params};
 
 use crate::attempt::Endpoint;
 use crate::rollup::{DAY, HOUR};
+pub use crate::sums::Sums;
 
 /// A dimension that results can be grouped by and filtered on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +26,12 @@ pub enum Dimension {
     ServiceTier,
     /// Which kind of request, as [`Endpoint`] has them.
     Endpoint,
+    /// The number of a set of labels, as a text.
+    LabelSet,
 }
 
 impl Dimension {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Project,
         Self::Key,
         Self::Owner,
@@ -32,6 +39,7 @@ impl Dimension {
         Self::Upstream,
         Self::ServiceTier,
         Self::Endpoint,
+        Self::LabelSet,
     ];
 
     /// What its column is called in an answer.
@@ -44,6 +52,7 @@ impl Dimension {
             Self::Upstream => "upstream_id",
             Self::ServiceTier => "service_tier",
             Self::Endpoint => "endpoint",
+            Self::LabelSet => "label_set",
         }
     }
 
@@ -80,6 +89,8 @@ pub struct Query {
     pub start: Timestamp,
     pub end: Timestamp,
     pub group_by: Vec<Dimension>,
+    /// Names of labels to group by. They need [`Dimension::LabelSet`].
+    pub labels: Vec<String>,
     /// A dimension and the values that count; foreign and absent ids match nothing.
     pub filters: Vec<(Dimension, Vec<String>)>,
 }
@@ -97,121 +108,84 @@ impl Query {
 
 /// The sums of one group in one bucket.
 #[derive(Clone, Debug)]
-pub struct Sums {
+pub struct Group {
     pub bucket_start: Timestamp,
     /// By [`Dimension`]; `None` where it is not grouped by.
-    dimensions: [Option<String>; 7],
-    pub requests: u64,
-    pub clamped_requests: u64,
-    pub input_tokens: i64,
-    pub cached_input_tokens: i64,
-    pub cache_write_tokens: i64,
-    /// Of the cache-write tokens, those that are kept for an hour.
-    pub cache_write_1h_tokens: i64,
-    /// Of the input that was neither, what was heard.
-    pub audio_input_tokens: i64,
-    pub output_tokens: i64,
-    /// Of the output, what was spoken.
-    pub audio_output_tokens: i64,
-    pub drained_output_tokens: i64,
-    pub input_cost: Money,
-    pub cached_input_cost: Money,
-    pub cache_write_cost: Money,
-    pub output_cost: Money,
-    pub drained_output_cost: Money,
-    /// By corrections and refunds: what has no tokens of its own.
-    pub adjusted_cost: Money,
+    dimensions: [Option<String>; 8],
+    /// The values of the labels that it is grouped by, in their order; `None` for what does not carry one.
+    pub labels: Vec<Option<String>>,
+    pub sums: Sums,
 }
 
-impl Sums {
+impl Group {
     pub fn dimension(&self, dimension: Dimension) -> Option<&str> {
         self.dimensions[dimension.position()].as_deref()
     }
-
-    pub fn cost(&self) -> Money {
-        self.input_cost
-            + self.cached_input_cost
-            + self.cache_write_cost
-            + self.output_cost
-            + self.drained_output_cost
-            + self.adjusted_cost
-    }
-
-    pub fn uncached_input_tokens(&self) -> i64 {
-        self.input_tokens - self.cached_input_tokens - self.cache_write_tokens
-    }
 }
 
-impl FromRow for Sums {
+impl FromRow for Group {
     fn from_row(row: &Row) -> Result<Self> {
-        let dimension = |dimension: Dimension| row.get::<Option<String>>(dimension.name());
-        Ok(Self {
-            bucket_start: row.get("bucket")?,
-            dimensions: [
-                dimension(Dimension::Project)?,
-                dimension(Dimension::Key)?,
-                dimension(Dimension::Owner)?,
-                dimension(Dimension::Model)?,
-                dimension(Dimension::Upstream)?,
-                dimension(Dimension::ServiceTier)?,
-                dimension(Dimension::Endpoint)?,
-            ],
-            requests: row.get("requests")?,
-            clamped_requests: row.get("clamped_requests")?,
-            input_tokens: row.get("input_tokens")?,
-            cached_input_tokens: row.get("cached_input_tokens")?,
-            cache_write_tokens: row.get("cache_write_tokens")?,
-            cache_write_1h_tokens: row.get("cache_write_1h_tokens")?,
-            audio_input_tokens: row.get("audio_input_tokens")?,
-            output_tokens: row.get("output_tokens")?,
-            audio_output_tokens: row.get("audio_output_tokens")?,
-            drained_output_tokens: row.get("drained_output_tokens")?,
-            input_cost: row.get("input_cost")?,
-            cached_input_cost: row.get("cached_input_cost")?,
-            cache_write_cost: row.get("cache_write_cost")?,
-            output_cost: row.get("output_cost")?,
-            drained_output_cost: row.get("drained_output_cost")?,
-            adjusted_cost: row.get("adjusted_cost")?,
-        })
+        let mut dimensions = [const { None }; 8];
+        for dimension in Dimension::ALL {
+            dimensions[dimension.position()] = row.get(dimension.name())?;
+        }
+        Ok(Self { bucket_start: row.get("bucket")?, dimensions, labels: Vec::new(), sums: Sums::read(row)? })
     }
 }
 
-/// Adds up over models what `narrow` leaves of each sum. The order of the other dimensions stays.
-pub fn merge_models(sums: Vec<Sums>, narrow: impl Fn(&Sums) -> Sums) -> Vec<Sums> {
-    let mut merged: Vec<Sums> = Vec::new();
-    for sums in sums {
-        let mut sums = narrow(&sums);
-        sums.dimensions[Dimension::Model.position()] = None;
-        match merged
-            .iter_mut()
-            .find(|m| m.bucket_start == sums.bucket_start && m.dimensions == sums.dimensions)
-        {
-            Some(known) => known.add(&sums),
-            None => merged.push(sums),
+/// The same groups with what `narrow` leaves of their sums.
+pub fn narrowed(groups: Vec<Group>, narrow: impl Fn(&Group) -> Sums) -> Vec<Group> {
+    groups.into_iter().map(|group| Group { sums: narrow(&group), ..group }).collect()
+}
+
+/// Adds up over a dimension what `narrow` leaves of each sum. The order of the other dimensions stays.
+pub fn merge(groups: Vec<Group>, over: Dimension, narrow: impl Fn(&Group) -> Sums) -> Vec<Group> {
+    let mut merged: Vec<Group> = Vec::new();
+    let mut places: HashMap<_, usize> = HashMap::new();
+    for mut group in groups {
+        group.sums = narrow(&group);
+        group.dimensions[over.position()] = None;
+        let of = (group.bucket_start, group.dimensions.clone(), group.labels.clone());
+        match places.entry(of) {
+            Entry::Occupied(place) => merged[*place.get()].sums += group.sums,
+            Entry::Vacant(place) => {
+                place.insert(merged.len());
+                merged.push(group);
+            }
         }
     }
     merged
 }
 
-impl Sums {
-    fn add(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.clamped_requests += other.clamped_requests;
-        self.drained_output_tokens += other.drained_output_tokens;
-        self.drained_output_cost += other.drained_output_cost;
-        self.adjusted_cost += other.adjusted_cost;
-        self.input_tokens += other.input_tokens;
-        self.cached_input_tokens += other.cached_input_tokens;
-        self.cache_write_tokens += other.cache_write_tokens;
-        self.cache_write_1h_tokens += other.cache_write_1h_tokens;
-        self.audio_input_tokens += other.audio_input_tokens;
-        self.audio_output_tokens += other.audio_output_tokens;
-        self.output_tokens += other.output_tokens;
-        self.input_cost += other.input_cost;
-        self.cached_input_cost += other.cached_input_cost;
-        self.cache_write_cost += other.cache_write_cost;
-        self.output_cost += other.output_cost;
+/// Tells groups apart by labels, which sets of labels were grouped by for.
+async fn by_labels(tx: &mut Tx, mut groups: Vec<Group>, names: &[String]) -> Result<Vec<Group>> {
+    const AT_ONCE: usize = 500;
+    let numbers: BTreeSet<i64> = groups
+        .iter()
+        .filter_map(|group| group.dimension(Dimension::LabelSet)?.parse().ok())
+        .filter(|number| *number != 0)
+        .collect();
+    let mut sets: HashMap<String, Labels> = HashMap::new();
+    for some in numbers.into_iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+        let mut values = Vec::new();
+        let sql = Sql::from("SELECT number, labels FROM label_set WHERE number IN ")
+            .push_list(&mut values, some.iter().map(ToValue::to_value));
+        for row in tx.all::<Row>(sql, &values).await? {
+            let labels: String = row.at(1)?;
+            sets.insert(row.at::<i64>(0)?.to_string(), Labels::from_stored(&labels)?);
+        }
     }
+    for group in &mut groups {
+        let set = group.dimension(Dimension::LabelSet).and_then(|set| sets.get(set));
+        let value = |name: &String| set.and_then(|set| set.get(name)).map(str::to_owned);
+        group.labels = names.iter().map(value).collect();
+    }
+    let mut merged = merge(groups, Dimension::LabelSet, |group| group.sums);
+    merged.sort_by(|one, other| {
+        let order = |group: &Group| (group.bucket_start, group.dimensions.clone(), group.labels.clone());
+        order(one).cmp(&order(other))
+    });
+    Ok(merged)
 }
 
 /// Where sums are read from, the smallest there is for a question.
@@ -245,7 +219,7 @@ impl Source {
 
     const fn bucket(self) -> &'static str {
         match self {
-            Self::Attempts => "(r.created_at / 60) * 60",
+            Self::Attempts => "(a.created_at / 60) * 60",
             Self::Totals | Self::OfKeys | Self::OfAllKeys => "r.bucket_start",
         }
     }
@@ -268,8 +242,12 @@ impl Source {
             }
             // Ids begin with the time, so the primary key serves as the index.
             Self::Attempts => {
-                " FROM attempt r JOIN api_key k ON k.number = r.key_number
-                  WHERE $1 = 60 AND r.id >= $2 AND r.id < $3 AND r.state = 'settled'"
+                " FROM attempt a JOIN api_key k ON k.number = a.key_number LEFT JOIN (
+                    SELECT attempt_id, SUM(cost) AS cost, SUM(input_tokens) AS input_tokens,
+                        SUM(output_tokens) AS output_tokens
+                    FROM adjustment WHERE attempt_id >= $2 AND attempt_id < $3 GROUP BY attempt_id
+                  ) j ON j.attempt_id = a.id
+                  WHERE $1 = 60 AND a.id >= $2 AND a.id < $3 AND a.state = 'settled'"
             }
         }
     }
@@ -281,42 +259,25 @@ impl Source {
             (Dimension::Project, _) => "k.project_id",
             (Dimension::Key, _) => "k.id",
             (Dimension::Owner, _) => "COALESCE(k.user_id, k.service_account_id)",
+            (Dimension::Model, Self::Attempts) => "a.model",
             (Dimension::Model, _) => "r.model",
+            (Dimension::Upstream, Self::Attempts) => "a.upstream_id",
             (Dimension::Upstream, _) => "r.upstream_id",
+            (Dimension::ServiceTier, Self::Attempts) => "a.service_tier",
             (Dimension::ServiceTier, _) => "r.service_tier",
+            (Dimension::Endpoint, Self::Attempts) => "a.endpoint",
             (Dimension::Endpoint, _) => "r.endpoint",
+            (Dimension::LabelSet, Self::Attempts) => "CAST(a.label_set AS TEXT)",
+            (Dimension::LabelSet, _) => "CAST(r.label_set AS TEXT)",
         }
     }
 }
 
-const SUMS: &str = ", CAST(SUM(r.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
-    CAST(SUM(r.cache_write_tokens) AS BIGINT) AS cache_write_tokens,
-    CAST(SUM(r.cache_write_1h_tokens) AS BIGINT) AS cache_write_1h_tokens,
-    CAST(SUM(r.audio_input_tokens) AS BIGINT) AS audio_input_tokens,
-    CAST(SUM(r.audio_output_tokens) AS BIGINT) AS audio_output_tokens,
-    CAST(SUM(r.drained_output_tokens) AS BIGINT) AS drained_output_tokens,
-    CAST(SUM(r.input_cost) AS BIGINT) AS input_cost,
-    CAST(SUM(r.cached_input_cost) AS BIGINT) AS cached_input_cost,
-    CAST(SUM(r.cache_write_cost) AS BIGINT) AS cache_write_cost,
-    CAST(SUM(r.output_cost) AS BIGINT) AS output_cost,
-    CAST(SUM(r.drained_output_cost) AS BIGINT) AS drained_output_cost";
-
-const OF_ROLLUPS: &str = ", CAST(SUM(r.requests) AS BIGINT) AS requests,
-    CAST(SUM(r.clamped_requests) AS BIGINT) AS clamped_requests, CAST(SUM(r.adjusted_cost) AS BIGINT) AS adjusted_cost,
-    CAST(SUM(r.input_tokens) AS BIGINT) AS input_tokens, CAST(SUM(r.output_tokens) AS BIGINT) AS output_tokens";
-
-/// Of the attempts themselves, with their adjustments.
-const OF_ATTEMPTS: &str = ", COUNT(*) AS requests, COUNT(r.clamped_to) AS clamped_requests,
-    CAST(SUM(COALESCE((SELECT SUM(j.cost) FROM adjustment j WHERE j.attempt_id = r.id), 0)) AS BIGINT) AS adjusted_cost,
-    CAST(SUM(r.input_tokens + COALESCE((SELECT SUM(j.input_tokens) FROM adjustment j WHERE j.attempt_id = r.id), 0))
-        AS BIGINT) AS input_tokens,
-    CAST(SUM(r.output_tokens + COALESCE((SELECT SUM(j.output_tokens) FROM adjustment j WHERE j.attempt_id = r.id), 0))
-        AS BIGINT) AS output_tokens";
-
 /// The groups of all buckets, in order of time and then of their dimensions. Buckets without usage have none.
-pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Sums>> {
+pub async fn sums(tx: &mut Tx, query: &Query) -> Result<Vec<Group>> {
     let (sql, values) = statement("SELECT ", query);
-    tx.all(sql, &values).await
+    let groups = tx.all(sql, &values).await?;
+    if query.labels.is_empty() { Ok(groups) } else { by_labels(tx, groups, &query.labels).await }
 }
 
 fn statement(select: &'static str, query: &Query) -> (Sql, Vec<Value>) {
@@ -327,7 +288,7 @@ fn statement(select: &'static str, query: &Query) -> (Sql, Vec<Value>) {
         sql = sql.push(", ").push(if grouped { source.column(dimension) } else { "NULL" });
         sql = sql.push(" AS ").push(dimension.name());
     }
-    sql = sql.push(if source == Source::Attempts { OF_ATTEMPTS } else { OF_ROLLUPS }).push(SUMS);
+    sql = sql.push(if source == Source::Attempts { Sums::OF_ATTEMPTS } else { Sums::OF_SUMS });
     sql = sql.push(source.from());
     let mut values: Vec<Value> = params![query.width.seconds()].to_vec();
     for edge in [query.start, query.end] {
@@ -341,12 +302,14 @@ fn statement(select: &'static str, query: &Query) -> (Sql, Vec<Value>) {
     }
     let names_projects = query.filters.iter().any(|(dimension, _)| *dimension == Dimension::Project);
     if source == Source::Totals && !names_projects {
-        let by_project = query.group_by.contains(&Dimension::Project);
+        // The sums of organizations know no labels.
+        let by_project =
+            [Dimension::Project, Dimension::LabelSet].iter().any(|by| query.group_by.contains(by));
         sql = sql.push(if by_project { " AND r.project_id <> ''" } else { " AND r.project_id = ''" });
     }
     if let Some(endpoint) = query.endpoint {
         values.push(endpoint.as_str().to_value());
-        sql = sql.push(" AND r.endpoint = ").push_param(values.len());
+        sql = sql.push(" AND ").push(source.column(Dimension::Endpoint)).push(" = ").push_param(values.len());
     }
     for (dimension, allowed) in &query.filters {
         sql = sql.push(" AND ").push(source.column(*dimension)).push(" IN ");
@@ -428,6 +391,7 @@ mod tests {
             ),
         ] {
             let query = Query {
+                labels: Vec::new(),
                 organization: Some(clock.next_id()),
                 endpoint: None,
                 width: Width::Day,

@@ -206,6 +206,9 @@ async fn load(tx: &mut Tx, keyring: &Keyring) -> Result<Snapshot> {
     for (key, fence) in rows::fences(tx, None).await? {
         snapshot.fences.insert(key, fence);
     }
+    for (key, labels) in rows::labels_of_keys(tx).await? {
+        snapshot.key_labels.insert(key, labels);
+    }
     for user in rows::users(tx, None).await? {
         snapshot.users.insert(user.id, Arc::new(user));
     }
@@ -259,6 +262,13 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
             }
             for (key, fence) in fences {
                 next.fences.insert(key, fence);
+            }
+            if let Some(key) = KeyId::parse(id) {
+                let mut found = secrets.iter().filter(|secret| secret.key.is_some());
+                match found.find_map(|secret| secret.labels.clone()) {
+                    Some(labels) => next.key_labels.insert(key, labels),
+                    None => next.key_labels.remove(&key),
+                }
             }
             for secret in secrets {
                 put_secret(next, secret);

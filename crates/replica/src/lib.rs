@@ -13,7 +13,7 @@ mod snapshot;
 
 pub use apply::Replica;
 pub use credential::Refused;
-pub use rows::{read_override, read_projects, read_spend_policy};
+pub use rows::{read_limits, read_price, read_projects, read_spend_policy};
 pub use snapshot::{
     Key, KeyCounts, Model, Organization, Project, Snapshot, SpendPolicy, Upstream, User, key_expiry_header,
 };

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use foldhash::{HashMap, HashMapExt};
 use tollgate_core::key::{KeyKind, Locator};
-use tollgate_core::price::{Overrun, Tiers};
-use tollgate_core::price_book::{ModelOverride, embedded};
+use tollgate_core::labels::{Labels, RequestLabels};
+use tollgate_core::price::Overrun;
+use tollgate_core::price_book::{Figures, Limits, OwnPrice, Schedule, embedded};
 use tollgate_core::secret::Keyring;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Protocol, Settings};
 use tollgate_core::{
     Address, Error, GroupId, KeyId, OrganizationId, Permissions, Principal, ProjectId, Resource, Result,
-    RoleId, RoleRef, Scopes, Timestamp, UpstreamId, UserId, seal,
+    RoleId, RoleRef, Scopes, ServiceAccountId, Timestamp, UpstreamId, UserId, seal,
 };
 use tollgate_store::{FromRow, FromValue, Row, Sql, Tx, Value, params};
 
@@ -23,6 +24,8 @@ use crate::snapshot::{
 pub(crate) struct SecretRow {
     pub(crate) locator: Locator,
     pub(crate) key: Option<Key>,
+    /// Of the key.
+    pub(crate) labels: Option<Arc<Labels>>,
 }
 
 /// The columns of [`SECRETS`], by their places: a node reads millions of them when it starts, and looking for a name costs.
@@ -46,6 +49,7 @@ mod column {
     pub(super) const REVOKED_AT: usize = 16;
     pub(super) const FROZEN_AT: usize = 17;
     pub(super) const OWNER_HAS_ROLE: usize = 18;
+    pub(super) const LABELS: usize = 19;
 }
 
 impl FromRow for SecretRow {
@@ -60,7 +64,8 @@ impl FromRow for SecretRow {
             Some(proof) => Some(read_key(row, locator, proof)?),
             None => None,
         };
-        Ok(Self { locator, key })
+        let labels = read_labels(row.at::<Option<String>>(column::LABELS)?.as_deref())?;
+        Ok(Self { locator, key, labels })
     }
 }
 
@@ -95,7 +100,8 @@ fn read_key(row: &Row, locator: Locator, (verifier, pepper_version): ([u8; 32], 
 
 const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
         k.id, k.number, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
-        k.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role
+        k.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role,
+        k.labels
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
 
@@ -124,6 +130,24 @@ pub(crate) async fn keys_between(
 /// All secrets a key ever had.
 pub(crate) async fn secrets_of(tx: &mut Tx, key: &str) -> Result<Vec<SecretRow>> {
     tx.all(Sql::from(SECRETS).push("WHERE k.id = $1"), &params![key]).await
+}
+
+/// Labels as they are stored; none are nothing.
+fn read_labels(stored: Option<&str>) -> Result<Option<Arc<Labels>>> {
+    let labels = stored.map(Labels::from_stored).transpose()?;
+    Ok(labels.filter(|labels| !labels.is_empty()).map(Arc::new))
+}
+
+/// The labels of all keys that have some.
+pub(crate) async fn labels_of_keys(tx: &mut Tx) -> Result<Vec<(KeyId, Arc<Labels>)>> {
+    let sql = "SELECT id, labels FROM api_key WHERE labels IS NOT NULL AND revoked_at IS NULL";
+    let rows: Vec<Row> = tx.all(sql, &[]).await?;
+    let mut labels = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let id = row.at(0)?;
+        labels.extend(read_labels(row.at::<Option<String>>(1)?.as_deref())?.map(|labels| (id, labels)));
+    }
+    Ok(labels)
 }
 
 /// What holds admin keys that are restricted or a service account's: of one key, or of all.
@@ -161,6 +185,13 @@ impl FromRow for Project {
             is_frozen: is_set(row, "frozen_at")?,
             spend_policy: read_spend_policy(row)?,
             allows_browsers: row.get::<Option<String>>("browser_requests")?.as_deref() == Some("allow"),
+            labels: read_labels(row.get::<Option<String>>("labels")?.as_deref())?,
+            request_labels: row
+                .get::<Option<String>>("request_labels")?
+                .map(|stored| RequestLabels::from_stored(&stored))
+                .transpose()?
+                .unwrap_or_default(),
+            account_labels: HashMap::new(),
         })
     }
 }
@@ -180,8 +211,21 @@ pub fn read_spend_policy(row: &Row) -> Result<SpendPolicy> {
 pub(crate) async fn projects(tx: &mut Tx, only: Option<&str>) -> Result<Vec<Project>> {
     let sql =
         "SELECT id, organization_id, name, archived_at, frozen_at, when_exceeded, clamp_output_min, budget_wait_ms,
-        browser_requests FROM project";
-    one_or_all(tx, sql, " WHERE id = $1", only).await
+        browser_requests, labels, request_labels FROM project";
+    let mut projects: Vec<Project> = one_or_all(tx, sql, " WHERE id = $1", only).await?;
+    let sql =
+        "SELECT project_id, id, labels FROM service_account WHERE labels IS NOT NULL AND deleted_at IS NULL";
+    let rows: Vec<Row> = one_or_all(tx, sql, " AND project_id = $1", only).await?;
+    let mut accounts: HashMap<ProjectId, HashMap<ServiceAccountId, Arc<Labels>>> = HashMap::new();
+    for row in &rows {
+        let account = row.at(1)?;
+        let labels = read_labels(row.at::<Option<String>>(2)?.as_deref())?.map(|labels| (account, labels));
+        accounts.entry(row.at(0)?).or_default().extend(labels);
+    }
+    for project in &mut projects {
+        project.account_labels = accounts.remove(&project.id).unwrap_or_default();
+    }
+    Ok(projects)
 }
 
 impl FromRow for Organization {
@@ -308,10 +352,8 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
         let upstream = read_upstream(row, keyring)?;
         catalog.upstreams.insert(upstream.id, Arc::new(upstream));
     }
-    let rows: Vec<Row> = tx.all("SELECT * FROM model_override", &[]).await?;
-    for row in &rows {
-        catalog.overrides.insert(row.get("model")?, read_override(row)?);
-    }
+    let limits = model_limits(tx).await?;
+    let prices = prices(tx).await?;
     let overruns = overruns(tx).await?;
     let offered: Vec<Row> = tx
         .all(
@@ -327,13 +369,14 @@ pub(crate) async fn catalog(tx: &mut Tx, keyring: &Keyring) -> Result<Catalog> {
         let created_at = row.get("created_at")?;
         let Some(upstream) = catalog.upstreams.get(&upstream) else { continue };
         let model = models.entry(id.clone()).or_insert_with(|| {
-            let known = embedded(&id);
-            let facts = catalog.overrides.get(&id).map_or(known, |over| over.facts(known));
+            let own = limits.get(&id).copied().unwrap_or_default();
+            let facts = own.over(embedded(&id).limits);
             let [input_overrun, output_overrun] = overruns.get(&id).copied().unwrap_or_default();
             Model {
                 id: Arc::from(id.as_str()),
                 upstreams: Vec::new(),
                 facts,
+                prices: Schedule::new(&id, prices.get(&id).map_or(&[], Vec::as_slice)),
                 input_overrun,
                 output_overrun,
                 created_at,
@@ -384,21 +427,39 @@ fn read_upstream(row: &Row, keyring: &Keyring) -> Result<Upstream> {
     })
 }
 
+/// What operators say of how much models take and make.
+async fn model_limits(tx: &mut Tx) -> Result<HashMap<String, Limits>> {
+    let rows: Vec<Row> = tx.all("SELECT * FROM model_override", &[]).await?;
+    rows.iter().map(|row| Ok((row.get("model")?, read_limits(row)?))).collect()
+}
+
 /// Reads the columns of `model_override`.
-pub fn read_override(row: &Row) -> Result<ModelOverride> {
-    Ok(ModelOverride {
-        input_price: row.get("input_price")?,
-        cached_input_price: row.get("cached_input_price")?,
-        cache_write_price: row.get("cache_write_price")?,
-        cache_write_1h_price: row.get("cache_write_1h_price")?,
-        output_price: row.get("output_price")?,
-        audio_input_price: row.get("audio_input_price")?,
-        audio_output_price: row.get("audio_output_price")?,
-        tiers: Tiers { flex: row.get("flex_ppm")?, priority: row.get("priority_ppm")? },
+pub fn read_limits(row: &Row) -> Result<Limits> {
+    Ok(Limits {
         context_tokens: row.get("context_tokens")?,
         max_output_tokens: row.get("max_output_tokens")?,
         image_tokens: row.get("image_tokens")?,
         request_cost_max: row.get("request_cost_max")?,
+    })
+}
+
+/// What operators say of prices, by model.
+async fn prices(tx: &mut Tx) -> Result<HashMap<String, Vec<OwnPrice>>> {
+    let rows: Vec<Row> = tx.all("SELECT * FROM model_price ORDER BY effective_from", &[]).await?;
+    let mut prices: HashMap<String, Vec<OwnPrice>> = HashMap::new();
+    for row in &rows {
+        prices.entry(row.get("model")?).or_default().push(read_price(row)?);
+    }
+    Ok(prices)
+}
+
+/// Reads the columns of `model_price`.
+pub fn read_price(row: &Row) -> Result<OwnPrice> {
+    Ok(OwnPrice {
+        version: row.get("version")?,
+        from: row.get("effective_from")?,
+        until: row.get("effective_until")?,
+        figures: Figures::from_stored(&row.get::<String>("figures")?)?,
     })
 }
 

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use foldhash::HashMap;
 use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::labels::{Labels, RequestLabels};
 use tollgate_core::price::Overrun;
-use tollgate_core::price_book::{ModelFacts, ModelOverride};
+use tollgate_core::price_book::{ModelFacts, Schedule};
 use tollgate_core::secret::Secret;
 use tollgate_core::upstream::{OnClientGone, OutputLimitField, Settings};
 use tollgate_core::{
     Address, GroupId, KeyId, OrganizationId, Permission, Permissions, Predefined, Principal, ProjectId,
-    Resource, RoleId, RoleRef, Scopes, Timestamp, UpstreamId, UserId,
+    Resource, RoleId, RoleRef, Scopes, ServiceAccountId, Timestamp, UpstreamId, UserId,
 };
 
 use crate::sharded::Sharded;
@@ -112,6 +113,11 @@ pub struct Project {
     pub spend_policy: SpendPolicy,
     /// Whether long-lived keys work from a browser.
     pub allows_browsers: bool,
+    pub(crate) labels: Option<Arc<Labels>>,
+    /// What its requests may add.
+    pub request_labels: RequestLabels,
+    /// Of its service accounts, of those that have some.
+    pub(crate) account_labels: HashMap<ServiceAccountId, Arc<Labels>>,
 }
 
 /// What a project wants done with a request that does not fit its limits.
@@ -185,6 +191,7 @@ pub struct Model {
     /// Never empty.
     pub upstreams: Vec<Arc<Upstream>>,
     pub facts: ModelFacts,
+    pub prices: Schedule,
     /// By how much its answers have exceeded their bounds.
     pub input_overrun: Overrun,
     pub output_overrun: Overrun,
@@ -213,6 +220,8 @@ pub struct Snapshot {
     pub(crate) keys: Sharded<ByLocator, ()>,
     /// What holds admin keys that are restricted or a service account's.
     pub(crate) fences: Sharded<KeyId, Arc<Fence>>,
+    /// Of keys that have some.
+    pub(crate) key_labels: Sharded<KeyId, Arc<Labels>>,
     pub(crate) projects: Sharded<ProjectId, Arc<Project>>,
     pub(crate) users: Sharded<UserId, Arc<User>>,
     pub(crate) groups: Sharded<GroupId, Arc<Group>>,
@@ -227,7 +236,6 @@ pub struct Snapshot {
 pub(crate) struct Catalog {
     pub(crate) upstreams: HashMap<UpstreamId, Arc<Upstream>>,
     pub(crate) models: HashMap<String, Arc<Model>>,
-    pub(crate) overrides: HashMap<String, ModelOverride>,
 }
 
 impl Snapshot {
@@ -237,6 +245,7 @@ impl Snapshot {
             last_change: None,
             keys: Sharded::new(),
             fences: Sharded::new(),
+            key_labels: Sharded::new(),
             projects: Sharded::new(),
             users: Sharded::new(),
             groups: Sharded::new(),
@@ -248,6 +257,22 @@ impl Snapshot {
 
     pub fn key(&self, locator: &Locator) -> Option<&Arc<Key>> {
         self.keys.get_key(locator).map(|ByLocator(key)| key)
+    }
+
+    /// The labels of what a key does: of its project, of the service account that owns it, and its own, which go before
+    /// one another in this order. `None` if there are none, as of most.
+    pub fn labels(&self, key: &Key) -> Option<Labels> {
+        let project = key.project.and_then(|id| self.project(id));
+        let of_project = project.and_then(|project| project.labels.as_ref());
+        let account = key.owner.service_account();
+        let of_account = account.zip(project).and_then(|(id, project)| project.account_labels.get(&id));
+        let own = self.key_labels.get(&key.id);
+        let sets = [of_project, of_account, own];
+        let mut labels: Option<Labels> = None;
+        for set in sets.into_iter().flatten() {
+            labels.get_or_insert_default().extend(set);
+        }
+        labels
     }
 
     /// How many keys there are in each state. Looks at all of them.
@@ -351,12 +376,6 @@ impl Snapshot {
     /// All models, in no particular order.
     pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
         self.catalog.models.values()
-    }
-
-    /// The facts about a model whether or not an upstream serves it.
-    pub fn facts(&self, model: &str) -> ModelFacts {
-        let embedded = tollgate_core::price_book::embedded(model);
-        self.catalog.overrides.get(model).map_or(embedded, |over| over.facts(embedded))
     }
 }
 

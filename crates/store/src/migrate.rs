@@ -34,6 +34,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 15, sql: include_str!("../../../migrations/0015_admin_keys_of_machines.sql") },
     Migration { version: 16, sql: include_str!("../../../migrations/0016_usage_totals.sql") },
     Migration { version: 17, sql: include_str!("../../../migrations/0017_spend_alerts.sql") },
+    Migration { version: 18, sql: include_str!("../../../migrations/0018_prices_and_labels.sql") },
+    Migration { version: 19, sql: include_str!("../../../migrations/0019_event_alerts.sql") },
+    Migration { version: 20, sql: include_str!("../../../migrations/0020_retention.sql") },
 ];
 
 const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (

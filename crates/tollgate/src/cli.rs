@@ -10,8 +10,9 @@ use crate::api::arguments::{
 };
 use crate::api::ledger::LedgerCommand;
 use crate::api::limits::SpendLimitCommand;
+use crate::api::models::ModelCommand;
 use crate::api::reconcile::ReconcileCommand;
-use crate::api::upstreams::{ModelCommand, UpstreamCommand};
+use crate::api::upstreams::UpstreamCommand;
 use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
 use crate::command::maintenance::{
@@ -117,9 +118,9 @@ pub enum Command {
     Upstream(UpstreamCommand),
     /// Models and their prices
     #[command(subcommand)]
-    Model(ModelCommand),
+    Model(Box<ModelCommand>),
     /// What was spent, by bucket of time
     Cost(CostCommand),
     /// What was used, by bucket of time
-    Usage(UsageCommand),
+    Usage(Box<UsageCommand>),
 }

@@ -98,9 +98,9 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
         Command::SpendLimit(command) => session.spend_limit(command).await.map(well),
         Command::Ledger(command) => session.ledger(command).await.map(well),
         Command::Upstream(command) => session.upstream(command).await,
-        Command::Model(command) => session.model(command).await.map(well),
+        Command::Model(command) => session.model(*command).await,
         Command::Cost(command) => session.cost(command).await.map(well),
-        Command::Usage(command) => session.usage(command).await.map(well),
+        Command::Usage(command) => session.usage(*command).await.map(well),
         _ => Ok(true),
     };
     ended(result, options)

@@ -11,11 +11,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tollgate_admin::{Admin, Parts, chain};
-use tollgate_alerts::Alerts;
+use tollgate_alerts::{Alerts, UpstreamState};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Result};
 use tollgate_gateway::{Gateway, Pool};
-use tollgate_ledger::{Ledger, recovery};
+use tollgate_ledger::{Ledger, recovery, retention};
 use tollgate_replica::Replica;
 use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options, copy};
 use tollgate_wire::{Dialer, Limits, Server, ServerTls};
@@ -113,6 +113,7 @@ impl Node {
             _lock: lock,
         };
         node.start_background(config.tls.as_ref().zip(tls.clone()));
+        node.start_clearing(&clock);
         node.start_workers(config, &clock, keyring, &listener, tls.as_ref())?;
         node.is_ready.store(true, Ordering::Relaxed);
         Ok(node)
@@ -160,7 +161,7 @@ impl Node {
     ) -> Result<()> {
         let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
         self.start_exporter(config, &dialer);
-        self.start_alerts(config, clock, Arc::clone(&keyring), &dialer);
+        let alert_keyring = Arc::clone(&keyring);
         let admin = Arc::new(Admin::new(Parts {
             db: self.db.clone(),
             replica: Arc::clone(&self.replica),
@@ -190,7 +191,8 @@ impl Node {
         };
         let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
         let gateway =
-            Arc::new(Gateway::new(replica, self.db.clone(), ledger, clock.clone(), dialer, options));
+            Arc::new(Gateway::new(replica, self.db.clone(), ledger, clock.clone(), dialer.clone(), options));
+        self.start_alerts(config, clock, alert_keyring, &dialer, Arc::clone(&gateway));
         let metrics = Arc::new(Metrics {
             requests: Requests::default(),
             gateway: Arc::clone(&gateway),
@@ -228,10 +230,29 @@ impl Node {
         Ok(())
     }
 
+    /// Deletes requests that need not be kept any more.
+    fn start_clearing(&mut self, clock: &Clock) {
+        let (db, clock) = (self.db.clone(), clock.clone());
+        let clearing = async move { retention::keep(&db, &clock).await };
+        self.background.push(tokio::spawn(clearing).abort_handle());
+    }
+
     /// Tells people what they wanted to be told.
-    fn start_alerts(&mut self, config: &Config, clock: &Clock, keyring: Arc<Keyring>, dialer: &Dialer) {
+    fn start_alerts(
+        &mut self,
+        config: &Config,
+        clock: &Clock,
+        keyring: Arc<Keyring>,
+        dialer: &Dialer,
+        gateway: Arc<Gateway>,
+    ) {
         let (private, mailer) = (config.webhook_networks.clone(), config.mailer.clone());
-        let alerts = Alerts::new(self.db.clone(), keyring, clock.clone(), dialer, private, mailer);
+        let upstreams = move || {
+            let states = gateway.upstreams_down().into_iter();
+            states.map(|(id, name, is_down)| UpstreamState { id, name, is_down }).collect()
+        };
+        let db = self.db.clone();
+        let alerts = Alerts::new(db, keyring, clock.clone(), dialer, private, mailer, Arc::new(upstreams));
         self.background.push(tokio::spawn(async move { alerts.run().await }).abort_handle());
     }
 

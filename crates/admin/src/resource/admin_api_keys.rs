@@ -208,6 +208,7 @@ async fn create(cx: &mut Cx, input: CreateAdminKey) -> Result<CreatedAdminKey> {
         restricted_to: restricted_to(cx, input.project_ids.as_deref()).await?,
         expires_at,
         created_by: Some(cx.actor.owner),
+        labels: tollgate_core::labels::Labels::default(),
     };
     let (id, value) = api_keys::insert(cx, &new).await?;
     Ok(CreatedAdminKey { key: find(cx, id).await?, value })

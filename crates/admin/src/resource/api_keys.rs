@@ -6,7 +6,9 @@ use serde_json::json;
 use tollgate_core::budget::Scope;
 use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::labels::{Labels, LabelsSaid};
 use tollgate_core::page::{self, Page};
+use tollgate_core::patch::Patch;
 use tollgate_core::secret::ShownOnce;
 use tollgate_core::{
     Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp, UserId,
@@ -19,7 +21,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, key_policy, projects, service_accounts, spend_defaults};
+use crate::resource::{Deleted, NewKeyRow, key_policy, labels, projects, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectApiKeysRead, ProjectApiKeysWrite};
@@ -48,6 +50,8 @@ pub(crate) struct ApiKey {
     scopes: Scopes,
     /// Extension.
     frozen_at: Option<Timestamp>,
+    /// Extension: its own, which go before those of its project and of the service account that owns it.
+    labels: Labels,
     #[serde(skip)]
     locator: Locator,
 }
@@ -137,6 +141,7 @@ impl FromRow for ApiKey {
             owner_project_access: if row.get("is_active")? { "active" } else { "inactive" },
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
             frozen_at: row.get("frozen_at")?,
+            labels: labels::read(row)?,
             locator: row.get("locator")?,
         })
     }
@@ -198,6 +203,8 @@ pub(crate) struct CreateKey {
     #[serde(default)]
     scopes: Vec<String>,
     expires_in_seconds: Option<i64>,
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
 }
 
 /// A new key with its secret, which is never shown again.
@@ -210,6 +217,7 @@ pub(crate) struct CreatedKey {
 
 async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
     let name = arguments::name("name", &input.name)?;
+    let labels = labels::checked(&input.labels)?.unwrap_or_default();
     let expires_at = key_policy::expiry(cx, input.expires_in_seconds).await?;
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let owner = owner(cx, project, input.user_id.as_deref(), input.service_account_id.as_deref()).await?;
@@ -229,6 +237,7 @@ async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
         restricted_to: None,
         expires_at,
         created_by: Some(cx.actor.owner),
+        labels,
     };
     let (id, value) = insert(cx, &new).await?;
     Ok(CreatedKey { key: find(cx, project, id).await?, value })
@@ -237,11 +246,12 @@ async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
 /// Stores a key of a project and records who made it for whom.
 pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, ShownOnce)> {
     let (id, value) = new.insert(&mut cx.tx, &cx.desk.clock, &cx.desk.keyring).await?;
-    let payload = json!({"id": id, "data": {
+    let mut data = json!({
         "scopes": new.scopes, "name": new.name, "owner_id": new.owner, "created_by": new.created_by,
         "expires_at": new.expires_at, "restricted_to": new.restricted_to,
-    }});
-    cx.record(Event::ApiKeyCreated, id, new.project, payload);
+    });
+    labels::tell(&mut data, "labels", Some(&new.labels).filter(|labels| !labels.is_empty()));
+    cx.record(Event::ApiKeyCreated, id, new.project, json!({"id": id, "data": data}));
     // An admin key calls no model.
     if new.project.is_some() {
         spend_defaults::apply(cx, Scope::Key(id)).await?;
@@ -331,6 +341,9 @@ pub(crate) struct UpdateKey {
     scopes: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
     expires_in_seconds: Option<i64>,
+    /// All of its own, in place of those that were set.
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
 }
 
 /// A field that may be left out and must not be null.
@@ -340,10 +353,11 @@ fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
-/// Both fields are stored together. Repeating it counts the time to live anew.
+/// All fields are stored together. Repeating it counts the time to live anew.
 async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
-    if input.scopes.is_none() && input.expires_in_seconds.is_none() {
-        let message = "Give at least one of 'scopes' and 'expires_in_seconds'.";
+    let labels = labels::checked(&input.labels)?;
+    if input.scopes.is_none() && input.expires_in_seconds.is_none() && labels.is_none() {
+        let message = "Give at least one of 'scopes', 'expires_in_seconds' and 'labels'.";
         return Err(Error::bad_request(message).code("missing_required_parameter").param("scopes"));
     }
     let project = projects::live(cx, input.project_id.id()?).await?.id;
@@ -368,8 +382,13 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     };
     cx.tx
         .execute(
-            "UPDATE api_key SET scopes = $1, expires_at = $2 WHERE id = $3",
-            &params![scopes.to_stored(), expires_at, key.id],
+            "UPDATE api_key SET scopes = $1, expires_at = $2, labels = $3 WHERE id = $4",
+            &params![
+                scopes.to_stored(),
+                expires_at,
+                labels::to_stored(labels.as_ref().unwrap_or(&key.labels)),
+                key.id
+            ],
         )
         .await?;
     cx.changed(Entity::ApiKey, key.id).await?;
@@ -380,6 +399,7 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     if let Some(seconds) = input.expires_in_seconds {
         changes["expires_in_seconds"] = json!(seconds);
     }
+    labels::tell(&mut changes, "labels", labels.as_ref());
     let payload = json!({"id": key.id, "changes_requested": changes});
     cx.record(Event::ApiKeyUpdated, key.id, Some(project), payload);
     find(cx, project, key.id).await

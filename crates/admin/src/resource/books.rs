@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::id::kind;
 use tollgate_core::{Error, Money, Result};
-use tollgate_ledger::usage::{self, Dimension, Query, Sums, Width};
+use tollgate_ledger::usage::{self, Dimension, Group, Query, Width};
 use tollgate_store::{Row, params};
 
 use crate::arguments::PathId;
@@ -66,7 +66,7 @@ pub(crate) struct CostsQuery {
 pub(crate) struct UpstreamCost {
     object: &'static str,
     model: Option<String>,
-    requests: u64,
+    requests: i64,
     /// Decimal dollars.
     cost: Money,
     input_tokens: i64,
@@ -96,13 +96,15 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<UpstreamCost>> 
         start: span.start(),
         end: span.page_end(),
         group_by: vec![Dimension::Model],
+        labels: Vec::new(),
         filters: vec![(Dimension::Upstream, vec![upstream.to_string()])],
     };
-    let sums = usage::sums(&mut cx.tx, &query).await?;
-    Ok(span.page(sums, |sums: &Sums| {
+    let groups = usage::sums(&mut cx.tx, &query).await?;
+    Ok(span.page(groups, |group: &Group| {
+        let sums = &group.sums;
         vec![UpstreamCost {
             object: "tollgate.upstream.cost",
-            model: sums.dimension(Dimension::Model).map(str::to_owned),
+            model: group.dimension(Dimension::Model).map(str::to_owned),
             requests: sums.requests,
             cost: sums.cost(),
             input_tokens: sums.input_tokens,

@@ -1,14 +1,16 @@
-//! Costs by day, and as an extension by hour and minute. A line item is a model and a kind of token: `gpt-4o-mini, input_tokens`.
+//! Costs by day, and as an extension by hour and minute. A line item is a model and a kind of token, or what its requests cost beside tokens: `gpt-4o-mini, input_tokens`.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tollgate_core::{Error, Money, Result};
-use tollgate_ledger::usage::{self, Dimension, Sums, Width};
+use tollgate_ledger::usage::{self, Dimension, Group, Sums, Width};
 
 use crate::gate::Cx;
 use crate::operation::Operations;
-use crate::resource::usage::{ACCESS, Asked, Buckets, ByCost, CostsQuery, Span, question};
+use crate::resource::usage::{
+    ACCESS, Asked, Buckets, By, ByCost, CostsQuery, LabelValues, Span, labelled, question,
+};
 
 pub(crate) fn operations() -> Operations {
     Operations::new()
@@ -30,6 +32,9 @@ pub(crate) struct CostResult {
     model: Option<String>,
     /// Extension.
     upstream_id: Option<String>,
+    /// Extension: of the labels that are grouped by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<LabelValues>,
     quantity: Option<i64>,
     quantity_unit: Option<&'static str>,
 }
@@ -60,73 +65,80 @@ async fn costs(cx: &mut Cx, input: CostsQuery) -> Result<Buckets<CostResult>> {
     }
     let span = Span::of(&when, cx.now)?;
     let wanted = LineItems::read(&input.line_items)?;
-    let is_by = |group: ByCost| input.group_by.contains(&group);
+    let is_by = |by: ByCost| input.group_by.contains(&By::Dimension(by));
     let (by_line_item, by_model) = (is_by(ByCost::LineItem), is_by(ByCost::Model));
-    let mut filters = input.filters();
-    filters.push((Dimension::Model, wanted.models()));
-    let query = question(cx, &span, None, input.dimensions(), filters);
+    let query = question(cx, &span, None, &input, vec![(Dimension::Model, wanted.models())]);
     // A filter by line item needs the model of each sum, whether or not it is shown.
     let query = if wanted.is_any() { query } else { query.with(Dimension::Model) };
-    let sums = usage::sums(&mut cx.tx, &query).await?;
-    let source = is_by(ByCost::ApiSource).then_some("unlabeled");
+    let groups = usage::sums(&mut cx.tx, &query).await?;
+    let shown = Shown { labels: input.labels(), api_source: is_by(ByCost::ApiSource).then_some("unlabeled") };
     if by_line_item {
-        return Ok(span.page(sums, |sums| line_items(sums, &wanted, by_model, source)));
+        return Ok(span.page(groups, |group| line_items(group, &wanted, by_model, &shown)));
     }
-    let narrowed = |sums: &Sums| wanted.narrow(sums);
-    let sums = match (wanted.is_any(), by_model) {
-        (true, _) => sums,
-        (false, true) => sums.iter().map(narrowed).collect(),
-        (false, false) => usage::merge_models(sums, narrowed),
+    let groups = match (wanted.is_any(), by_model) {
+        (true, _) => groups,
+        (false, true) => usage::narrowed(groups, |group| wanted.narrow(group)),
+        (false, false) => usage::merge(groups, Dimension::Model, |group| wanted.narrow(group)),
     };
-    Ok(span.page(sums, |sums| vec![result(sums, sums.cost(), source)]))
+    Ok(span.page(groups, |group| vec![shown.result(group, group.sums.cost())]))
 }
 
-fn result(sums: &Sums, cost: Money, api_source: Option<&'static str>) -> CostResult {
-    let owned = |dimension| sums.dimension(dimension).map(str::to_owned);
-    CostResult {
-        object: "organization.costs.result",
-        amount: Amount::new(cost),
-        line_item: None,
-        project_id: owned(Dimension::Project),
-        user_id: owned(Dimension::Owner),
-        api_key_id: owned(Dimension::Key),
-        api_source,
-        model: owned(Dimension::Model),
-        upstream_id: owned(Dimension::Upstream),
-        quantity: None,
-        quantity_unit: None,
+/// What of a group is shown beside its sums.
+struct Shown {
+    labels: Vec<String>,
+    api_source: Option<&'static str>,
+}
+
+impl Shown {
+    fn result(&self, group: &Group, cost: Money) -> CostResult {
+        let owned = |dimension| group.dimension(dimension).map(str::to_owned);
+        CostResult {
+            object: "organization.costs.result",
+            amount: Amount::new(cost),
+            line_item: None,
+            project_id: owned(Dimension::Project),
+            user_id: owned(Dimension::Owner),
+            api_key_id: owned(Dimension::Key),
+            api_source: self.api_source,
+            model: owned(Dimension::Model),
+            upstream_id: owned(Dimension::Upstream),
+            labels: labelled(group, &self.labels),
+            quantity: None,
+            quantity_unit: None,
+        }
     }
 }
 
 /// The kinds of tokens of a sum: what each is called, how many they are and what they cost.
-fn components(sums: &Sums) -> [(&'static str, i64, Money); 6] {
+fn components(sums: &Sums) -> [(&'static str, i64, Money); 7] {
     [
         ("input_tokens", sums.uncached_input_tokens(), sums.input_cost),
         ("cached_input_tokens", sums.cached_input_tokens, sums.cached_input_cost),
         ("cache_write_tokens", sums.cache_write_tokens, sums.cache_write_cost),
         ("output_tokens", sums.output_tokens - sums.drained_output_tokens, sums.output_cost),
         ("drained_output_tokens", sums.drained_output_tokens, sums.drained_output_cost),
+        ("requests", if sums.request_cost == Money::ZERO { 0 } else { sums.requests }, sums.request_cost),
         ("adjustments", 0, sums.adjusted_cost),
     ]
 }
 
-fn line_items(
-    sums: &Sums,
-    wanted: &LineItems,
-    by_model: bool,
-    api_source: Option<&'static str>,
-) -> Vec<CostResult> {
-    let model = sums.dimension(Dimension::Model).unwrap_or("");
-    let shown = components(sums)
+fn line_items(group: &Group, wanted: &LineItems, by_model: bool, shown: &Shown) -> Vec<CostResult> {
+    let model = group.dimension(Dimension::Model).unwrap_or("");
+    let items = components(&group.sums)
         .into_iter()
-        .filter(|(kind, tokens, cost)| (*tokens != 0 || *cost != Money::ZERO) && wanted.has(model, kind));
-    shown
-        .map(|(kind, tokens, cost)| CostResult {
+        .filter(|(kind, quantity, cost)| (*quantity != 0 || *cost != Money::ZERO) && wanted.has(model, kind));
+    let unit = |kind: &str| match kind {
+        "adjustments" => None,
+        "requests" => Some("requests"),
+        _ => Some("tokens"),
+    };
+    items
+        .map(|(kind, quantity, cost)| CostResult {
             line_item: Some(format!("{model}, {kind}")),
-            quantity: (kind != "adjustments").then_some(tokens),
-            quantity_unit: (kind != "adjustments").then_some("tokens"),
+            quantity: unit(kind).map(|_| quantity),
+            quantity_unit: unit(kind),
             model: by_model.then(|| model.to_owned()),
-            ..result(sums, cost, api_source)
+            ..shown.result(group, cost)
         })
         .collect()
 }
@@ -160,17 +172,20 @@ impl LineItems {
     }
 
     /// A sum with only the costs that were asked for.
-    fn narrow(&self, sums: &Sums) -> Sums {
-        let model = sums.dimension(Dimension::Model).unwrap_or("").to_owned();
-        let mut sums = sums.clone();
-        let keep = |kind: &str, cost: Money| if self.has(&model, kind) { cost } else { Money::ZERO };
-        sums.input_cost = keep("input_tokens", sums.input_cost);
-        sums.cached_input_cost = keep("cached_input_tokens", sums.cached_input_cost);
-        sums.cache_write_cost = keep("cache_write_tokens", sums.cache_write_cost);
-        sums.output_cost = keep("output_tokens", sums.output_cost);
-        sums.drained_output_cost = keep("drained_output_tokens", sums.drained_output_cost);
-        sums.adjusted_cost = keep("adjustments", sums.adjusted_cost);
-        sums
+    fn narrow(&self, group: &Group) -> Sums {
+        let model = group.dimension(Dimension::Model).unwrap_or("");
+        let keep = |kind: &str, cost: Money| if self.has(model, kind) { cost } else { Money::ZERO };
+        let sums = group.sums;
+        Sums {
+            input_cost: keep("input_tokens", sums.input_cost),
+            cached_input_cost: keep("cached_input_tokens", sums.cached_input_cost),
+            cache_write_cost: keep("cache_write_tokens", sums.cache_write_cost),
+            output_cost: keep("output_tokens", sums.output_cost),
+            drained_output_cost: keep("drained_output_tokens", sums.drained_output_cost),
+            request_cost: keep("requests", sums.request_cost),
+            adjusted_cost: keep("adjustments", sums.adjusted_cost),
+            ..sums
+        }
     }
 }
 

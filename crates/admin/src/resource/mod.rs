@@ -7,12 +7,15 @@ mod api_keys;
 mod audit_logs;
 mod books;
 mod costs;
+mod event_alerts;
 mod freezes;
 mod groups;
 pub(crate) mod invites;
 mod key_policy;
 mod keys_of_organization;
+mod labels;
 mod me;
+mod model_prices;
 mod models;
 mod new_key;
 mod notifications;
@@ -22,6 +25,7 @@ mod project_groups;
 mod project_users;
 mod projects;
 mod requests;
+mod retention;
 mod role_assignments;
 mod roles;
 mod service_accounts;
@@ -52,6 +56,7 @@ pub(crate) fn operations() -> Operations {
         .and(spend_limits::operations())
         .and(spend_defaults::operations())
         .and(spend_alerts::operations())
+        .and(event_alerts::operations())
         .and(notifications::operations())
         .and(spend_policy::operations())
         .and(access_policy::operations())
@@ -61,6 +66,7 @@ pub(crate) fn operations() -> Operations {
         .and(groups::operations())
         .and(freezes::operations())
         .and(key_policy::operations())
+        .and(retention::operations())
         .and(roles::operations())
         .and(role_assignments::operations())
         .and(project_groups::operations())
@@ -76,6 +82,7 @@ pub(crate) fn operations() -> Operations {
         .and(books::operations())
         .and(upstreams::operations())
         .and(models::operations())
+        .and(model_prices::operations())
 }
 
 /// The answer to a deletion.

@@ -7,8 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::patch::Patch;
-use tollgate_core::price::Tiers;
-use tollgate_core::price_book;
+use tollgate_core::price_book::{self, Figures, FiguresPatch};
 use tollgate_core::{Error, Money, Permission, Result, Timestamp, UnitPrice};
 use tollgate_store::{Entity, FromRow, Row, params};
 
@@ -17,7 +16,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::{Operator, OperatorOr};
 use crate::operation::Operations;
-use crate::resource::Deleted;
+use crate::resource::{Deleted, model_prices};
 
 pub(crate) fn operations() -> Operations {
     const ONE: &str = "/tollgate/v1/models/{model}";
@@ -34,19 +33,11 @@ pub(crate) struct Model {
     id: String,
     /// Names of the upstreams that serve it.
     upstreams: Vec<String>,
-    input_price: Option<String>,
-    cached_input_price: Option<String>,
-    cache_write_price: Option<String>,
-    /// To keep input in the cache for an hour.
-    cache_write_1h_price: Option<String>,
-    output_price: Option<String>,
-    audio_input_price: Option<String>,
-    audio_output_price: Option<String>,
-    /// What other tiers cost, as a multiple of these.
-    flex_price_factor: Option<String>,
-    priority_price_factor: Option<String>,
-    /// Above so many input tokens the provider charges higher rates, which are applied.
-    long_context_above: Option<u64>,
+    /// Which prices these are, such as `price_12` or `embedded-2026-11-26`; null if it has none.
+    price_version: Option<String>,
+    /// Those in force.
+    #[serde(flatten)]
+    prices: Figures,
     context_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
     /// The most tokens that one image is counted as.
@@ -103,7 +94,7 @@ pub(crate) struct Nothing {}
 /// All models that are served or overridden, by name.
 async fn list(cx: &mut Cx, _: Nothing) -> Result<Models> {
     let rows: Vec<Row> =
-        cx.tx.all("SELECT model FROM upstream_model UNION SELECT model FROM model_override", &[]).await?;
+        cx.tx.all("SELECT model FROM upstream_model UNION SELECT model FROM model_override UNION SELECT model FROM model_price", &[]).await?;
     let names: BTreeSet<String> = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
     let mut data = Vec::with_capacity(names.len());
     for name in names {
@@ -115,21 +106,21 @@ async fn list(cx: &mut Cx, _: Nothing) -> Result<Models> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneModel {
-    model: String,
+    pub(crate) model: String,
 }
 
 /// Also a model that nobody serves, if anything is known of it.
 async fn retrieve(cx: &mut Cx, input: OneModel) -> Result<Model> {
     let model = show(cx, &input.model).await?;
-    let is_known = price_book::embedded(&input.model) != price_book::ModelFacts::default();
-    if model.upstreams.is_empty() && !model.overridden && !is_known {
+    if model.upstreams.is_empty() && !model.overridden && !price_book::embedded(&input.model).is_known() {
         return Err(Error::not_found("model"));
     }
     Ok(model)
 }
 
 async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
-    let over = find(cx, name).await?;
+    let own_limits = find(cx, name).await?;
+    let versions = model_prices::of(cx, name).await?;
     let upstreams: Vec<Row> = cx
         .tx
         .all(
@@ -138,9 +129,8 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
             &params![name],
         )
         .await?;
-    let facts = over.unwrap_or_default().facts(price_book::embedded(name));
-    let rates = facts.price.map(|price| price.rates);
-    let text = |price: Option<UnitPrice>| price.map(UnitPrice::per_million);
+    let facts = own_limits.unwrap_or_default().over(price_book::embedded(name).limits);
+    let (version, prices) = price_book::in_force(name, &versions.0, cx.now);
     let exceeded = if cx.actor.acts_as_operator() {
         cx.tx.optional("SELECT * FROM bound_violation WHERE model = $1", &params![name]).await?
     } else {
@@ -150,47 +140,23 @@ async fn show(cx: &mut Cx, name: &str) -> Result<Model> {
         object: "tollgate.model",
         id: name.to_owned(),
         upstreams: upstreams.iter().map(|row| row.at(0)).collect::<Result<_>>()?,
-        input_price: text(rates.map(|rates| rates.input)),
-        cached_input_price: text(rates.and_then(|rates| rates.cached_input)),
-        cache_write_price: text(rates.and_then(|rates| rates.cache_write)),
-        cache_write_1h_price: text(rates.and_then(|rates| rates.cache_write_1h)),
-        output_price: text(rates.and_then(|rates| rates.output)),
-        audio_input_price: text(rates.and_then(|rates| rates.audio_input)),
-        audio_output_price: text(rates.and_then(|rates| rates.audio_output)),
-        flex_price_factor: factor(facts.price.and_then(|price| price.tiers.flex)),
-        priority_price_factor: factor(facts.price.and_then(|price| price.tiers.priority)),
-        long_context_above: facts.price.and_then(|price| price.long_context).map(|(above, _)| above),
+        price_version: prices.input_price.map(|_| version.to_string()),
+        prices,
         context_tokens: facts.context_tokens,
         max_output_tokens: facts.max_output_tokens,
         image_tokens: facts.image_tokens,
         request_cost_max: facts.request_cost_max,
-        overridden: over.is_some(),
+        overridden: own_limits.is_some() || versions.in_force(cx.now).is_some(),
         bound_violations: exceeded,
     })
 }
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct UpdateModel {
     model: String,
-    #[serde(default)]
-    input_price: Patch<String>,
-    #[serde(default)]
-    cached_input_price: Patch<String>,
-    #[serde(default)]
-    cache_write_price: Patch<String>,
-    #[serde(default)]
-    cache_write_1h_price: Patch<String>,
-    #[serde(default)]
-    output_price: Patch<String>,
-    #[serde(default)]
-    audio_input_price: Patch<String>,
-    #[serde(default)]
-    audio_output_price: Patch<String>,
-    #[serde(default)]
-    flex_price_factor: Patch<String>,
-    #[serde(default)]
-    priority_price_factor: Patch<String>,
+    /// Those that change; null is what the embedded data says. For requests admitted from now on.
+    #[serde(flatten)]
+    prices: FiguresPatch,
     #[serde(default)]
     context_tokens: Patch<i64>,
     #[serde(default)]
@@ -208,22 +174,7 @@ pub(crate) struct UpdateModel {
 async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
     let model = arguments::name("model", &input.model)?;
     let before = find(cx, &model).await?.unwrap_or_default();
-    let over = price_book::ModelOverride {
-        input_price: price("input_price", input.input_price, before.input_price)?,
-        cached_input_price: price("cached_input_price", input.cached_input_price, before.cached_input_price)?,
-        cache_write_price: price("cache_write_price", input.cache_write_price, before.cache_write_price)?,
-        cache_write_1h_price: price(
-            "cache_write_1h_price",
-            input.cache_write_1h_price,
-            before.cache_write_1h_price,
-        )?,
-        output_price: price("output_price", input.output_price, before.output_price)?,
-        audio_input_price: price("audio_input_price", input.audio_input_price, before.audio_input_price)?,
-        audio_output_price: price("audio_output_price", input.audio_output_price, before.audio_output_price)?,
-        tiers: Tiers {
-            flex: multiple("flex_price_factor", input.flex_price_factor, before.tiers.flex)?,
-            priority: multiple("priority_price_factor", input.priority_price_factor, before.tiers.priority)?,
-        },
+    let limits = price_book::Limits {
         context_tokens: tokens("context_tokens", &input.context_tokens, before.context_tokens)?,
         max_output_tokens: tokens("max_output_tokens", &input.max_output_tokens, before.max_output_tokens)?,
         image_tokens: tokens("image_tokens", &input.image_tokens, before.image_tokens)?,
@@ -239,30 +190,21 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
             return Err(Error::invalid("bound_violations", message));
         }
     }
+    model_prices::patch(cx, &model, &input.prices).await?;
     cx.tx.execute("DELETE FROM model_override WHERE model = $1", &params![model]).await?;
-    if over != price_book::ModelOverride::default() {
+    if limits != price_book::Limits::default() {
         cx.tx
             .execute(
-                "INSERT INTO model_override (model, input_price, cached_input_price, cache_write_price,
-                    cache_write_1h_price, output_price, audio_input_price, audio_output_price, context_tokens,
-                    max_output_tokens, image_tokens, request_cost_max, updated_at, flex_ppm, priority_ppm)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+                "INSERT INTO model_override (model, context_tokens, max_output_tokens, image_tokens, request_cost_max,
+                    updated_at)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
                 &params![
                     model,
-                    over.input_price,
-                    over.cached_input_price,
-                    over.cache_write_price,
-                    over.cache_write_1h_price,
-                    over.output_price,
-                    over.audio_input_price,
-                    over.audio_output_price,
-                    over.context_tokens,
-                    over.max_output_tokens,
-                    over.image_tokens,
-                    over.request_cost_max,
+                    limits.context_tokens,
+                    limits.max_output_tokens,
+                    limits.image_tokens,
+                    limits.request_cost_max,
                     cx.now,
-                    over.tiers.flex,
-                    over.tiers.priority,
                 ],
             )
             .await?;
@@ -270,7 +212,8 @@ async fn update(cx: &mut Cx, input: UpdateModel) -> Result<Model> {
     told(cx, &model).await
 }
 
-async fn told(cx: &mut Cx, model: &str) -> Result<Model> {
+/// Has the change take effect, and the audit log say what it made of the model.
+pub(crate) async fn told(cx: &mut Cx, model: &str) -> Result<Model> {
     cx.changed_named(Entity::Model, model).await?;
     let shown = show(cx, model).await?;
     let organization = cx.organization();
@@ -278,47 +221,6 @@ async fn told(cx: &mut Cx, model: &str) -> Result<Model> {
     let payload = json!({"id": organization, "changes_requested": {"model": shown}});
     cx.record(Event::OrganizationUpdated, model, None, payload);
     Ok(shown)
-}
-
-fn price(param: &'static str, patch: Patch<String>, before: Option<UnitPrice>) -> Result<Option<UnitPrice>> {
-    /// A million dollars per million tokens.
-    const MAX: UnitPrice = UnitPrice(1_000_000_000_000);
-    match patch {
-        Patch::Absent => Ok(before),
-        Patch::Null => Ok(None),
-        Patch::Value(text) => {
-            UnitPrice::parse_per_million(&text).filter(|price| *price <= MAX).map(Some).ok_or_else(|| {
-                let message = format!(
-                    "Invalid '{param}': expected US dollars per million tokens as a decimal text such as \"0.15\", with \
-                     at most 6 places, but got '{text}'."
-                );
-                Error::invalid(param, message)
-            })
-        }
-    }
-}
-
-/// Millionths as a decimal, which is how dollars per million tokens are written.
-fn factor(ppm: Option<u64>) -> Option<String> {
-    ppm.and_then(|ppm| i64::try_from(ppm).ok()).map(|ppm| UnitPrice(ppm).per_million())
-}
-
-fn multiple(param: &'static str, patch: Patch<String>, before: Option<u64>) -> Result<Option<u64>> {
-    const MAX: u64 = 100_000_000;
-    match patch {
-        Patch::Absent => Ok(before),
-        Patch::Null => Ok(None),
-        Patch::Value(text) => {
-            let ppm = UnitPrice::parse_per_million(&text).and_then(|ppm| u64::try_from(ppm.0).ok());
-            ppm.filter(|ppm| *ppm <= MAX).map(Some).ok_or_else(|| {
-                let message = format!(
-                    "Invalid '{param}': expected a multiple of the usual price as a decimal text such as \"0.5\", at most \
-                     100, but got '{text}'."
-                );
-                Error::invalid(param, message)
-            })
-        }
-    }
 }
 
 fn tokens(param: &'static str, patch: &Patch<i64>, before: Option<u64>) -> Result<Option<u64>> {
@@ -355,8 +257,9 @@ fn ceiling(patch: &Patch<String>, before: Option<Money>) -> Result<Option<Money>
 async fn delete(cx: &mut Cx, input: OneModel) -> Result<Deleted<String>> {
     let values = params![input.model];
     let figures = cx.tx.execute("DELETE FROM model_override WHERE model = $1", &values).await?;
+    let prices = model_prices::reset(cx, &input.model).await?;
     let violations = cx.tx.execute("DELETE FROM bound_violation WHERE model = $1", &values).await?;
-    if figures + violations == 0 {
+    if figures + violations == 0 && !prices {
         let message =
             format!("Nothing was set for the model `{}`: its figures are the embedded ones.", input.model);
         return Err(Error { message, ..Error::not_found("model") });
@@ -365,8 +268,8 @@ async fn delete(cx: &mut Cx, input: OneModel) -> Result<Deleted<String>> {
     Ok(Deleted::new("tollgate.model.deleted", input.model))
 }
 
-async fn find(cx: &mut Cx, model: &str) -> Result<Option<price_book::ModelOverride>> {
+async fn find(cx: &mut Cx, model: &str) -> Result<Option<price_book::Limits>> {
     let row: Option<Row> =
         cx.tx.optional("SELECT * FROM model_override WHERE model = $1", &params![model]).await?;
-    row.as_ref().map(tollgate_replica::read_override).transpose()
+    row.as_ref().map(tollgate_replica::read_limits).transpose()
 }

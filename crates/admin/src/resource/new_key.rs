@@ -1,9 +1,12 @@
 //! Making a key: its row and its first secret. The one place where a secret exists in plain.
 
 use tollgate_core::key::{KeyKind, NewKey};
+use tollgate_core::labels::Labels;
 use tollgate_core::secret::{Keyring, ShownOnce};
 use tollgate_core::{Clock, KeyId, OrganizationId, Principal, ProjectId, Result, Scopes, Timestamp};
 use tollgate_store::{Entity, Tx, params};
+
+use crate::resource::labels;
 
 /// What a new key is to be.
 pub(crate) struct NewKeyRow {
@@ -18,6 +21,7 @@ pub(crate) struct NewKeyRow {
     pub(crate) expires_at: Option<Timestamp>,
     /// Who made it; `None` at the machine itself.
     pub(crate) created_by: Option<Principal>,
+    pub(crate) labels: Labels,
 }
 
 impl NewKeyRow {
@@ -33,8 +37,8 @@ impl NewKeyRow {
         let pepper = keyring.pepper();
         tx.execute(
             "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, service_account_id, name, scopes,
-                redacted_value, created_at, created_by, expires_at, is_active, restricted_to, number)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                redacted_value, created_at, created_by, expires_at, is_active, restricted_to, labels, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
                 (SELECT COALESCE(MAX(number), 0) + 1 FROM api_key))",
             &params![
                 id,
@@ -53,6 +57,7 @@ impl NewKeyRow {
                 self.restricted_to.as_ref().map(|projects| {
                     projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
                 }),
+                labels::to_stored(&self.labels),
             ],
         )
         .await?;

@@ -1,10 +1,13 @@
 //! Projects: what owns keys, limits and spend. They are created and archived, never deleted.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tollgate_core::budget::Scope;
 use tollgate_core::id::kind;
+use tollgate_core::labels::{Labels, LabelsSaid, RequestLabels};
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
 use tollgate_core::{Error, Permission, ProjectId, Result, Timestamp};
@@ -15,7 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{service_accounts, spend_defaults};
+use crate::resource::{labels, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ProjectsRead, ProjectsWrite};
@@ -47,6 +50,10 @@ pub(crate) struct Project {
     external_key_id: Option<&'static str>,
     /// Extension.
     pub(crate) frozen_at: Option<Timestamp>,
+    /// Extension: of all that is done with its keys.
+    labels: Labels,
+    /// Extension: which labels a request may add, each with the values it may have.
+    request_labels: RequestLabels,
     #[serde(skip)]
     is_default: bool,
 }
@@ -64,6 +71,12 @@ impl FromRow for Project {
             residency: None,
             external_key_id: None,
             frozen_at: row.get("frozen_at")?,
+            labels: labels::read(row)?,
+            request_labels: row
+                .get::<Option<String>>("request_labels")?
+                .map(|stored| RequestLabels::from_stored(&stored))
+                .transpose()?
+                .unwrap_or_default(),
             is_default: row.get("is_default")?,
         })
     }
@@ -107,6 +120,10 @@ pub(crate) struct CreateProject {
     geography: Option<Value>,
     #[serde(default)]
     residency: Option<Value>,
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
+    #[serde(default)]
+    request_labels: Patch<BTreeMap<String, Vec<String>>>,
 }
 
 async fn create(cx: &mut Cx, input: CreateProject) -> Result<Project> {
@@ -114,15 +131,29 @@ async fn create(cx: &mut Cx, input: CreateProject) -> Result<Project> {
     refuse_unenforced("external_key_id", input.external_key_id.as_ref())?;
     refuse_unenforced("geography", input.geography.as_ref())?;
     refuse_unenforced("residency", input.residency.as_ref())?;
+    let labels = labels::checked(&input.labels)?;
+    let request_labels = request_labels(&input.request_labels)?;
     let id: ProjectId = cx.id();
     cx.tx
         .execute(
-            "INSERT INTO project (id, organization_id, name, is_default, created_at) VALUES ($1, $2, $3, $4, $5)",
-            &params![id, cx.organization(), name, false, cx.now],
+            "INSERT INTO project (id, organization_id, name, is_default, created_at, labels, request_labels)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &params![
+                id,
+                cx.organization(),
+                name,
+                false,
+                cx.now,
+                labels.as_ref().and_then(labels::to_stored),
+                request_labels.as_ref().filter(|labels| !labels.is_empty()).map(RequestLabels::to_stored),
+            ],
         )
         .await?;
     cx.changed(Entity::Project, id).await?;
-    cx.record(Event::ProjectCreated, id, Some(id), json!({"id": id, "data": {"name": name, "title": name}}));
+    let mut data = json!({"name": name, "title": name});
+    labels::tell(&mut data, "labels", labels.as_ref());
+    labels::tell(&mut data, "request_labels", request_labels.as_ref());
+    cx.record(Event::ProjectCreated, id, Some(id), json!({"id": id, "data": data}));
     spend_defaults::apply(cx, Scope::Project(id)).await?;
     find(cx, id).await
 }
@@ -152,25 +183,56 @@ pub(crate) struct UpdateProject {
     external_key_id: Option<Value>,
     #[serde(default)]
     geography: Option<Value>,
+    /// All of them, in place of those that were set.
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
+    #[serde(default)]
+    request_labels: Patch<BTreeMap<String, Vec<String>>>,
 }
 
 async fn update(cx: &mut Cx, input: UpdateProject) -> Result<Project> {
     refuse_unenforced("external_key_id", input.external_key_id.as_ref())?;
     refuse_unenforced("geography", input.geography.as_ref())?;
+    let (labels, request_labels) = (labels::checked(&input.labels)?, request_labels(&input.request_labels)?);
     let project = live(cx, input.project_id.id()?).await?;
-    if project.is_default {
-        return Err(Error::bad_request("The default project cannot be updated.").code("default_project"));
+    let name = input.name.value().map(|name| arguments::name("name", &name)).transpose()?;
+    if project.is_default && (name.is_some() || labels.is_none() && request_labels.is_none()) {
+        let message = "The default project cannot be renamed.";
+        return Err(Error::bad_request(message).code("default_project"));
     }
-    let Some(name) = input.name.value() else {
+    let mut changes = json!({});
+    if let Some(name) = &name {
+        cx.tx.execute("UPDATE project SET name = $1 WHERE id = $2", &params![name, project.id]).await?;
+        changes = json!({"title": name, "name": name});
+    }
+    if let Some(labels) = &labels {
+        let stored = labels::to_stored(labels);
+        cx.tx.execute("UPDATE project SET labels = $1 WHERE id = $2", &params![stored, project.id]).await?;
+    }
+    if let Some(labels) = &request_labels {
+        let stored = Some(labels).filter(|labels| !labels.is_empty()).map(RequestLabels::to_stored);
+        let sql = "UPDATE project SET request_labels = $1 WHERE id = $2";
+        cx.tx.execute(sql, &params![stored, project.id]).await?;
+    }
+    labels::tell(&mut changes, "labels", labels.as_ref());
+    labels::tell(&mut changes, "request_labels", request_labels.as_ref());
+    if changes == json!({}) {
         cx.unchanged();
         return Ok(project);
-    };
-    let name = arguments::name("name", &name)?;
-    cx.tx.execute("UPDATE project SET name = $1 WHERE id = $2", &params![name, project.id]).await?;
+    }
     cx.changed(Entity::Project, project.id).await?;
-    let payload = json!({"id": project.id, "changes_requested": {"title": name, "name": name}});
+    let payload = json!({"id": project.id, "changes_requested": changes});
     cx.record(Event::ProjectUpdated, project.id, Some(project.id), payload);
     find(cx, project.id).await
+}
+
+/// `None` if nothing is said of them.
+fn request_labels(said: &Patch<BTreeMap<String, Vec<String>>>) -> Result<Option<RequestLabels>> {
+    match said {
+        Patch::Absent => Ok(None),
+        Patch::Null => Ok(Some(RequestLabels::default())),
+        Patch::Value(said) => RequestLabels::checked(said, "request_labels").map(Some),
+    }
 }
 
 /// Archiving is final: the keys stop at once, the history stays. Repeating it changes nothing.

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::{Principal, kind};
 use tollgate_core::key::KeyKind;
+use tollgate_core::labels::{Labels, LabelsSaid};
 use tollgate_core::page::{self, Page};
+use tollgate_core::patch::Patch;
 use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp};
 use tollgate_store::{Entity, FromRow, Row, params};
@@ -16,7 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::{Deleted, NewKeyRow, api_keys, key_policy, projects};
+use crate::resource::{Deleted, NewKeyRow, api_keys, key_policy, labels, projects};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{ServiceAccountsRead, ServiceAccountsWrite};
@@ -67,6 +69,8 @@ pub(crate) struct ServiceAccount {
     name: String,
     role: String,
     created_at: Timestamp,
+    /// Extension: of all that is done with its keys. They go before those of the project.
+    labels: Labels,
 }
 
 impl FromRow for ServiceAccount {
@@ -77,6 +81,7 @@ impl FromRow for ServiceAccount {
             name: row.get("name")?,
             role: row.get("role")?,
             created_at: row.get("created_at")?,
+            labels: labels::read(row)?,
         })
     }
 }
@@ -122,6 +127,8 @@ pub(crate) struct CreateAccount {
     name: String,
     create_service_account_only: Option<bool>,
     expires_in_seconds: Option<i64>,
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -134,6 +141,7 @@ pub(crate) struct CreatedAccount {
 /// With a key and the role `member`, or, if only the account is wished, with neither.
 async fn create(cx: &mut Cx, input: CreateAccount) -> Result<CreatedAccount> {
     let name = arguments::name("name", &input.name)?;
+    let labels = labels::checked(&input.labels)?.unwrap_or_default();
     let is_alone = input.create_service_account_only.unwrap_or(false);
     if is_alone && input.expires_in_seconds.is_some() {
         let message = "'expires_in_seconds' is for the key, and 'create_service_account_only' asks for none.";
@@ -149,16 +157,17 @@ async fn create(cx: &mut Cx, input: CreateAccount) -> Result<CreatedAccount> {
     let role = if is_alone { "none" } else { "member" };
     cx.tx
         .execute(
-            "INSERT INTO service_account (id, project_id, name, role, created_at) VALUES ($1, $2, $3, $4, $5)",
-            &params![id, project, name, role, cx.now],
+            "INSERT INTO service_account (id, project_id, name, role, created_at, labels)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            &params![id, project, name, role, cx.now, labels::to_stored(&labels)],
         )
         .await?;
-    cx.record(
-        Event::ServiceAccountCreated,
-        id,
-        Some(project),
-        json!({"id": id, "data": {"role": role, "name": name}}),
-    );
+    let mut data = json!({"role": role, "name": name});
+    if !labels.is_empty() {
+        labels::tell(&mut data, "labels", Some(&labels));
+        cx.changed(Entity::Project, project).await?;
+    }
+    cx.record(Event::ServiceAccountCreated, id, Some(project), json!({"id": id, "data": data}));
     let api_key = if is_alone {
         None
     } else {
@@ -185,6 +194,7 @@ async fn new_key(
         restricted_to: None,
         expires_at,
         created_by: Some(cx.actor.owner),
+        labels: Labels::default(),
     };
     let (id, value) = api_keys::insert(cx, &new).await?;
     Ok(ServiceAccountKey {
@@ -217,6 +227,9 @@ pub(crate) struct UpdateAccount {
     service_account_id: PathId<kind::ServiceAccount>,
     name: Option<String>,
     role: Option<String>,
+    /// All of its own, in place of those that were set.
+    #[serde(default)]
+    labels: Patch<LabelsSaid>,
 }
 
 async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
@@ -227,14 +240,20 @@ async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
     }
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let account = find(cx, project, input.service_account_id.id()?).await?;
-    if name.is_none() && input.role.is_none() {
+    let labels = labels::checked(&input.labels)?;
+    if name.is_none() && input.role.is_none() && labels.is_none() {
         cx.unchanged();
         return Ok(account);
     }
     cx.tx
         .execute(
-            "UPDATE service_account SET name = COALESCE($1, name), role = COALESCE($2, role) WHERE id = $3",
-            &params![name, input.role, account.id],
+            "UPDATE service_account SET name = COALESCE($1, name), role = COALESCE($2, role), labels = $3 WHERE id = $4",
+            &params![
+                name,
+                input.role,
+                labels::to_stored(labels.as_ref().unwrap_or(&account.labels)),
+                account.id
+            ],
         )
         .await?;
     if input.role.is_some() {
@@ -244,7 +263,12 @@ async fn update(cx: &mut Cx, input: UpdateAccount) -> Result<ServiceAccount> {
     for (key, ..) in keys(cx, account.id).await? {
         cx.changed(Entity::ApiKey, key).await?;
     }
-    let payload = json!({"id": account.id, "changes_requested": {"role": input.role, "name": name}});
+    let mut changes = json!({"role": input.role, "name": name});
+    if let Some(labels) = &labels {
+        labels::tell(&mut changes, "labels", Some(labels));
+        cx.changed(Entity::Project, project).await?;
+    }
+    let payload = json!({"id": account.id, "changes_requested": changes});
     cx.record(Event::ServiceAccountUpdated, account.id, Some(project), payload);
     find(cx, project, account.id).await
 }

@@ -21,7 +21,7 @@ use crate::resource::spend_limits::read_currency;
 use crate::resource::{Deleted, projects};
 
 /// Of the organization, and of each project.
-const ALERTS_MAX: i64 = 100;
+pub(crate) const ALERTS_MAX: i64 = 100;
 
 pub(crate) fn operations() -> Operations {
     use Permission::{SpendLimitsRead, SpendLimitsWrite};
@@ -74,19 +74,24 @@ pub(crate) struct LastNotification {
     created_at: Timestamp,
 }
 
-impl FromRow for SpendAlert {
-    fn from_row(row: &Row) -> Result<Self> {
-        let project: Option<ProjectId> = row.get("project_id")?;
-        let last: Option<String> = row.get("notification_id")?;
-        let last = match last {
-            Some(id) => Some(LastNotification {
+impl LastNotification {
+    /// Of a row of [`SELECT`].
+    pub(crate) fn read(row: &Row) -> Result<Option<Self>> {
+        Ok(match row.get("notification_id")? {
+            Some(id) => Some(Self {
                 id,
                 status: outbox::status(row.get("delivered_at")?, row.get("next_attempt_at")?),
                 error: row.get("error")?,
                 created_at: row.get("notified_at")?,
             }),
             None => None,
-        };
+        })
+    }
+}
+
+impl FromRow for SpendAlert {
+    fn from_row(row: &Row) -> Result<Self> {
+        let project: Option<ProjectId> = row.get("project_id")?;
         Ok(Self {
             object: if project.is_some() { "project.spend_alert" } else { "organization.spend_alert" },
             id: row.get("id")?,
@@ -95,14 +100,16 @@ impl FromRow for SpendAlert {
             interval: "month",
             notification_channel: NotificationChannel::from_stored(&row.get::<String>("channel")?)?,
             created_at: row.get("created_at")?,
-            last_notification: last,
+            last_notification: LastNotification::read(row)?,
             signing_secret: None,
             secret: row.get("secret")?,
         })
     }
 }
 
-const SELECT: &str = "SELECT a.*, n.id AS notification_id, n.delivered_at, n.next_attempt_at, n.error,
+/// Alerts with what became of their last notification.
+pub(crate) const SELECT: &str =
+    "SELECT a.*, n.id AS notification_id, n.delivered_at, n.next_attempt_at, n.error,
         n.created_at AS notified_at
     FROM spend_alert a
         LEFT JOIN notification n ON n.id = (SELECT m.id FROM notification m WHERE m.spend_alert_id = a.id
@@ -113,8 +120,8 @@ const SELECT: &str = "SELECT a.*, n.id AS notification_id, n.delivered_at, n.nex
 fn of(cx: &Cx, project: Option<ProjectId>) -> (&'static str, Bound) {
     let [organization, project_id] = params![cx.organization(), project];
     match project {
-        Some(_) => ("a.project_id = $1", project_id),
-        None => ("a.organization_id = $1 AND a.project_id IS NULL", organization),
+        Some(_) => ("a.project_id = $1 AND a.events IS NULL", project_id),
+        None => ("a.organization_id = $1 AND a.project_id IS NULL AND a.events IS NULL", organization),
     }
 }
 
@@ -219,7 +226,7 @@ async fn make(cx: &mut Cx, project: Option<ProjectId>, input: Create) -> Result<
         return Err(Error::bad_request(message).code("too_many_spend_alerts"));
     }
     let id: SpendAlertId = cx.id();
-    let channel = input.notification_channel.check(&cx.desk.keyring, id, None)?;
+    let channel = input.notification_channel.check(&cx.desk.keyring, &id.to_string(), None)?;
     cx.tx
         .execute(
             "INSERT INTO spend_alert (id, organization_id, project_id, threshold_amount, channel, secret, created_at,
@@ -241,7 +248,7 @@ fn with_secret(alert: SpendAlert, secret: Option<String>) -> SpendAlert {
     SpendAlert { signing_secret: secret.map(|secret| ShownOnce(Secret::new(secret))), ..alert }
 }
 
-fn shown(channel: &str) -> Value {
+pub(crate) fn shown(channel: &str) -> Value {
     serde_json::from_str(channel).unwrap_or(Value::Null)
 }
 
@@ -295,14 +302,14 @@ async fn replace(cx: &mut Cx, project: Option<ProjectId>, input: Update) -> Resu
     let before = find(cx, project, input.alert_id.id()?).await?;
     let threshold = threshold(input.threshold_amount, &input.currency, &input.interval)?;
     let known = (&before.notification_channel, before.secret.as_deref());
-    let channel = input.notification_channel.check(&cx.desk.keyring, before.id, Some(known))?;
+    let channel = input.notification_channel.check(&cx.desk.keyring, &before.id.to_string(), Some(known))?;
     cx.tx
         .execute(
             "UPDATE spend_alert SET threshold_amount = $1, channel = $2, secret = $3, changed_at = $4 WHERE id = $5",
             &params![threshold, channel.shown, channel.secret, cx.now, before.id],
         )
         .await?;
-    outbox::redirect(&mut cx.tx, before.id, &channel).await?;
+    outbox::redirect(&mut cx.tx, &before.id.to_string(), &channel).await?;
     let told = json!({"id": before.id, "threshold_amount": threshold, "notification_channel": shown(&channel.shown)});
     tell(cx, project, &told);
     let alert = find(cx, project, before.id).await?;
@@ -334,7 +341,7 @@ async fn remove(
     ] {
         cx.tx.execute(sql, &params![id]).await?;
     }
-    outbox::take_back(&mut cx.tx, id).await?;
+    outbox::take_back(&mut cx.tx, &id.to_string()).await?;
     tell(cx, project, &json!({"id": id, "deleted": true}));
     Ok(Deleted::new(object, id))
 }

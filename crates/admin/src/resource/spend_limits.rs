@@ -376,7 +376,8 @@ async fn rehearse<const LEVEL: u8>(cx: &mut Cx, mut input: TryLimit) -> Result<r
         mode: Mode::Enforce,
         since: Timestamp(since),
     };
-    replay::rehearse(&mut cx.tx, limit, Timestamp(since), cx.now, listed).await
+    let organization = cx.organization();
+    replay::rehearse(&mut cx.tx, organization, limit, Timestamp(since), cx.now, listed).await
 }
 
 pub(crate) fn read_amount(cents: i64) -> Result<Money> {

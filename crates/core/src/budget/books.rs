@@ -257,21 +257,9 @@ mod tests {
 
     /// A request whose output costs a nano-dollar a token, and its input nothing.
     fn request(output: u64) -> Request {
-        let rates = Rates {
-            input: UnitPrice(0),
-            cached_input: None,
-            cache_write: None,
-            cache_write_1h: None,
-            output: Some(UnitPrice(1_000)),
-            audio_input: None,
-            audio_output: None,
-        };
+        let rates = Rates { output: Some(UnitPrice(1_000)), ..Rates::of_input(UnitPrice(0)) };
         let size = Size { output_each: Some(output), output_each_max: None, ..Size::without_output(Some(0)) };
-        Request {
-            price: Some(Price { rates, long_context: None, tiers: crate::price::Tiers::default() }),
-            size,
-            ceiling: None,
-        }
+        Request { price: Some(Price { rates, ..Price::FREE }), size, ceiling: None }
     }
 
     /// One whose bound is `money`: a nano-dollar is for rounding.

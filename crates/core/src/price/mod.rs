@@ -2,9 +2,11 @@
 
 mod request;
 mod usage;
+mod version;
 
 pub use request::{Overrun, REQUEST_COST_MAX, Request, Size};
-pub use usage::{Tier, TokenUsage};
+pub use usage::{Tier, TokenUsage, ToolCalls};
+pub use version::PriceVersion;
 
 use crate::money::{Money, UnitPrice};
 
@@ -15,6 +17,7 @@ const MILLION: u64 = 1_000_000;
 pub struct Tiers {
     pub flex: Option<u64>,
     pub priority: Option<u64>,
+    pub batch: Option<u64>,
 }
 
 impl Tiers {
@@ -23,6 +26,7 @@ impl Tiers {
             Tier::Usual => Some(MILLION),
             Tier::Flex => self.flex,
             Tier::Priority => self.priority,
+            Tier::Batch => self.batch,
         }
     }
 }
@@ -37,9 +41,15 @@ pub struct Rates {
     pub cache_write_1h: Option<UnitPrice>,
     /// `None` for a model known only by its input, as embeddings are: it prices no request that makes output.
     pub output: Option<UnitPrice>,
+    /// Without a price of its own reasoning costs what other output costs.
+    pub reasoning: Option<UnitPrice>,
     /// `None` for a model whose audio has no price: it prices no request that has any.
     pub audio_input: Option<UnitPrice>,
     pub audio_output: Option<UnitPrice>,
+    /// Without a price of its own what is seen costs what other input costs.
+    pub image_input: Option<UnitPrice>,
+    /// `None` for a model whose images have no price: it prices no request that makes any.
+    pub image_output: Option<UnitPrice>,
 }
 
 /// What of a request's tokens may have a price of its own.
@@ -49,6 +59,8 @@ pub struct Kinds {
     pub kept_1h: bool,
     pub audio_input: bool,
     pub audio_output: bool,
+    pub image_input: bool,
+    pub image_output: bool,
     /// The tier that is asked for.
     pub tier: Option<Tier>,
     /// Whether it may be served in any tier, for nobody says in which.
@@ -57,9 +69,23 @@ pub struct Kinds {
 
 impl Kinds {
     /// What is most usual.
-    pub const NONE: Self =
-        Self { kept_1h: false, audio_input: false, audio_output: false, tier: None, any_tier: false };
-    const ALL: Self = Self { kept_1h: true, audio_input: true, audio_output: true, ..Self::NONE };
+    pub const NONE: Self = Self {
+        kept_1h: false,
+        audio_input: false,
+        audio_output: false,
+        image_input: false,
+        image_output: false,
+        tier: None,
+        any_tier: false,
+    };
+    const ALL: Self = Self {
+        kept_1h: true,
+        audio_input: true,
+        audio_output: true,
+        image_input: true,
+        image_output: true,
+        ..Self::NONE
+    };
 }
 
 impl Rates {
@@ -71,22 +97,28 @@ impl Rates {
             cache_write: None,
             cache_write_1h: None,
             output: None,
+            reasoning: None,
             audio_input: None,
             audio_output: None,
+            image_input: None,
+            image_output: None,
         }
     }
 
     fn dearest_input(self, kinds: Kinds) -> UnitPrice {
         let kept_1h = self.cache_write_1h.filter(|_| kinds.kept_1h);
         let heard = self.audio_input.filter(|_| kinds.audio_input);
-        let others = [self.cached_input, self.cache_write, kept_1h, heard];
+        let seen = self.image_input.filter(|_| kinds.image_input);
+        let others = [self.cached_input, self.cache_write, kept_1h, heard, seen];
         others.into_iter().flatten().fold(self.input, UnitPrice::max)
     }
 
-    /// `None` if it has no price.
+    /// `None` if it has no price. Whether a model reasons is not asked, it does.
     fn dearest_output(self, kinds: Kinds) -> Option<UnitPrice> {
         let spoken = self.audio_output.filter(|_| kinds.audio_output);
-        self.output.map(|output| spoken.map_or(output, |spoken| output.max(spoken)))
+        let drawn = self.image_output.filter(|_| kinds.image_output);
+        let output = self.output?;
+        Some([spoken, drawn, self.reasoning].into_iter().flatten().fold(output, UnitPrice::max))
     }
 
     /// The same in a tier.
@@ -105,20 +137,45 @@ impl Rates {
             cache_write: self.cache_write.map(scale),
             cache_write_1h: self.cache_write_1h.map(scale),
             output: self.output.map(scale),
+            reasoning: self.reasoning.map(scale),
             audio_input: self.audio_input.map(scale),
             audio_output: self.audio_output.map(scale),
+            image_input: self.image_input.map(scale),
+            image_output: self.image_output.map(scale),
         }
     }
 
     fn cache_write(self) -> UnitPrice {
         self.cache_write.unwrap_or(self.input)
     }
+
+    /// How many nano-dollars the parts of output can add by being rounded up each by itself.
+    fn output_rounding(self, kinds: Kinds) -> i64 {
+        let kinds = [kinds.audio_output, kinds.image_output, self.reasoning.is_some()];
+        1 + 2 * kinds.into_iter().map(i64::from).sum::<i64>()
+    }
+}
+
+/// What the first `first` tokens cost of parts that follow each other, and what the rest.
+fn split(parts: [(UnitPrice, u64); 4], first: u64) -> (Money, Money) {
+    let mut left = first;
+    let mut costs = (Money::ZERO, Money::ZERO);
+    for (price, tokens) in parts {
+        let before = tokens.min(left);
+        left -= before;
+        costs.0 += price.times(before);
+        costs.1 += price.times(tokens - before);
+    }
+    costs
 }
 
 /// The price of a model's tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
+    pub version: PriceVersion,
     pub rates: Rates,
+    /// Of each request beside its tokens, in any tier.
+    pub request: Money,
     /// Rates of the whole request once its input is longer than so many tokens.
     pub long_context: Option<(u64, Rates)>,
     pub tiers: Tiers,
@@ -133,20 +190,32 @@ pub struct Cost {
     pub output: Money,
     /// Output that nobody was there to read any more.
     pub drained_output: Money,
+    /// Of the request beside its tokens.
+    pub request: Money,
+    /// Of tools that the provider ran.
+    pub tools: Money,
 }
 
 impl Cost {
     pub fn total(self) -> Money {
-        self.input + self.cached_input + self.cache_write + self.output + self.drained_output
+        self.input
+            + self.cached_input
+            + self.cache_write
+            + self.output
+            + self.drained_output
+            + self.request
+            + self.tools
     }
 }
 
 impl Price {
     /// Of what providers do for nothing.
     pub const FREE: Self = Self {
+        version: PriceVersion::NONE,
         rates: Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) },
+        request: Money::ZERO,
         long_context: None,
-        tiers: Tiers { flex: None, priority: None },
+        tiers: Tiers { flex: None, priority: None, batch: None },
     };
 
     fn rates_for(&self, usage: TokenUsage) -> Rates {
@@ -164,13 +233,14 @@ impl Price {
         others.filter_map(|tier| self.tiers.factor(tier)).fold(MILLION, u64::max)
     }
 
-    /// Whether audio that there may be has a price. What costs nothing costs nothing in any form.
+    /// Whether audio and images that there may be have a price. What costs nothing costs nothing in any form.
     pub fn prices(&self, kinds: Kinds) -> bool {
         let has = |may_be: bool, price: Option<UnitPrice>| !may_be || price.is_some();
         let rates = self.rates;
         self.is_free()
             || has(kinds.audio_input, rates.audio_input)
                 && has(kinds.audio_output, rates.audio_output)
+                && has(kinds.image_output, rates.image_output)
                 && kinds.tier.is_none_or(|tier| self.tiers.factor(tier).is_some())
     }
 
@@ -180,25 +250,37 @@ impl Price {
             rates.dearest_input(Kinds::ALL) == UnitPrice(0)
                 && rates.dearest_output(Kinds::ALL).unwrap_or_default() == UnitPrice(0)
         };
-        is_free(self.rates) && self.long_context.is_none_or(|(_, rates)| is_free(rates))
+        self.request == Money::ZERO
+            && is_free(self.rates)
+            && self.long_context.is_none_or(|(_, rates)| is_free(rates))
     }
 
     pub fn cost(&self, usage: TokenUsage) -> Cost {
         let rates = self.rates_for(usage);
+        let input = rates.input;
+        let (heard, seen) = (usage.audio_input(), usage.image_input());
+        let text = usage.uncached_input() - heard - seen;
+        // In the order in which it is made, as far as that matters: reasoning comes first.
         let output = rates.output.unwrap_or_default();
-        let (heard, spoken) =
-            (rates.audio_input.unwrap_or(rates.input), rates.audio_output.unwrap_or(output));
-        let read = usage.output - usage.drained_output();
-        let spoken_and_read = usage.audio_output().min(read);
-        let spoken_after = usage.audio_output() - spoken_and_read;
+        let [reasoned, spoken, drawn] = [usage.reasoning(), usage.audio_output(), usage.image_output()];
+        let parts = [
+            (rates.reasoning.unwrap_or(output), reasoned),
+            (rates.audio_output.unwrap_or(output), spoken),
+            (rates.image_output.unwrap_or(output), drawn),
+            (output, usage.output - reasoned - spoken - drawn),
+        ];
+        let (read, drained) = split(parts, usage.output - usage.drained_output());
         Cost {
-            input: rates.input.times(usage.uncached_input() - usage.audio_input())
-                + heard.times(usage.audio_input()),
-            cached_input: rates.cached_input.unwrap_or(rates.input).times(usage.cached_input()),
+            input: input.times(text)
+                + rates.audio_input.unwrap_or(input).times(heard)
+                + rates.image_input.unwrap_or(input).times(seen),
+            cached_input: rates.cached_input.unwrap_or(input).times(usage.cached_input()),
             cache_write: rates.cache_write().times(usage.cache_write() - usage.cache_write_1h())
                 + rates.cache_write_1h.unwrap_or_else(|| rates.cache_write()).times(usage.cache_write_1h()),
-            output: output.times(read - spoken_and_read) + spoken.times(spoken_and_read),
-            drained_output: output.times(usage.drained_output() - spoken_after) + spoken.times(spoken_after),
+            output: read,
+            drained_output: drained,
+            request: self.request,
+            tools: Money::ZERO,
         }
     }
 
@@ -211,23 +293,28 @@ impl Price {
             let output = if output_max == 0 { UnitPrice(0) } else { rates.dearest_output(kinds)? };
             let input = rates.dearest_input(kinds);
             // A component is rounded up by itself, so splitting the input can add a nano-dollar for each of three, and
-            // splitting the output one for two; each kind of its own can add another. What costs nothing is nothing in as
-            // many parts as there are.
+            // splitting the output one for two; each kind of its own can add another, and of output two. What costs
+            // nothing is nothing in as many parts as there are.
+            let own_input = [kinds.kept_1h, kinds.audio_input, kinds.image_input];
+            let inputs = own_input.into_iter().map(i64::from).sum::<i64>();
             let rounding = |price: UnitPrice, tokens: u64, most: i64| {
                 Money(if tokens > 0 && price > UnitPrice(0) { most } else { 0 })
             };
             Some(Bound {
-                input: input.times(input_max)
-                    + rounding(input, input_max, 2 + i64::from(kinds.kept_1h) + i64::from(kinds.audio_input)),
-                output: output.times(output_max)
-                    + rounding(output, output_max, 1 + 2 * i64::from(kinds.audio_output)),
+                input: input.times(input_max) + rounding(input, input_max, 2 + inputs),
+                output: output.times(output_max) + rounding(output, output_max, rates.output_rounding(kinds)),
+                request: self.request,
             })
         };
         let usual = at(self.rates)?;
         match self.long_context {
             Some((threshold, rates)) if input_max > threshold => {
                 let long = at(rates)?;
-                Some(Bound { input: usual.input.max(long.input), output: usual.output.max(long.output) })
+                Some(Bound {
+                    input: usual.input.max(long.input),
+                    output: usual.output.max(long.output),
+                    request: self.request,
+                })
             }
             _ => Some(usual),
         }
@@ -236,7 +323,7 @@ impl Price {
     /// The most output that, with so much input, costs no more than `money`; `None` if not even the input fits.
     fn output_within(&self, input_max: u64, money: Money, kinds: Kinds) -> Option<u64> {
         let one = self.bound(input_max, 1, kinds)?;
-        let left = money.checked_sub(one.input)?;
+        let left = money.checked_sub(one.input)?.checked_sub(one.request)?;
         let factor = self.factor(kinds);
         let dearest_output = |rates: Rates| rates.scaled(factor).dearest_output(kinds);
         let dearest = match self.long_context {
@@ -249,7 +336,7 @@ impl Price {
             return Some(u64::MAX);
         }
         // As many nano-dollars are kept for rounding as in the bound.
-        let rounding = Money(1 + 2 * i64::from(kinds.audio_output));
+        let rounding = Money(self.rates.output_rounding(kinds));
         let pico = i128::from(left.checked_sub(rounding)?.nanos()) * 1_000;
         u64::try_from(pico / i128::from(dearest.0)).ok()
     }
@@ -260,16 +347,19 @@ impl Price {
 pub struct Bound {
     pub input: Money,
     pub output: Money,
+    /// Beside tokens.
+    pub request: Money,
 }
 
 impl Bound {
     pub fn total(self) -> Money {
-        self.input + self.output
+        self.input + self.output + self.request
     }
 
     fn within(self, ceiling: Money) -> Self {
-        let input = self.input.min(ceiling);
-        Self { input, output: self.output.min(ceiling - input) }
+        let request = self.request.min(ceiling);
+        let input = self.input.min(ceiling - request);
+        Self { input, output: self.output.min(ceiling - request - input), request }
     }
 }
 
@@ -285,13 +375,18 @@ mod tests {
             cache_write: Some(UnitPrice(input * 5 / 4)),
             cache_write_1h: Some(UnitPrice(input * 2)),
             output: Some(UnitPrice(output)),
+            reasoning: Some(UnitPrice(output * 2)),
             audio_input: Some(UnitPrice(input * 12)),
             audio_output: Some(UnitPrice(output * 5)),
+            image_input: Some(UnitPrice(input * 3)),
+            image_output: Some(UnitPrice(output * 4)),
         };
         Price {
+            version: PriceVersion::NONE,
+            request: Money(70),
             rates: rates(2_500_000, 250_000, 15_000_000),
             long_context: Some((272_000, rates(5_000_000, 500_000, 22_500_000))),
-            tiers: Tiers { flex: Some(500_000), priority: Some(1_750_001) },
+            tiers: Tiers { flex: Some(500_000), priority: Some(1_750_001), batch: Some(400_000) },
         }
     }
 
@@ -303,16 +398,21 @@ mod tests {
             cache_write: 100,
             cache_write_1h: 20,
             audio_input: 100,
-            output: 10,
+            image_input: 10,
+            output: 17,
+            reasoning: 2,
             audio_output: 7,
+            image_output: Some(5),
             drained_output: 4,
-            tier: None,
+            ..TokenUsage::default()
         };
         let cost = price().cost(usage);
-        assert_eq!(cost.input, Money(1_000_000 + 3_000_000));
+        assert_eq!(cost.input, Money(390 * 2_500 + 3_000_000 + 75_000));
         assert_eq!(cost.cached_input, Money(100_000));
         assert_eq!(cost.cache_write, Money(250_000 + 100_000));
-        assert_eq!((cost.output, cost.drained_output), (Money(450_000), Money(45_000 + 75_000)));
+        assert_eq!(cost.output, Money(2 * 30_000 + 7 * 75_000 + 4 * 60_000));
+        assert_eq!(cost.drained_output, Money(60_000 + 3 * 15_000));
+        assert_eq!(cost.request, Money(70));
     }
 
     #[test]
@@ -320,7 +420,9 @@ mod tests {
         let usage = |tier| TokenUsage { input: 1_000, output: 10, tier, ..TokenUsage::default() };
         let total = |tier| price().cost(usage(tier)).total();
         assert_eq!(total(None), total(Some(Tier::Usual)));
-        assert_eq!(total(Some(Tier::Flex)).nanos() * 2, total(None).nanos());
+        let tokens = |tier| total(tier).nanos() - 70;
+        assert_eq!(tokens(Some(Tier::Flex)) * 2, tokens(None));
+        assert_eq!(tokens(Some(Tier::Batch)) * 5, tokens(None) * 2);
         assert!(total(Some(Tier::Priority)) > total(None));
         let asked = |tier| Kinds { tier: Some(tier), ..Kinds::default() };
         assert!(price().prices(asked(Tier::Flex)));
@@ -390,10 +492,11 @@ mod tests {
     #[test]
     fn what_is_free_has_no_price_but_zero() {
         let rates = Rates::of_input(UnitPrice(0));
-        let free = Price { rates, long_context: None, tiers: Tiers::default() };
+        let free = Price { rates, ..Price::FREE };
         let cached = Rates { cached_input: Some(UnitPrice(1)), ..rates };
         assert!(free.is_free() && !price().is_free());
         assert!(!Price { long_context: Some((1, cached)), ..free }.is_free());
+        assert!(!Price { request: Money(1), ..free }.is_free());
         let size = Size::without_output(None);
         assert!(Request { price: Some(free), size, ceiling: None }.is_free());
         let makes = Size { output_each: Some(5), ..size };
@@ -422,12 +525,16 @@ mod tests {
             cache_write: 50,
             cache_write_1h: 50,
             audio_input: 50,
+            image_input: 50,
             output: 0,
+            reasoning: 50,
             audio_output: 50,
+            image_output: Some(50),
             drained_output: 5,
-            tier: None,
+            ..TokenUsage::default()
         };
         assert_eq!((usage.drained_output(), usage.cache_write_1h()), (0, 0));
+        assert_eq!((usage.image_input(), usage.image_output(), usage.reasoning()), (0, 0, 0));
         assert_eq!((usage.audio_input(), usage.audio_output()), (0, 0));
         assert_eq!((usage.uncached_input(), usage.cached_input(), usage.cache_write()), (0, 10, 0));
     }
@@ -448,13 +555,18 @@ mod tests {
             let cache_write = (input - cached_input) * written / 100;
             let output = output_max * output / 100;
             let drained_output = output * drained / 100;
-            let usage = TokenUsage { input, cached_input, cache_write, output, drained_output, ..TokenUsage::default() };
+            let reasoning = output * kept / 100;
+            let usage =
+                TokenUsage { input, cached_input, cache_write, output, reasoning, drained_output, ..TokenUsage::default() };
             let bound = |kinds| price.bound(input_max, output_max, kinds).unwrap().total();
             prop_assert!(price.cost(usage).total() <= bound(Kinds::default()));
             let usage = TokenUsage {
                 cache_write_1h: cache_write * kept / 100,
                 audio_input: input * kept / 200,
+                image_input: input * kept / 300,
                 audio_output: output * kept / 150,
+                image_output: Some(output * kept / 400),
+                reasoning: output * kept / 500,
                 ..usage
             };
             prop_assert!(price.cost(usage).total() <= bound(Kinds::ALL));

@@ -1,7 +1,7 @@
 //! A request as far as its cost is concerned, and how far answers have exceeded what requests were bounded to.
 
-use super::{Bound, Cost, Kinds, MILLION, Price, Rates, Tier, Tiers, TokenUsage};
-use crate::money::{Money, UnitPrice};
+use super::{Bound, Cost, Kinds, MILLION, Price, PriceVersion, Tier, TokenUsage};
+use crate::money::Money;
 
 /// By how much more than they were bounded to a model's answers have taken, or made: the worst of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,13 +131,8 @@ pub struct Request {
 impl Request {
     /// One whose bound is known, or known to be none, and nothing else of it.
     pub fn flat(bound: Option<Money>) -> Self {
-        let rates = Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) };
         let size = Size { output_each: None, output_each_max: None, ..Size::without_output(None) };
-        Self {
-            price: Some(Price { rates, long_context: None, tiers: Tiers::default() }),
-            size,
-            ceiling: bound,
-        }
+        Self { price: Some(Price::FREE), size, ceiling: bound }
     }
 
     /// The most it can cost; `None` if that is not known.
@@ -149,7 +144,7 @@ impl Request {
         };
         match (computed, self.ceiling) {
             (Some(bound), Some(ceiling)) => Some(bound.within(ceiling)),
-            (None, Some(ceiling)) if self.is_priced() => Some(Bound { input: Money::ZERO, output: ceiling }),
+            (None, Some(ceiling)) if self.is_priced() => Some(Bound { output: ceiling, ..Bound::default() }),
             (bound, _) => bound,
         }
     }
@@ -157,6 +152,11 @@ impl Request {
     /// Whether it is known what a tier costs.
     pub fn knows(&self, tier: Tier) -> bool {
         self.price.is_none_or(|price| price.is_free() || price.tiers.factor(tier).is_some())
+    }
+
+    /// Which price it is; `None` if it has none.
+    pub fn price_version(&self) -> Option<PriceVersion> {
+        self.price.filter(|_| self.is_priced()).map(|price| price.version)
     }
 
     /// Whether it costs nothing, however much it takes and makes.
@@ -178,7 +178,10 @@ impl Request {
             Some(price) if self.is_priced() => {
                 let is_dearer = |tier: &Tier| price.tiers.factor(*tier) > Some(MILLION);
                 let tier = usage.tier.or(self.size.kinds.tier.filter(is_dearer));
-                price.cost(TokenUsage { tier, ..usage })
+                // Nor does one who was to draw, and does not say how much of it that is, draw nothing.
+                let is_drawn = self.size.kinds.image_output && usage.image_output.is_none();
+                let image_output = usage.image_output.or(is_drawn.then_some(usage.output));
+                price.cost(TokenUsage { image_output, tier, ..usage })
             }
             _ => Cost::default(),
         }

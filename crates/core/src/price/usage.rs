@@ -8,6 +8,8 @@ pub enum Tier {
     Flex,
     /// Sooner, and dearer.
     Priority,
+    /// With many others, and cheaper.
+    Batch,
 }
 
 impl Tier {
@@ -16,11 +18,12 @@ impl Tier {
             Self::Usual => "default",
             Self::Flex => "flex",
             Self::Priority => "priority",
+            Self::Batch => "batch",
         }
     }
 
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Usual, Self::Flex, Self::Priority].into_iter().find(|tier| tier.as_str() == word)
+        [Self::Usual, Self::Flex, Self::Priority, Self::Batch].into_iter().find(|tier| tier.as_str() == word)
     }
 }
 
@@ -34,13 +37,30 @@ pub struct TokenUsage {
     pub cache_write_1h: u64,
     /// Of the input that was neither, what was heard.
     pub audio_input: u64,
+    /// Of it, what was seen.
+    pub image_input: u64,
     pub output: u64,
-    /// Of the output, what was spoken.
+    /// Of the output, what was thought.
+    pub reasoning: u64,
+    /// What was spoken.
     pub audio_output: u64,
+    /// What was drawn; `None` if nothing is said of it.
+    pub image_output: Option<u64>,
     /// Of the output, what was made after the client had gone.
     pub drained_output: u64,
+    /// Of tools that the provider ran.
+    pub tools: ToolCalls,
     /// In which it was served; `None` if that is not known.
     pub tier: Option<Tier>,
+}
+
+/// How often tools were called that the provider runs, and charges for each time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToolCalls {
+    pub web_searches: u64,
+    pub file_searches: u64,
+    /// Sessions, whatever was run in one.
+    pub code_interpreters: u64,
 }
 
 impl TokenUsage {
@@ -66,8 +86,20 @@ impl TokenUsage {
         self.audio_input.min(self.uncached_input())
     }
 
+    pub fn image_input(self) -> u64 {
+        self.image_input.min(self.uncached_input() - self.audio_input())
+    }
+
     pub fn audio_output(self) -> u64 {
         self.audio_output.min(self.output)
+    }
+
+    pub fn image_output(self) -> u64 {
+        self.image_output.unwrap_or(0).min(self.output - self.audio_output())
+    }
+
+    pub fn reasoning(self) -> u64 {
+        self.reasoning.min(self.output - self.audio_output() - self.image_output())
     }
 
     /// That of its price: the usual one where no other is known.

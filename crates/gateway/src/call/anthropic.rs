@@ -98,6 +98,7 @@ impl Call {
         }
         call.messages = turns.count;
         call.images = blocks.images;
+        call.kinds.image_input = call.images > 0;
         call.addresses = blocks.addresses.iter().map(|text| Edit::range_of(bytes, text)).collect();
         call.has_files = blocks.has_files;
         if endpoint == Endpoint::CountTokens {

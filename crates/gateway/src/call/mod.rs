@@ -100,6 +100,7 @@ impl Call {
         call.described_tokens = tools.described * DESCRIPTION_TOKENS;
         call.has_prediction = body.prediction.is_some();
         call.kinds.audio_output = body.speaks();
+        call.kinds.image_output = body.draws();
         call.kinds.tier = body.tier();
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
@@ -218,6 +219,7 @@ impl Call {
             return Err(Error::unsupported(format!("{name}[{at}]"), message));
         }
         (self.messages, self.images) = (messages.count, messages.images);
+        self.kinds.image_input = self.images > 0;
         self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();
         // How long audio is does not show.
         self.has_files = messages.has_files || self.kinds.audio_input;

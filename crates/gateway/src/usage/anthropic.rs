@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tollgate_core::price::TokenUsage;
+use tollgate_core::price::{Tier, TokenUsage};
 use tollgate_ledger::{Flags, Reported};
 
 use super::{KEPT_BYTES_MAX, Report, TOKENS_MAX};
@@ -43,7 +43,7 @@ struct CacheCreation {
 }
 
 #[derive(Deserialize)]
-struct Tier<'a> {
+struct ServiceTier<'a> {
     #[serde(borrow, default)]
     service_tier: Option<&'a RawValue>,
 }
@@ -52,7 +52,8 @@ struct Tier<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     so_far: Counts,
-    is_of_other_tier: bool,
+    tier: Option<Tier>,
+    is_of_unknown_tier: bool,
     has_nonsense: bool,
 }
 
@@ -67,7 +68,9 @@ impl Reader {
             Ok(counts) => self.so_far = self.so_far.and(counts),
             Err(_) => self.has_nonsense = true,
         }
-        self.is_of_other_tier |= is_of_other_tier(raw);
+        let (tier, is_unknown) = served_in(raw);
+        self.tier = tier.or(self.tier);
+        self.is_of_unknown_tier |= is_unknown;
         let reason = answer.delta.and_then(|raw| serde_json::from_str::<Delta<'_>>(raw.get()).ok());
         let is_last_word =
             reason.and_then(|delta| delta.stop_reason).is_some_and(|reason| reason.get() != "null");
@@ -76,16 +79,17 @@ impl Reader {
         } else {
             self.so_far.believe()
         };
-        flags.service_tier = self.is_of_other_tier;
+        flags.service_tier = self.is_of_unknown_tier;
+        let usage = usage.map(|usage| TokenUsage { tier: self.tier.or(usage.tier), ..usage });
         let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
         let is_last_word = is_last_word && usage.is_some();
         Report { reported: Reported { usage, flags, text }, is_only_usage: false, is_last_word }
     }
 }
 
-fn is_of_other_tier(usage: &str) -> bool {
-    let tier = serde_json::from_str::<Tier<'_>>(usage).ok().and_then(|usage| usage.service_tier);
-    tier.is_some_and(|tier| !matches!(tier.get(), "null" | r#""standard""#))
+fn served_in(usage: &str) -> (Option<Tier>, bool) {
+    let said = serde_json::from_str::<ServiceTier<'_>>(usage).ok().and_then(|usage| usage.service_tier);
+    super::tier(said.map(RawValue::get))
 }
 
 impl Counts {
@@ -182,6 +186,7 @@ mod tests {
             cache_write: 50,
             cache_write_1h: 30,
             output: 7,
+            tier: Some(Tier::Usual),
             ..TokenUsage::default()
         };
         assert_eq!(report.reported, Reported { usage: Some(usage), ..Reported::default() });
@@ -235,7 +240,14 @@ mod tests {
             "the dearer of the two"
         );
         assert!(reported.flags.contradictory);
-        let tier = r#"{"usage":{"input_tokens":5,"output_tokens":1,"service_tier":"priority"}}"#;
-        assert!(read(&[tier]).reported.flags.service_tier);
+        let served = |tier: &str| {
+            let reported = read(&[&format!(
+                r#"{{"usage":{{"input_tokens":5,"output_tokens":1,"service_tier":"{tier}"}}}}"#
+            )]);
+            (reported.reported.usage.unwrap().tier, reported.reported.flags.service_tier)
+        };
+        assert_eq!(served("priority"), (Some(Tier::Priority), false));
+        assert_eq!(served("batch"), (Some(Tier::Batch), false));
+        assert_eq!(served("express"), (None, true));
     }
 }

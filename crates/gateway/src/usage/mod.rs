@@ -55,12 +55,15 @@ struct InputDetails {
     cached_tokens: Option<i64>,
     cache_write_tokens: Option<i64>,
     audio_tokens: Option<i64>,
+    image_tokens: Option<i64>,
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct OutputDetails {
     reasoning_tokens: Option<i64>,
     audio_tokens: Option<i64>,
+    image_tokens: Option<i64>,
 }
 
 /// What an answer, or one event of a stream, says of usage.
@@ -134,8 +137,20 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
     let written = inputs.and_then(|details| details.cache_write_tokens);
     let heard = inputs.and_then(|details| details.audio_tokens);
     let spoken = outputs.and_then(|details| details.audio_tokens);
-    let all =
-        [prompt_tokens, completion_tokens, usage.total_tokens, reasoning, cached, written, heard, spoken];
+    let seen = inputs.and_then(|details| details.image_tokens);
+    let drawn = outputs.and_then(|details| details.image_tokens);
+    let all = [
+        prompt_tokens,
+        completion_tokens,
+        usage.total_tokens,
+        reasoning,
+        cached,
+        written,
+        heard,
+        spoken,
+        seen,
+        drawn,
+    ];
     if all.iter().flatten().any(|tokens| !(0..=TOKENS_MAX).contains(tokens)) {
         flags.absurd = true;
         return (None, flags);
@@ -161,19 +176,22 @@ fn believe(endpoint: Endpoint, usage: &Usage) -> (Option<TokenUsage>, Flags) {
     let (cached, written) = (cached.unwrap_or(0), written.unwrap_or(0));
     flags.contradictory |= cached + written > input || reasoning.is_some_and(|reasoning| reasoning > output);
     let (heard, spoken) = (heard.unwrap_or(0), spoken.unwrap_or(0));
-    flags.contradictory |= heard > input || spoken > output;
-    output = output.max(reasoning.unwrap_or(0)).max(spoken);
+    let (seen, reasoning) = (seen.unwrap_or(0), reasoning.unwrap_or(0));
+    let made = spoken + drawn.unwrap_or(0);
+    flags.contradictory |= heard + seen > input || made > output;
+    output = output.max(reasoning).max(made);
     let count = |tokens: i64| tokens.unsigned_abs();
     let usage = TokenUsage {
         input: count(input),
         cached_input: count(cached),
         cache_write: count(written),
-        cache_write_1h: 0,
         audio_input: count(heard),
-        audio_output: count(spoken),
+        image_input: count(seen),
         output: count(output),
-        drained_output: 0,
-        tier: None,
+        reasoning: count(reasoning),
+        audio_output: count(spoken),
+        image_output: drawn.map(count),
+        ..TokenUsage::default()
     };
     (Some(usage), flags)
 }
@@ -275,7 +293,8 @@ mod tests {
             ),
         ] {
             let reported = chat(&format!(r#"{{"usage":{json}}}"#)).reported;
-            assert_eq!((reported.usage.unwrap(), reported.flags.contradictory), expected, "{json}");
+            let read = TokenUsage { reasoning: 0, ..reported.usage.unwrap() };
+            assert_eq!((read, reported.flags.contradictory), expected, "{json}");
             assert_eq!(reported.text.is_some(), expected.1, "what is odd is kept");
         }
         let cached = chat(

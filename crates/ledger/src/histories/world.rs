@@ -16,8 +16,9 @@ use crate::attempt::{Attempt, Ending, Outcome, Reported, Seen, State as AttemptS
 use crate::batch::{self, Decision, End, Orphan};
 use crate::hold::{Held, Hold};
 use crate::queue::{Asking, Entry, Queue, Refused, Taken, Waiting};
-use crate::rollup::{Line, Sums};
+use crate::rollup::Line;
 use crate::shelf::Shelf;
+use crate::sums::Sums;
 use crate::{Endpoint, recovery};
 
 use super::Broken;
@@ -62,17 +63,8 @@ pub(super) struct World {
 
 const START: Timestamp = Timestamp(1_780_000_000);
 const PRICE: Price = Price {
-    rates: Rates {
-        input: UnitPrice(1_000),
-        cached_input: None,
-        cache_write: None,
-        cache_write_1h: None,
-        output: Some(UnitPrice(3_000)),
-        audio_input: None,
-        audio_output: None,
-    },
-    long_context: None,
-    tiers: tollgate_core::price::Tiers { flex: None, priority: None },
+    rates: Rates { output: Some(UnitPrice(3_000)), ..Rates::of_input(UnitPrice(1_000)) },
+    ..Price::FREE
 };
 
 /// What broke, if something did.
@@ -149,6 +141,7 @@ impl World {
             endpoint: Endpoint::Completions,
             model: Arc::from("m"),
             upstream: tollgate_core::UpstreamId::from_bits(1),
+            labels: None,
             request: Request { price: Some(PRICE), size, ceiling: None },
             input_estimate: 10,
             believable_max: 1_000_000,
@@ -364,7 +357,7 @@ impl World {
         let by = Money(i64::try_from(self.random.below(50)).unwrap_or(0)) - now_cost.min(Money(25));
         self.written.attempts.get_mut(&attempt.id).unwrap().adjusted += by;
         let line = Line::of(attempt, TokenUsage::default());
-        let sums = Sums { adjusted: by, ..Sums::default() };
+        let sums = Sums { adjusted_cost: by, ..Sums::default() };
         let limits = self.written.limits.clone();
         let by = (&attempt.payer, attempt.key_number);
         now(batch::adjust(&mut self.written, &limits, by, &line, attempt.created_at(), &sums));

@@ -154,3 +154,57 @@ async fn the_sums_of_an_older_database_have_totals() {
     let row: Row = db.read(move |tx| Box::pin(tx.one(sql, &[]))).await.unwrap();
     assert_eq!((row.at::<i64>(0).unwrap(), row.at::<i64>(1).unwrap()), (4, 12));
 }
+
+#[tokio::test]
+async fn old_requests_are_deleted_and_the_books_still_balance() {
+    let fixture = Fixture::new().await;
+    fixture.limit(BOUND * 1_000).await;
+    // A request of each kind a day for ninety days; some corrected.
+    for day in 0..90 {
+        let attempt = fixture.attempt();
+        let id = attempt.id;
+        fixture.ledger.hold(attempt, None).await.unwrap().dispatch().settle(reported(1_000, 1_000));
+        drop(fixture.hold_of(1).await.unwrap());
+        fixture.ledger.flush().await;
+        if day % 7 == 0 {
+            let (clock, organization) = (fixture.clock.clone(), fixture.organization);
+            let change = Change::Less(Money(1_000));
+            let wanted = adjustment::Wanted { kind: Kind::Refund, change, reason: "r".to_owned(), by: None };
+            let adjust = fixture.db.write(move |tx| {
+                Box::pin(async move { adjustment::adjust(tx, &clock, organization, id, &wanted).await })
+            });
+            adjust.await.unwrap();
+        }
+        fixture.clock.advance(Duration::from_hours(24));
+    }
+    let open = fixture.dispatched().await;
+    let count = |sql: &'static str| {
+        let read = fixture.db.read(move |tx| Box::pin(tx.one::<Row>(sql, &[])));
+        async move { read.await.unwrap().at::<i64>(0).unwrap() }
+    };
+    let sums =
+        "SELECT CAST(SUM(requests + input_cost + output_cost + adjusted_cost) AS BIGINT) FROM usage_rollup";
+    let (before, settled) = (count(sums).await, fixture.budget().await.settled);
+    assert_eq!(retention::clear(&fixture.db, &fixture.clock).await.unwrap(), 0, "nobody asked for it");
+    fixture.execute("UPDATE organization SET requests_days = 35").await;
+    // Of 181 attempts those of the last 35 days stay, and of the day that they begin in.
+    let deleted = retention::clear(&fixture.db, &fixture.clock).await.unwrap();
+    assert_eq!(count("SELECT COUNT(*) FROM attempt").await, 181 - i64::try_from(deleted).unwrap());
+    assert!((108..=112).contains(&deleted), "{deleted}");
+    assert_eq!(retention::clear(&fixture.db, &fixture.clock).await.unwrap(), 0);
+    assert_eq!(count("SELECT COUNT(*) FROM adjustment").await, 5);
+    assert_eq!(
+        (count(sums).await, fixture.budget().await.settled),
+        (before, settled),
+        "what it was in sum stays"
+    );
+    fixture.assert_balanced().await;
+    // What is there is still looked at.
+    fixture.execute("UPDATE attempt SET input_cost = input_cost + 1 WHERE state = 'settled'").await;
+    let report = fsck::check(&fixture.db).await.unwrap();
+    assert!(!report.is_balanced());
+    fixture.execute("UPDATE attempt SET input_cost = input_cost - 1 WHERE state = 'settled'").await;
+    open.settle(reported(10, 10));
+    fixture.ledger.flush().await;
+    fixture.assert_balanced().await;
+}

@@ -187,6 +187,7 @@ async fn a_limit_can_be_tried_on_what_was_spent() {
     fixture.dispatched().await.settle(reported(1_000, 1_000));
     fixture.ledger.flush().await;
     let (clock, now) = (fixture.clock.clone(), fixture.clock.now());
+    let organization = fixture.organization;
     let limit = tollgate_core::budget::Limit {
         id: clock.next_id(),
         scope: Scope::Project(project),
@@ -198,7 +199,9 @@ async fn a_limit_can_be_tried_on_what_was_spent() {
     };
     let tried = fixture
         .db
-        .read(move |tx| Box::pin(async move { replay::rehearse(tx, limit, since, now, 2).await }))
+        .read(move |tx| {
+            Box::pin(async move { replay::rehearse(tx, organization, limit, since, now, 2).await })
+        })
         .await
         .unwrap();
     assert_eq!((tried.requests, tried.refused_requests, tried.refused_cost), (6, 3, Money(6_000_000)));

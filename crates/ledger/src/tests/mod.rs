@@ -19,21 +19,13 @@ use crate::adjustment::{self, Change, Kind};
 use crate::spend_limit::{self, Wanted};
 use crate::{
     Attempt, Dispatched, Endpoint, Flags, Hold, Ledger, Options, Refused, Reported, fsck, recovery, replay,
+    retention,
 };
 
 /// A dollar a million tokens, in and out: a thousand tokens cost a tenth of a cent.
 const PRICE: Price = Price {
-    rates: Rates {
-        input: UnitPrice(1_000_000),
-        cached_input: None,
-        cache_write: None,
-        cache_write_1h: None,
-        output: Some(UnitPrice(1_000_000)),
-        audio_input: None,
-        audio_output: None,
-    },
-    long_context: None,
-    tiers: tollgate_core::price::Tiers { flex: None, priority: None },
+    rates: Rates { output: Some(UnitPrice(1_000_000)), ..Rates::of_input(UnitPrice(1_000_000)) },
+    ..Price::FREE
 };
 
 /// What a request of the tests costs at most: 1,000 tokens each way, and three nano-dollars for rounding.
@@ -109,6 +101,7 @@ impl Fixture {
             endpoint: Endpoint::Completions,
             model: Arc::from("m"),
             upstream: tollgate_core::UpstreamId::from_bits(3),
+            labels: None,
             request: Request { price: Some(PRICE), size: SIZE, ceiling: None },
             input_estimate: 250,
             believable_max: 1_000_000,

@@ -59,6 +59,20 @@ pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
 }
 
+/// A moment to come: in so much time, such as 30d; a day of UTC; or a moment such as `2027-01-01T09:30:00Z`.
+pub(crate) fn moment_ahead(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Some(at) = Timestamp::of_day(text).or_else(|| Timestamp::of_text(text)) {
+        return Ok(at);
+    }
+    match seconds(text) {
+        Ok(Some(seconds)) => Ok(now.plus_seconds(seconds)),
+        _ => Err(format!(
+            "`{text}` is neither a day such as 2027-01-01, nor a time such as 2027-01-01T09:30:00Z, nor so long from \
+             now, such as 30d or 12h"
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,12 +59,24 @@ pub enum ProjectCommand {
     },
     Create {
         name: String,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
+        /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
+        #[arg(long = "request-label", value_name = "NAME=VALUE,...")]
+        request_labels: Vec<String>,
     },
-    /// Rename
+    /// Rename, or set labels
     Update {
         id: String,
         #[arg(long)]
-        name: String,
+        name: Option<String>,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
+        /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
+        #[arg(long = "request-label", value_name = "NAME=VALUE,...")]
+        request_labels: Vec<String>,
     },
     /// End a project for good: its keys stop at once, its history stays
     Archive {
@@ -102,11 +114,14 @@ pub enum KeyCommand {
         /// Such as 90d, or never
         #[arg(long, default_value = "never", value_name = "TIME")]
         expires: String,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
         /// Write the secret to this file (0600, must not exist) instead of stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Change scopes or expiry
+    /// Change scopes, expiry or labels
     Update {
         id: String,
         #[command(flatten)]
@@ -118,6 +133,9 @@ pub enum KeyCommand {
         all_scopes: bool,
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
     },
     /// End a key for good
     Revoke {
@@ -148,6 +166,9 @@ pub enum ServiceAccountCommand {
         /// Only the account, with neither role nor key
         #[arg(long)]
         no_key: bool,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -159,6 +180,9 @@ pub enum ServiceAccountCommand {
         name: Option<String>,
         #[arg(long, value_parser = ["member", "owner"])]
         role: Option<String>,
+        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
     },
     /// End an account and all its keys
     Delete {
@@ -210,6 +234,9 @@ pub struct CostCommand {
     /// Group by these
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) by: Vec<CostBy>,
+    /// Group by the label of this name as well
+    #[arg(long = "label", value_name = "NAME")]
+    pub(crate) labels: Vec<String>,
     /// Width of a bucket
     #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
     pub(crate) bucket: String,
@@ -268,6 +295,9 @@ pub struct ExportCommand {
         default_value = "project,key,user,model,upstream,tier,endpoint"
     )]
     pub(crate) by: Vec<ExportBy>,
+    /// And for each value of the label of this name, in a column of its own
+    #[arg(long = "label", value_name = "NAME")]
+    pub(crate) labels: Vec<String>,
     /// Width of a bucket
     #[arg(long, default_value = "1d", value_parser = ["1h", "1d"])]
     pub(crate) bucket: String,
@@ -281,6 +311,9 @@ pub struct UsageQuestion {
     pub(crate) period: Period,
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) by: Vec<UsageBy>,
+    /// Group by the label of this name as well
+    #[arg(long = "label", value_name = "NAME")]
+    pub(crate) labels: Vec<String>,
     /// Width of a bucket
     #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
     pub(crate) bucket: String,

@@ -48,17 +48,51 @@ impl Session {
                 self.list(table::PROJECTS, PROJECTS, &query, &many).await
             }
             ProjectCommand::Get { id } => self.show(table::PROJECTS, &self.client.get(&one(&id), &[]).await?),
-            ProjectCommand::Create { name } => {
-                self.show(table::PROJECTS, &self.client.post(PROJECTS, &json!({"name": name})).await?)
+            ProjectCommand::Create { name, labels, request_labels } => {
+                let body = self.project_body(Some(name), &labels, &request_labels)?;
+                self.show(table::PROJECTS, &self.client.post(PROJECTS, &body).await?)
             }
-            ProjectCommand::Update { id, name } => {
-                self.show(table::PROJECTS, &self.client.post(&one(&id), &json!({"name": name})).await?)
+            ProjectCommand::Update { id, name, labels, request_labels } => {
+                let body = self.project_body(name, &labels, &request_labels)?;
+                self.show(table::PROJECTS, &self.client.post(&one(&id), &body).await?)
             }
             ProjectCommand::Archive { id } => {
                 let path = format!("{}/archive", one(&id));
                 self.show(table::PROJECTS, &self.client.post(&path, &json!({})).await?)
             }
         }
+    }
+
+    fn project_body(
+        &self,
+        name: Option<String>,
+        labels: &[String],
+        request_labels: &[String],
+    ) -> Result<Value, Failure> {
+        let mut body = Map::new();
+        body.extend(name.map(|name| ("name".to_owned(), json!(name))));
+        self.add_labels(&mut body, labels)?;
+        let allowed = pairs(request_labels)?.map(|pairs| {
+            let values =
+                |values: &str| values.split(',').map(str::trim).map(str::to_owned).collect::<Vec<_>>();
+            pairs.into_iter().map(|(name, text)| (name, json!(values(&text)))).collect::<Map<_, _>>()
+        });
+        if let Some(allowed) = allowed {
+            self.needs_tollgate("have labels")?;
+            body.insert("request_labels".to_owned(), Value::Object(allowed));
+        }
+        Ok(Value::Object(body))
+    }
+
+    /// Adds what is said of labels to a body, if anything is.
+    fn add_labels(&self, body: &mut Map<String, Value>, labels: &[String]) -> Done {
+        if let Some(labels) = pairs(labels)? {
+            self.needs_tollgate("have labels")?;
+            let labels: Map<String, Value> =
+                labels.into_iter().map(|(name, value)| (name, json!(value))).collect();
+            body.insert("labels".to_owned(), Value::Object(labels));
+        }
+        Ok(())
     }
 
     pub async fn key(&self, command: KeyCommand) -> Done {
@@ -72,15 +106,18 @@ impl Session {
             KeyCommand::Get { id, project } => {
                 self.show(table::KEYS, &self.client.get(&one(&project, &id), &[]).await?)
             }
-            KeyCommand::Create { name, project, owner, scopes, expires, out } => {
+            KeyCommand::Create { name, project, owner, scopes, expires, labels, out } => {
                 self.needs_tollgate("create a project key by request; it creates keys of service accounts")?;
-                let body = key_body(&name, &owner, &scopes, &expires)?;
+                let mut body = key_body(&name, &owner, &scopes, &expires)?;
+                self.add_labels(&mut body, &labels)?;
+                let body = Value::Object(body);
                 let out = out.as_deref().map(Out::create).transpose()?;
                 let made = self.client.post(&all(&project), &body).await?;
                 self.show_secret(table::KEYS, &made, &made["value"], out)
             }
-            KeyCommand::Update { id, project, scopes, all_scopes, expires } => {
+            KeyCommand::Update { id, project, scopes, all_scopes, expires, labels } => {
                 let mut body = Map::new();
+                self.add_labels(&mut body, &labels)?;
                 if all_scopes || !scopes.is_empty() {
                     body.insert("scopes".to_owned(), json!(scopes));
                 }
@@ -138,17 +175,22 @@ impl Session {
             ServiceAccountCommand::Get { id, project } => {
                 self.show(columns, &self.client.get(&one(&project, &id), &[]).await?)
             }
-            ServiceAccountCommand::Create { name, project, no_key, out } => {
+            ServiceAccountCommand::Create { name, project, no_key, labels, out } => {
                 let out = out.as_deref().map(Out::create).transpose()?;
-                let body = json!({"name": name, "create_service_account_only": no_key});
+                let mut body = Map::new();
+                body.insert("name".to_owned(), json!(name));
+                body.insert("create_service_account_only".to_owned(), json!(no_key));
+                self.add_labels(&mut body, &labels)?;
+                let body = Value::Object(body);
                 let made = self.client.post(&all(&project), &body).await?;
                 if no_key {
                     return self.show(columns, &made);
                 }
                 self.show_secret(columns, &made, &made["api_key"]["value"], out)
             }
-            ServiceAccountCommand::Update { id, project, name, role } => {
+            ServiceAccountCommand::Update { id, project, name, role, labels } => {
                 let mut body = Map::new();
+                self.add_labels(&mut body, &labels)?;
                 body.extend(name.map(|name| ("name".to_owned(), json!(name))));
                 body.extend(role.map(|role| ("role".to_owned(), json!(role))));
                 self.show(columns, &self.client.post(&one(&project, &id), &Value::Object(body)).await?)
@@ -158,14 +200,37 @@ impl Session {
     }
 }
 
-fn key_body(name: &str, owner: &str, scopes: &[String], expires: &str) -> Result<Value, Failure> {
-    let mut body = json!({"name": name, "scopes": scopes});
+/// Names with their values; `None` if nothing is said, and nothing for `none`.
+fn pairs(said: &[String]) -> Result<Option<Vec<(String, String)>>, Failure> {
+    match said {
+        [] => Ok(None),
+        [none] if none == "none" => Ok(Some(Vec::new())),
+        said => {
+            let pair = |text: &String| {
+                let (name, value) =
+                    text.split_once('=').ok_or_else(|| format!("`{text}` is not like NAME=VALUE."))?;
+                Ok((name.to_owned(), value.to_owned()))
+            };
+            said.iter().map(pair).collect::<Result<_, Failure>>().map(Some)
+        }
+    }
+}
+
+fn key_body(
+    name: &str,
+    owner: &str,
+    scopes: &[String],
+    expires: &str,
+) -> Result<Map<String, Value>, Failure> {
+    let mut body = Map::new();
+    body.insert("name".to_owned(), json!(name));
+    body.insert("scopes".to_owned(), json!(scopes));
     let owner_field = if owner.starts_with("svc_acct_") { "service_account_id" } else { "user_id" };
     if owner != "me" {
-        body[owner_field] = json!(owner);
+        body.insert(owner_field.to_owned(), json!(owner));
     }
     if let Some(seconds) = amount::seconds(expires)? {
-        body["expires_in_seconds"] = json!(seconds);
+        body.insert("expires_in_seconds".to_owned(), json!(seconds));
     }
     Ok(body)
 }

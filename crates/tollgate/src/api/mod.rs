@@ -8,6 +8,7 @@ mod commands;
 pub mod doctor;
 pub mod ledger;
 pub mod limits;
+pub mod models;
 mod output;
 pub mod reconcile;
 mod secret_input;

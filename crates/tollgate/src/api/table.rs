@@ -22,6 +22,12 @@ enum Shape {
     /// Empty, it stands for all.
     Scopes,
     List,
+    /// An object of texts.
+    Labels,
+}
+
+const fn labels(heading: &'static str, pointer: &'static str) -> Column {
+    Column { heading, pointer, shape: Shape::Labels }
 }
 
 const fn plain(heading: &'static str, pointer: &'static str) -> Column {
@@ -40,8 +46,13 @@ const fn list(heading: &'static str, pointer: &'static str) -> Column {
     Column { heading, pointer, shape: Shape::List }
 }
 
-pub(crate) const PROJECTS: &[Column] =
-    &[plain("ID", "/id"), plain("NAME", "/name"), plain("STATUS", "/status"), time("CREATED", "/created_at")];
+pub(crate) const PROJECTS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("STATUS", "/status"),
+    time("CREATED", "/created_at"),
+    labels("LABELS", "/labels"),
+];
 
 pub(crate) const KEYS: &[Column] = &[
     plain("ID", "/id"),
@@ -53,6 +64,7 @@ pub(crate) const KEYS: &[Column] = &[
     time("FROZEN", "/frozen_at"),
     time("LAST USED", "/last_used_at"),
     time("EXPIRES", "/expires_at"),
+    labels("LABELS", "/labels"),
 ];
 
 pub(crate) const ORGANIZATIONS: &[Column] = &[
@@ -70,8 +82,13 @@ pub(crate) const AUDIT: &[Column] = &[
     plain("PROJECT", "/project/name"),
 ];
 
-pub(crate) const SERVICE_ACCOUNTS: &[Column] =
-    &[plain("ID", "/id"), plain("NAME", "/name"), plain("ROLE", "/role"), time("CREATED", "/created_at")];
+pub(crate) const SERVICE_ACCOUNTS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("ROLE", "/role"),
+    time("CREATED", "/created_at"),
+    labels("LABELS", "/labels"),
+];
 
 pub(crate) const KEYS_OF_ORGANIZATION: &[Column] = &[
     plain("ID", "/id"),
@@ -214,9 +231,33 @@ pub(crate) const MODELS: &[Column] = &[
     plain("CONTEXT", "/context_tokens"),
     plain("MAX OUTPUT", "/max_output_tokens"),
     plain("IMAGE", "/image_tokens"),
+    plain("REQUEST", "/request_price"),
     plain("CEILING", "/request_cost_max"),
+    plain("VERSION", "/price_version"),
     plain("EXCEEDED", "/bound_violations/count"),
     list("UPSTREAMS", "/upstreams"),
+];
+
+pub(crate) const PRICES: &[Column] = &[
+    plain("ID", "/id"),
+    plain("MODEL", "/model"),
+    time("FROM", "/effective_from"),
+    time("UNTIL", "/effective_until"),
+    plain("IN FORCE", "/in_force"),
+    plain("INPUT", "/prices/input_price"),
+    plain("CACHED", "/prices/cached_input_price"),
+    plain("OUTPUT", "/prices/output_price"),
+    plain("REQUEST", "/prices/request_price"),
+    plain("BY", "/created_by"),
+];
+
+pub(crate) const PRICE_CHANGES: &[Column] = &[
+    plain("MODEL", "/model"),
+    time("FROM", "/effective_from"),
+    time("UNTIL", "/effective_until"),
+    plain("PRICE", "/price"),
+    plain("BEFORE", "/before"),
+    plain("AFTER", "/after"),
 ];
 
 pub(crate) const COSTS: &[Column] = &[
@@ -227,6 +268,7 @@ pub(crate) const COSTS: &[Column] = &[
     plain("LINE ITEM", "/line_item"),
     plain("MODEL", "/model"),
     plain("UPSTREAM", "/upstream_id"),
+    labels("LABELS", "/labels"),
     Column { heading: "USD", pointer: "/amount/value", shape: Shape::Dollars },
 ];
 
@@ -237,6 +279,7 @@ pub(crate) const USAGE: &[Column] = &[
     plain("USER", "/user_id"),
     plain("MODEL", "/model"),
     plain("TIER", "/service_tier"),
+    labels("LABELS", "/labels"),
     plain("REQUESTS", "/num_model_requests"),
     plain("INPUT", "/input_tokens"),
     plain("CACHED", "/input_cached_tokens"),
@@ -280,6 +323,11 @@ impl Column {
             (Shape::List | Shape::Scopes, Value::Array(items)) => {
                 items.iter().map(|item| item.as_str().unwrap_or("?")).collect::<Vec<_>>().join(", ")
             }
+            (Shape::Labels, Value::Object(labels)) => {
+                let label =
+                    |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or(""));
+                labels.iter().map(label).collect::<Vec<_>>().join(" ")
+            }
             (_, Value::String(text)) => {
                 text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
             }
@@ -290,5 +338,8 @@ impl Column {
 
 /// What leaves a column without use if no row has more.
 fn is_nothing(value: &Value) -> bool {
-    value.is_null() || value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
+    value.is_null()
+        || value.as_str() == Some("")
+        || value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty)
 }

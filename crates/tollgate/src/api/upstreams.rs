@@ -1,4 +1,4 @@
-//! `upstream` and `model`.
+//! `upstream`.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::api::arguments::Many;
 use crate::api::client::encoded;
 use crate::api::secret_input;
-use crate::api::session::{Done, Failure, Session};
+use crate::api::session::{Failure, Session};
 use crate::api::table;
 
 #[derive(Subcommand, Debug)]
@@ -102,63 +102,6 @@ pub struct UpstreamSettings {
     ca_file: Option<PathBuf>,
 }
 
-#[derive(Subcommand, Debug)]
-pub enum ModelCommand {
-    List,
-    Get {
-        model: String,
-    },
-    /// Set prices (US dollars per million tokens) and limits; `none` goes back to the embedded figure
-    Set {
-        model: String,
-        #[command(flatten)]
-        figures: Box<Figures>,
-    },
-    /// Go back to all embedded figures
-    Reset {
-        model: String,
-    },
-}
-
-/// What can be set of a model.
-#[derive(Args, Debug)]
-pub struct Figures {
-    #[arg(long, value_name = "USD")]
-    input: Option<String>,
-    #[arg(long, value_name = "USD")]
-    cached_input: Option<String>,
-    #[arg(long, value_name = "USD")]
-    cache_write: Option<String>,
-    /// To keep input in the cache for an hour
-    #[arg(long, value_name = "USD")]
-    cache_write_1h: Option<String>,
-    #[arg(long, value_name = "USD")]
-    output_price: Option<String>,
-    /// What is heard and spoken
-    #[arg(long, value_name = "USD")]
-    audio_input: Option<String>,
-    #[arg(long, value_name = "USD")]
-    audio_output: Option<String>,
-    /// What other service tiers cost, as a multiple of the usual price
-    #[arg(long, value_name = "FACTOR")]
-    flex_factor: Option<String>,
-    #[arg(long, value_name = "FACTOR")]
-    priority_factor: Option<String>,
-    #[arg(long, value_name = "TOKENS")]
-    context: Option<String>,
-    #[arg(long, value_name = "TOKENS")]
-    max_output: Option<String>,
-    /// The most tokens that one image counts as
-    #[arg(long, value_name = "TOKENS")]
-    image_tokens: Option<String>,
-    /// What no request costs more than, in US dollars
-    #[arg(long, value_name = "USD")]
-    request_cost_max: Option<String>,
-    /// Forget that answers exceeded their bounds, so that bounds are what they were
-    #[arg(long)]
-    forget_violations: bool,
-}
-
 impl Session {
     /// Whether all is well with it, where that was asked.
     pub async fn upstream(&self, command: UpstreamCommand) -> Result<bool, Failure> {
@@ -188,82 +131,6 @@ impl Session {
         }
         Ok(true)
     }
-
-    pub async fn model(&self, command: ModelCommand) -> Done {
-        const ALL: &str = "/tollgate/v1/models";
-        self.needs_tollgate("read or set prices")?;
-        let one = |model: &str| format!("{ALL}/{}", encoded(model));
-        match command {
-            ModelCommand::List => {
-                let all = self.client.get(ALL, &[]).await?;
-                self.show(table::MODELS, &all["data"])
-            }
-            ModelCommand::Get { model } => {
-                self.show(table::MODELS, &self.client.get(&one(&model), &[]).await?)
-            }
-            ModelCommand::Set { model, figures } => {
-                let Figures {
-                    input,
-                    cached_input,
-                    cache_write,
-                    cache_write_1h,
-                    output_price,
-                    audio_input,
-                    audio_output,
-                    flex_factor,
-                    priority_factor,
-                    context,
-                    max_output,
-                    image_tokens,
-                    request_cost_max,
-                    forget_violations,
-                } = *figures;
-                let mut body = Map::new();
-                body.extend(forget_violations.then(|| ("bound_violations".to_owned(), Value::Null)));
-                let money = [
-                    ("input_price", input),
-                    ("cached_input_price", cached_input),
-                    ("cache_write_price", cache_write),
-                    ("cache_write_1h_price", cache_write_1h),
-                    ("output_price", output_price),
-                    ("audio_input_price", audio_input),
-                    ("audio_output_price", audio_output),
-                    ("flex_price_factor", flex_factor),
-                    ("priority_price_factor", priority_factor),
-                    ("request_cost_max", request_cost_max),
-                ];
-                for (name, text) in money {
-                    body.extend(text.map(|text| (name.to_owned(), money_or_none(text))));
-                }
-                let tokens = [
-                    ("context_tokens", context),
-                    ("max_output_tokens", max_output),
-                    ("image_tokens", image_tokens),
-                ];
-                for (name, text) in tokens {
-                    let value = text.as_deref().map(tokens_or_none).transpose()?;
-                    body.extend(value.map(|value| (name.to_owned(), value)));
-                }
-                self.show(table::MODELS, &self.client.post(&one(&model), &Value::Object(body)).await?)
-            }
-            ModelCommand::Reset { model } => self.deleted(&one(&model)).await,
-        }
-    }
-}
-
-/// `none` takes an operator's figure back.
-fn money_or_none(text: String) -> Value {
-    if text == "none" { Value::Null } else { Value::String(text) }
-}
-
-fn tokens_or_none(text: &str) -> Result<Value, Failure> {
-    if text == "none" {
-        return Ok(Value::Null);
-    }
-    let tokens = text.parse::<i64>();
-    tokens
-        .map(|tokens| json!(tokens))
-        .map_err(|_| format!("`{text}` is neither a number of tokens nor `none`.").into())
 }
 
 fn upstream_body(

@@ -31,6 +31,7 @@ impl Session {
             };
             query.push(("group_by", name.to_owned()));
         }
+        query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
         self.buckets(table::COSTS, "/organization/costs", query).await
     }
 
@@ -51,6 +52,7 @@ impl Session {
             };
             query.push(("group_by", name.to_owned()));
         }
+        query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
         self.buckets(table::USAGE, &format!("/organization/usage/{}", command.endpoint), query).await
     }
 
@@ -98,14 +100,24 @@ impl Session {
         query.push(("limit", if command.bucket == "1h" { "168" } else { "31" }.to_owned()));
         query.push(("bucket_width", command.bucket));
         query.extend(command.by.iter().map(|by| ("group_by", by.name().to_owned())));
+        query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
+        let labels: Vec<String> = command.labels.iter().map(|name| format!("label:{name}")).collect();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if to == ExportFormat::Csv {
-            writeln!(out, "{}", EXPORTED.join(","))?;
+            let header: Vec<String> = EXPORTED
+                .iter()
+                .map(|name| (*name).to_owned())
+                .chain(labels.iter().map(|label| csv_cell(label, &Value::String(label.clone()))))
+                .collect();
+            writeln!(out, "{}", header.join(","))?;
         }
         let write = |row: Value| {
             match to {
                 ExportFormat::Csv => {
-                    let cells: Vec<String> = EXPORTED.iter().map(|name| csv_cell(name, &row[name])).collect();
+                    let of_labels =
+                        command.labels.iter().map(|name| csv_cell("label", &row["labels"][name.as_str()]));
+                    let cells: Vec<String> =
+                        EXPORTED.iter().map(|name| csv_cell(name, &row[name])).chain(of_labels).collect();
                     writeln!(out, "{}", cells.join(","))?;
                 }
                 ExportFormat::Jsonl => writeln!(out, "{row}")?,
@@ -118,7 +130,7 @@ impl Session {
 }
 
 /// The columns of an export.
-const EXPORTED: [&str; 29] = [
+const EXPORTED: [&str; 32] = [
     "start_time",
     "end_time",
     "project_id",
@@ -138,14 +150,17 @@ const EXPORTED: [&str; 29] = [
     "cache_write_tokens",
     "cache_write_1h_tokens",
     "audio_input_tokens",
+    "image_input_tokens",
     "output_tokens",
     "audio_output_tokens",
+    "image_output_tokens",
     "drained_output_tokens",
     "input_cost",
     "cached_input_cost",
     "cache_write_cost",
     "output_cost",
     "drained_output_cost",
+    "request_cost",
     "adjusted_cost",
     "cost",
 ];

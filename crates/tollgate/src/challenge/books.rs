@@ -55,11 +55,7 @@ impl Provider {
 
     pub(crate) fn cost(&self, input: u64, output: u64) -> Money {
         let request = Request {
-            price: Some(Price {
-                rates: self.rates,
-                long_context: None,
-                tiers: tollgate_core::price::Tiers::default(),
-            }),
+            price: Some(Price { rates: self.rates, ..Price::FREE }),
             size: Size::without_output(None),
             ceiling: None,
         };

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use tollgate_core::secret::Secret;
-use tollgate_core::{Address, Money, price_book};
+use tollgate_core::{Address, Clock, Money, price_book};
 
 use crate::api::client::Client;
 use crate::api::session::Failure;
@@ -66,8 +66,9 @@ pub async fn challenge(
     let key = read_secret(&options.key_file)?;
     let address = address("target", &options.target)?;
     let simulator = address_of_simulator(&options.simulator)?;
-    let price = price_book::embedded(&options.model)
-        .price
+    let (version, figures) = price_book::in_force(&options.model, &[], Clock::system().now());
+    let price = figures
+        .price(version)
         .ok_or_else(|| format!("There is no price for {}; take a model of the price list.", options.model))?;
     let provider = Provider::new(simulator, price.rates);
     provider.reset().await?;

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tollgate_core::{Money, Permission, Result};
-use tollgate_ledger::usage::{self, Dimension, Sums};
+use tollgate_ledger::usage::{self, Dimension, Group};
 use tollgate_store::{Row, Sql, ToValue};
 
 use super::query::{AllQuery, Asked};
-use super::result::owned;
+use super::result::{LabelValues, labelled, owned};
 use super::{ACCESS, Buckets, Span, question};
 use crate::gate::Cx;
 use crate::operation::Operations;
@@ -34,15 +34,20 @@ pub(crate) struct UsageResult {
     upstream_id: Option<String>,
     service_tier: Option<String>,
     endpoint: Option<String>,
-    num_requests: u64,
-    num_clamped_requests: u64,
+    /// Of the labels that are grouped by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<LabelValues>,
+    num_requests: i64,
+    num_clamped_requests: i64,
     input_tokens: i64,
     cached_input_tokens: i64,
     cache_write_tokens: i64,
     cache_write_1h_tokens: i64,
     audio_input_tokens: i64,
+    image_input_tokens: i64,
     output_tokens: i64,
     audio_output_tokens: i64,
+    image_output_tokens: i64,
     drained_output_tokens: i64,
     /// Of input that was neither read from the cache nor written to it.
     input_cost: Money,
@@ -51,6 +56,8 @@ pub(crate) struct UsageResult {
     /// Of output that somebody was there to read.
     output_cost: Money,
     drained_output_cost: Money,
+    /// Of requests beside their tokens.
+    request_cost: Money,
     /// Corrections and refunds.
     adjusted_cost: Money,
     cost: Money,
@@ -58,17 +65,18 @@ pub(crate) struct UsageResult {
 
 async fn all(cx: &mut Cx, input: AllQuery) -> Result<Buckets<UsageResult>> {
     let span = Span::of(&input.when(), cx.now)?;
-    let query = question(cx, &span, None, input.dimensions(), input.filters());
-    let sums = usage::sums(&mut cx.tx, &query).await?;
-    let names = Names::of(cx, &sums).await?;
-    Ok(span.page(sums, |sums| vec![UsageResult::of(sums, &names)]))
+    let query = question(cx, &span, None, &input, Vec::new());
+    let groups = usage::sums(&mut cx.tx, &query).await?;
+    let names = Names::of(cx, &groups).await?;
+    let labels = input.labels();
+    Ok(span.page(groups, |group| vec![UsageResult::of(group, &names, &labels)]))
 }
 
 /// What people call what was grouped by, by its id. Whatever is gone has its name still.
 struct Names(BTreeMap<String, String>);
 
 impl Names {
-    async fn of(cx: &mut Cx, sums: &[Sums]) -> Result<Self> {
+    async fn of(cx: &mut Cx, groups: &[Group]) -> Result<Self> {
         const AT_ONCE: usize = 500;
         const NAMED: [(Dimension, &str); 4] = [
             (Dimension::Project, "SELECT id, name FROM project WHERE id IN "),
@@ -87,7 +95,7 @@ impl Names {
             if !may_see {
                 continue;
             }
-            let ids: BTreeSet<&str> = sums.iter().filter_map(|sums| sums.dimension(dimension)).collect();
+            let ids: BTreeSet<&str> = groups.iter().filter_map(|group| group.dimension(dimension)).collect();
             let ids: Vec<&str> = ids.into_iter().collect();
             for some in ids.chunks(AT_ONCE) {
                 let mut values = Vec::new();
@@ -107,20 +115,22 @@ impl Names {
 }
 
 impl UsageResult {
-    fn of(sums: &Sums, names: &Names) -> Self {
-        let name = |dimension| names.get(sums.dimension(dimension));
+    fn of(group: &Group, names: &Names, labels: &[String]) -> Self {
+        let sums = &group.sums;
+        let name = |dimension| names.get(group.dimension(dimension));
         Self {
             object: "tollgate.usage.result",
-            project_id: owned(sums, Dimension::Project),
+            project_id: owned(group, Dimension::Project),
             project_name: name(Dimension::Project),
-            user_id: owned(sums, Dimension::Owner),
+            user_id: owned(group, Dimension::Owner),
             user_name: name(Dimension::Owner),
-            api_key_id: owned(sums, Dimension::Key),
+            api_key_id: owned(group, Dimension::Key),
             api_key_name: name(Dimension::Key),
-            model: owned(sums, Dimension::Model),
-            upstream_id: owned(sums, Dimension::Upstream),
-            service_tier: owned(sums, Dimension::ServiceTier),
-            endpoint: owned(sums, Dimension::Endpoint),
+            model: owned(group, Dimension::Model),
+            upstream_id: owned(group, Dimension::Upstream),
+            service_tier: owned(group, Dimension::ServiceTier),
+            endpoint: owned(group, Dimension::Endpoint),
+            labels: labelled(group, labels),
             num_requests: sums.requests,
             num_clamped_requests: sums.clamped_requests,
             input_tokens: sums.input_tokens,
@@ -128,14 +138,17 @@ impl UsageResult {
             cache_write_tokens: sums.cache_write_tokens,
             cache_write_1h_tokens: sums.cache_write_1h_tokens,
             audio_input_tokens: sums.audio_input_tokens,
+            image_input_tokens: sums.image_input_tokens,
             output_tokens: sums.output_tokens,
             audio_output_tokens: sums.audio_output_tokens,
+            image_output_tokens: sums.image_output_tokens,
             drained_output_tokens: sums.drained_output_tokens,
             input_cost: sums.input_cost,
             cached_input_cost: sums.cached_input_cost,
             cache_write_cost: sums.cache_write_cost,
             output_cost: sums.output_cost,
             drained_output_cost: sums.drained_output_cost,
+            request_cost: sums.request_cost,
             adjusted_cost: sums.adjusted_cost,
             cost: sums.cost(),
         }

@@ -7,17 +7,18 @@ mod span;
 
 use tollgate_core::{Permission, Result};
 use tollgate_ledger::Endpoint;
-use tollgate_ledger::usage::{self, Dimension, Query, Sums};
+use tollgate_ledger::usage::{self, Dimension, Group, Query};
 
 use crate::gate::Cx;
 use crate::operation::Access;
 use crate::operation::Operations;
-pub(crate) use query::{Asked, ByCost, CostsQuery};
+pub(crate) use query::{Asked, By, ByCost, CostsQuery};
 use query::{CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery};
 use result::{
     CodeInterpreterResult, CompletionsResult, FileSearchResult, ImagesResult, InputResult, SpeechesResult,
     TranscriptionsResult, VectorStoresResult, WebSearchResult,
 };
+pub(crate) use result::{LabelValues, labelled};
 pub(crate) use span::{Buckets, Span, When};
 
 pub(crate) const ACCESS: Access = Access::WithinProjects(Permission::UsageRead);
@@ -50,21 +51,24 @@ pub(crate) fn operations() -> Operations {
 }
 
 async fn completions(cx: &mut Cx, input: CompletionsQuery) -> Result<Buckets<CompletionsResult>> {
-    let group_by = input.group_by.clone();
+    let (group_by, labels) = (input.group_by.clone(), input.labels());
     // There are no batches, so a filter for them finds nothing.
     let none = input.batch == Some(true);
-    let show =
-        move |sums: &Sums| if none { Vec::new() } else { vec![CompletionsResult::of(sums, &group_by)] };
+    let show = move |group: &Group| {
+        if none { Vec::new() } else { vec![CompletionsResult::of(group, &group_by, &labels)] }
+    };
     find(cx, &input, Endpoint::Completions, show).await
 }
 
 async fn embeddings(cx: &mut Cx, input: InputQuery) -> Result<Buckets<InputResult>> {
-    let show = |sums: &Sums| vec![InputResult::of("organization.usage.embeddings.result", sums)];
+    let labels = input.labels();
+    let show = |group: &Group| vec![InputResult::of("organization.usage.embeddings.result", group, &labels)];
     find(cx, &input, Endpoint::Embeddings, show).await
 }
 
 async fn moderations(cx: &mut Cx, input: InputQuery) -> Result<Buckets<InputResult>> {
-    let show = |sums: &Sums| vec![InputResult::of("organization.usage.moderations.result", sums)];
+    let labels = input.labels();
+    let show = |group: &Group| vec![InputResult::of("organization.usage.moderations.result", group, &labels)];
     find(cx, &input, Endpoint::Moderations, show).await
 }
 
@@ -113,12 +117,12 @@ async fn find<R>(
     cx: &mut Cx,
     input: &impl Asked,
     endpoint: Endpoint,
-    show: impl Fn(&Sums) -> Vec<R>,
+    show: impl Fn(&Group) -> Vec<R>,
 ) -> Result<Buckets<R>> {
     let span = Span::of(&input.when(), cx.now)?;
-    let query = question(cx, &span, Some(endpoint), input.dimensions(), input.filters());
-    let sums = usage::sums(&mut cx.tx, &query).await?;
-    Ok(span.page(sums, show))
+    let query = question(cx, &span, Some(endpoint), input, Vec::new());
+    let groups = usage::sums(&mut cx.tx, &query).await?;
+    Ok(span.page(groups, show))
 }
 
 /// What is asked of the books: of what the key may be told.
@@ -126,17 +130,18 @@ pub(crate) fn question(
     cx: &Cx,
     span: &Span,
     endpoint: Option<Endpoint>,
-    dimensions: impl IntoIterator<Item = Dimension>,
-    filters: impl IntoIterator<Item = (Dimension, Vec<String>)>,
+    asked: &impl Asked,
+    filters: Vec<(Dimension, Vec<String>)>,
 ) -> Query {
     let mut group_by = Vec::new();
-    for dimension in dimensions {
+    for dimension in asked.dimensions() {
         if !group_by.contains(&dimension) {
             group_by.push(dimension);
         }
     }
     // A filter that names nothing is none.
-    let mut filters: Vec<_> = filters.into_iter().filter(|(_, values)| !values.is_empty()).collect();
+    let filters = asked.filters().into_iter().chain(filters);
+    let mut filters: Vec<_> = filters.filter(|(_, values)| !values.is_empty()).collect();
     if let Some(projects) = cx.actor.projects() {
         filters.push((Dimension::Project, projects.iter().map(ToString::to_string).collect()));
     }
@@ -147,6 +152,7 @@ pub(crate) fn question(
         start: span.start(),
         end: span.page_end(),
         group_by,
+        labels: asked.labels(),
         filters,
     }
 }

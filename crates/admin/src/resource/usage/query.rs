@@ -1,7 +1,11 @@
 //! What each endpoint can be asked.
 
-use schemars::JsonSchema;
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IntoDeserializer};
+use tollgate_core::labels::Labels;
 use tollgate_ledger::usage::Dimension;
 
 use super::span::{BucketWidth, When};
@@ -10,8 +14,48 @@ use super::span::{BucketWidth, When};
 pub(crate) trait Asked {
     fn when(&self) -> When<'_>;
     fn dimensions(&self) -> Vec<Dimension>;
+    /// Names of labels to group by.
+    fn labels(&self) -> Vec<String>;
     fn filters(&self) -> Vec<(Dimension, Vec<String>)>;
 }
+
+/// What results are grouped by: a dimension, or as an extension the label NAME as `label:NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum By<G> {
+    Dimension(G),
+    Label(String),
+}
+
+impl<'de, G: Deserialize<'de>> Deserialize<'de> for By<G> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.strip_prefix(LABEL) {
+            Some(name) if Labels::is_name(name) => Ok(Self::Label(name.to_owned())),
+            Some(_) => Err(D::Error::custom(format!("`{text}` does not name a label"))),
+            None => G::deserialize(text.into_deserializer()).map(Self::Dimension),
+        }
+    }
+}
+
+impl<G: JsonSchema> JsonSchema for By<G> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}OrLabel", G::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let dimension = generator.subschema_for::<G>();
+        let label = schemars::json_schema!({
+            "type": "string", "pattern": "^label:[A-Za-z0-9_./-]{1,64}$", "description": "Extension.",
+        });
+        schemars::json_schema!({"anyOf": [dimension, label]})
+    }
+}
+
+const LABEL: &str = "label:";
 
 /// Parameters that are lists of ids.
 macro_rules! query {
@@ -25,7 +69,7 @@ macro_rules! query {
             limit: Option<i64>,
             page: Option<String>,
             #[serde(default)]
-            pub(crate) group_by: Vec<$group_by>,
+            pub(crate) group_by: Vec<By<$group_by>>,
             /// Some clients of OpenAI's send it for `project_ids`.
             project_id: Option<String>,
             $(#[serde(default)] $filter: Vec<String>,)*
@@ -51,7 +95,21 @@ macro_rules! query {
             }
 
             fn dimensions(&self) -> Vec<Dimension> {
-                self.group_by.iter().filter_map(|group| group.dimension()).collect()
+                let dimension = |by: &By<$group_by>| match by {
+                    By::Dimension(group) => group.dimension(),
+                    By::Label(_) => Some(Dimension::LabelSet),
+                };
+                self.group_by.iter().filter_map(dimension).collect()
+            }
+
+            fn labels(&self) -> Vec<String> {
+                let mut names: Vec<String> = Vec::new();
+                for by in &self.group_by {
+                    if let By::Label(name) = by && !names.contains(name) {
+                        names.push(name.clone());
+                    }
+                }
+                names
             }
 
             fn filters(&self) -> Vec<(Dimension, Vec<String>)> {

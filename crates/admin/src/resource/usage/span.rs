@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::secret::hex;
 use tollgate_core::{Error, Result, Timestamp};
-use tollgate_ledger::usage::{Sums, Width};
+use tollgate_ledger::usage::{Group, Width};
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "{R}Buckets")]
@@ -91,13 +91,13 @@ impl Span {
     }
 
     /// One page: every bucket of it, those without usage too.
-    pub(crate) fn page<R>(&self, mut sums: Vec<Sums>, show: impl Fn(&Sums) -> Vec<R>) -> Buckets<R> {
+    pub(crate) fn page<R>(&self, mut groups: Vec<Group>, show: impl Fn(&Group) -> Vec<R>) -> Buckets<R> {
         let width = self.width.seconds();
         let mut data = Vec::new();
         let mut start = self.start;
         while start < self.page_end {
-            let later = sums.iter().position(|sums| sums.bucket_start > start).unwrap_or(sums.len());
-            let of_bucket: Vec<Sums> = sums.drain(..later).collect();
+            let later = groups.iter().position(|group| group.bucket_start > start).unwrap_or(groups.len());
+            let of_bucket: Vec<Group> = groups.drain(..later).collect();
             data.push(Bucket {
                 object: "bucket",
                 start_time: start,
