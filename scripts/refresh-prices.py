@@ -9,6 +9,7 @@ integers. Only models priced by tokens are taken. A price that holds from a day 
 """
 
 import datetime
+import decimal
 import pathlib
 import re
 
@@ -55,7 +56,7 @@ RATES = ["input_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_1h_mt
 NAMES = ["input_price", "cached_input_price", "cache_write_price", "cache_write_1h_price", "output_price"]
 
 COLUMNS = [
-    "model", "from", *NAMES, "audio_input_price", "audio_output_price", "long_context_above", *("long_" + name for name in NAMES),
+    "model", "from", *NAMES, "audio_input_price", "audio_output_price", "web_search_price", "long_context_above", *("long_" + name for name in NAMES),
     "context_tokens", "max_output_tokens", "image_tokens",
 ]
 
@@ -122,6 +123,8 @@ def row(model, prices):
         return None
     figures = dict(zip(NAMES, (part[0] for part in parts)))
     figures.update(zip(["audio_input_price", "audio_output_price"], audio))
+    if fields.get("web_searches_kcount") is not None:
+        figures["web_search_price"] = decimal.Decimal(fields["web_searches_kcount"]) / 1000
     if thresholds:
         figures["long_context_above"] = thresholds.pop()
         figures.update(("long_" + name, part[2] if part[1] is not None else part[0]) for name, part in zip(NAMES, parts))

@@ -151,7 +151,7 @@ def test_its_own_headers_pass_and_a_key_goes_where_it_is_read(server):
 
 
 @pytest.mark.parametrize("more, param", [
-    ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}, "tools[0].type"),
     ({"tools": [{"name": "a", "input_schema": {}}, {"type": "code_execution_20250825", "name": "x"}]}, "tools[1].type"),
     ({"mcp_servers": [{"type": "url", "url": "https://x", "name": "x"}]}, "mcp_servers"), ({"container": "container_1"}, "container"),
     ({"service_tier": "priority"}, "service_tier"), ({"max_tokens": None}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"),

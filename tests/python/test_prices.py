@@ -191,7 +191,7 @@ def test_a_price_list_is_compared_and_imported_from_the_command_line(gateway, cl
     differing = cli.json("model", "price", "diff", sheet, check=1)
     assert (differing["dry_run"], differing["created"], differing["unchanged"]) == (True, 4, 0)
     assert differing["data"][3] == {"model": "gpt-4o-mini", "effective_from": at, "effective_until": None, "price_id": None,
-                                    "changes": {"input_price": {"from": "0.15", "to": "0.3"}, "cached_input_price": {"from": "0.075", "to": None}}}
+                                    "changes": {"input_price": {"from": "0.15", "to": "0.3"}, "cached_input_price": {"from": "0.075", "to": None}, "web_search_price": {"from": "0.01", "to": None}}}
     assert gateway.get(PRICES).json["data"] == []
     shown = cli("model", "price", "diff", sheet, check=1).stdout
     assert "request_price" in shown and "0.001" in shown

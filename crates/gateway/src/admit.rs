@@ -38,10 +38,13 @@ pub(crate) async fn hold(
 ) -> Result<Hold> {
     refuse_unpriced_tier(asked, id.created_at())?;
     let policy = policy(gateway, asked.caller);
-    let mut attempt = attempt(asked, id, attempt_of, policy);
-    refuse_absurd(&attempt)?;
     let patience = Some(Duration::from_millis(policy.wait_millis));
-    if Tokenizer::of(&asked.model.id).is_none() || attempt.request.size.input.is_none() {
+    let mut attempt = attempt(asked, id, attempt_of, policy);
+    refuse_search(asked, &attempt)?;
+    refuse_absurd(&attempt)?;
+    // Where no limit applies nothing has to be counted.
+    let size = &attempt.if_limited.as_ref().unwrap_or(&attempt.request).size;
+    if Tokenizer::of(&asked.model.id).is_none() || size.input.is_none() || size.searches != Some(0) {
         return gateway.ledger.hold(attempt, patience).await.map_err(|refused| told(refused, asked));
     }
     // Whoever may be clamped is not before they are counted.
@@ -51,7 +54,7 @@ pub(crate) async fn hold(
         Err(refused @ Refused::Error(_)) => return Err(told(refused, asked)),
         Err(Refused::Misfit(_)) => {}
     }
-    let size = &mut attempt.request.size;
+    let size = &mut attempt.if_limited.as_mut().unwrap_or(&mut attempt.request).size;
     size.input = size.input.into_iter().chain(count_input(gateway, asked).await).min();
     gateway.ledger.hold(attempt, patience).await.map_err(|refused| told(refused, asked))
 }
@@ -59,8 +62,18 @@ pub(crate) async fn hold(
 /// The ledger knows that nothing bounds a request, and not why.
 fn told(refused: Refused, asked: &Asked<'_>) -> Error {
     let error = Error::from(refused);
+    let is_unbounded = error.code == Some("cost_not_boundable");
+    let search =
+        asked.call.search.as_ref().filter(|search| search.calls_max.is_none() && !search.is_optional());
+    if let Some(search) = search.filter(|_| is_unbounded) {
+        let message = format!(
+            "Under a hard spend limit a search of the web has to say how often it may be run at most, by '{}'.",
+            search.calls_param
+        );
+        return Error::invalid(search.calls_param.clone(), message).code("cost_not_boundable");
+    }
     let unknown = asked.call.unknown_parameter(&asked.upstream.settings.allowed_parameters);
-    match unknown.filter(|_| error.code == Some("cost_not_boundable")) {
+    match unknown.filter(|_| is_unbounded) {
         None => error,
         Some(name) => {
             let message = format!(
@@ -71,6 +84,30 @@ fn told(refused: Refused, asked: &Asked<'_>) -> Error {
             Error::invalid(name, message).code("cost_not_boundable")
         }
     }
+}
+
+/// How often the provider may search, `None` for as often as the model likes; and how often where a hard limit applies, if
+/// that is another number: 0, for the search is taken out where nothing bounds what it costs. It is wherever its fee is not
+/// known.
+fn searches(asked: &Asked<'_>, price: Option<&Price>) -> (Option<u64>, Option<u64>) {
+    let Some(search) = &asked.call.search else { return (Some(0), None) };
+    if price.is_some_and(|price| price.web_search.is_none()) {
+        return (Some(0), None);
+    }
+    let has_bound = search.calls_max.is_some() || asked.model.facts.request_cost_max.is_some();
+    (search.calls_max, (!has_bound && search.is_optional()).then_some(0))
+}
+
+/// A search that the model has to make cannot be taken out.
+fn refuse_search(asked: &Asked<'_>, attempt: &Attempt) -> Result<()> {
+    let removed = asked.call.removed_search(attempt.request.size.searches);
+    let Some(search) = removed.filter(|search| !search.is_optional()) else { return Ok(()) };
+    let message = format!(
+        "What a search of the web costs ('{}') is not known here for the model `{}`. Leave it out, or have an operator set \
+         its `web_search_price`.",
+        search.kind, asked.model.id
+    );
+    Err(Error::unsupported(search.param.clone(), message))
 }
 
 /// The most tokens that the input is, counted where the model's tokenizer is known and its images are bounded.
@@ -97,6 +134,33 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
     let price = price.filter(|price| price.prices(call.kinds));
     let is_free = price.is_some_and(|price| price.is_free());
     let input = call.input_max(facts, reshape).or_else(|| is_free.then(|| call.input_estimate()));
+    let request = |searches: Option<u64>| {
+        // Each search gives the model another turn, with all that was found before.
+        let turns = |tokens: Option<u64>| match searches {
+            Some(0) => tokens,
+            Some(searches) => {
+                call.context(facts).map(|context| context.saturating_mul(searches.saturating_add(1)))
+            }
+            None => None,
+        };
+        Request {
+            price,
+            size: Size {
+                input: turns(input).filter(|_| is_known),
+                input_max: turns(call.context(facts)),
+                kinds: call.kinds_at(upstream),
+                output_each: call.output_each(facts),
+                output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
+                choices: call.choices(),
+                output_extra: call.output_extra(),
+                searches,
+                input_overrun: model.input_overrun,
+                output_overrun: model.output_overrun,
+            },
+            ceiling: facts.request_cost_max,
+        }
+    };
+    let (searches, if_limited) = searches(asked, price.as_ref());
     Attempt {
         id,
         attempt_of,
@@ -111,25 +175,12 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
         model: Arc::clone(&model.id),
         upstream: upstream.id,
         labels: caller.labels.clone(),
-        request: Request {
-            price,
-            size: Size {
-                input: input.filter(|_| is_known),
-                input_max: call.context(facts),
-                kinds: call.kinds_at(upstream),
-                output_each: call.output_each(facts),
-                output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
-                choices: call.choices(),
-                output_extra: call.output_extra(),
-                input_overrun: model.input_overrun,
-                output_overrun: model.output_overrun,
-            },
-            ceiling: facts.request_cost_max,
-        },
+        request: request(searches),
+        if_limited: if_limited.map(|searches| request(Some(searches))),
         input_estimate: call.input_estimate(),
         believable_max: facts
             .context_tokens
-            .filter(|_| call.makes_output())
+            .filter(|_| call.makes_output() && searches == Some(0))
             .map_or(BELIEVABLE_MAX, |tokens| tokens.saturating_mul(4 * call.choices())),
         is_final: true,
         clamp_to: policy.clamp_to.filter(|_| call.makes_output() && !call.is_structured),

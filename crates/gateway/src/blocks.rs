@@ -179,11 +179,14 @@ pub(crate) struct NativeTools {
     /// Of those that the client runs, the ones that the provider describes: so the body does not show their size.
     pub(crate) described: u64,
     pub(crate) hosted: Option<(u64, String)>,
+    /// The first search of the web: its position, its type, and how often it may be run.
+    pub(crate) search: Option<(u64, String, Option<u64>)>,
 }
 
 fields! {
     struct NativeTool {
         r#type: Option<Text<'a>>,
+        max_uses: Option<u64>,
     }
 }
 
@@ -205,6 +208,9 @@ impl<'de> Deserialize<'de> for NativeTools {
                         None | Some("custom") => {}
                         Some(kind) if OF_CLIENTS.iter().any(|name| kind.starts_with(name)) => {
                             tools.described += 1;
+                        }
+                        Some(kind) if kind.starts_with("web_search_") && tools.search.is_none() => {
+                            tools.search = Some((tools.count, kind.to_owned(), tool.max_uses));
                         }
                         Some(kind) => {
                             tools.hosted.get_or_insert_with(|| (tools.count, kind.to_owned()));

@@ -49,6 +49,7 @@ fields! {
         previous_response_id: Raw<'a>,
         conversation: Raw<'a>,
         context_management: Raw<'a>,
+        max_tool_calls: Raw<'a>,
         ; others: not parameters::is_harmless,
     }
 }
@@ -86,6 +87,9 @@ fields! {
         r#type: Option<Text<'a>>,
     }
 }
+
+/// More searches than anybody waits for.
+pub(crate) const SEARCHES_MAX: u64 = 1_000;
 
 /// Whether there is something that is no null.
 fn is_given(raw: Raw<'_>) -> bool {
@@ -197,6 +201,20 @@ impl Body<'_> {
         matches!(self.tool_choice.0.map_or("null", RawValue::get), "null" | r#""auto""# | r#""none""#)
     }
 
+    /// How often the provider may run tools for a response; `None` if nothing is said of it.
+    pub(crate) fn max_tool_calls(&self) -> Result<Option<u64>> {
+        let Some(raw) = self.max_tool_calls.0.filter(|raw| raw.get() != "null") else { return Ok(None) };
+        match input::from_part("max_tool_calls", raw.get())? {
+            calls @ 1..=SEARCHES_MAX => Ok(Some(calls)),
+            calls => {
+                let message = format!(
+                    "Invalid 'max_tool_calls': expected a value from 1 to {SEARCHES_MAX}, but got {calls}."
+                );
+                Err(Error::invalid("max_tool_calls", message))
+            }
+        }
+    }
+
     pub(crate) fn has_functions(&self) -> bool {
         self.functions.as_ref().is_some_and(|functions| !functions.is_empty())
     }
@@ -236,9 +254,8 @@ impl Body<'_> {
         if let Some((name, _, what)) = extras.iter().find(|(_, is_given, _)| *is_given) {
             return Err(Error::unsupported(*name, format!("{what} is not served yet. Leave '{name}' out.")));
         }
-        // A search that the model need not call is taken out.
-        let search =
-            tools.search.as_ref().filter(|_| endpoint != Endpoint::Responses || !self.is_choice_free());
+        // The provider searches for responses alone.
+        let search = tools.search.as_ref().filter(|_| endpoint != Endpoint::Responses);
         let search = search.map(|(at, kind)| (*at, Some(kind.clone())));
         if let Some((at, kind)) = &tools.hosted.clone().or(search) {
             let message = match kind {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use tollgate_core::price::TokenUsage;
+use tollgate_core::price::{TokenUsage, ToolCalls};
 use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
 
@@ -45,6 +45,8 @@ pub(crate) struct Observer {
 struct Seen {
     pieces: u64,
     text_bytes: u64,
+    /// Searches that the provider began.
+    searches: u64,
 }
 
 impl Seen {
@@ -142,6 +144,10 @@ impl Observer {
             input: if reported.input > 0 { reported.input } else { self.input_estimate },
             output: self.seen.tokens().max(reported.output),
             drained_output: 0,
+            tools: ToolCalls {
+                web_searches: reported.tools.web_searches.max(self.seen.searches),
+                ..reported.tools
+            },
             ..reported
         }))
     }
@@ -166,6 +172,7 @@ impl Observer {
             if self.endpoint == Endpoint::Responses && tells_response(text) {
                 self.made = Made::of_event(&sse::data(text));
             }
+            self.seen.searches += u64::from(begins_search(self.endpoint, text));
             let text_bytes = text_of_event(self.endpoint, text);
             if let Some(text_bytes) = text_bytes {
                 self.seen.pieces += 1;
@@ -215,6 +222,19 @@ fn tells_response(event: &[u8]) -> bool {
         FIRST.iter().chain(&usage::LAST_EVENTS).map(|name| Finder::new(name).into_owned()).collect()
     });
     TELLING.iter().any(|name| name.find(event).is_some())
+}
+
+/// Whether an event says that the provider searches now.
+fn begins_search(endpoint: Endpoint, event: &[u8]) -> bool {
+    static OF_RESPONSE: LazyLock<Finder<'static>> =
+        LazyLock::new(|| Finder::new(br#""response.web_search_call.searching""#));
+    static OF_MESSAGE: LazyLock<Finder<'static>> =
+        LazyLock::new(|| Finder::new(br#""type":"server_tool_use""#));
+    match endpoint {
+        Endpoint::Responses => OF_RESPONSE.find(event).is_some(),
+        Endpoint::Messages => OF_MESSAGE.find(event).is_some(),
+        _ => false,
+    }
 }
 
 /// Whether an event has a usage object, before anything is parsed.

@@ -5,7 +5,7 @@
 //! bound, unless an operator says of the upstream that it does no harm.
 
 /// Parameters that are passed over here: how tokens are chosen, in what form, and what is told beside them. In order.
-const HARMLESS: [&str; 81] = [
+const HARMLESS: [&str; 80] = [
     "add_generation_prompt",
     "add_special_tokens",
     "allowed_token_ids",
@@ -45,7 +45,6 @@ const HARMLESS: [&str; 81] = [
     "length_penalty",
     "logit_bias",
     "logprobs",
-    "max_tool_calls",
     "metadata",
     "min_p",
     "min_tokens",

@@ -78,7 +78,7 @@ pub(crate) async fn send(
     let is_bounded = granted.remaining.is_some() || granted.is_clamped;
     let limit = granted.request.size.output_each.filter(|_| is_bounded || model.facts.is_max_output_own);
     let usual_tier = usual_tier(&upstream.address).filter(|_| is_bounded);
-    let edits = call.edits(asked.body, upstream, limit, usual_tier);
+    let edits = call.edits(asked.body, upstream, limit, usual_tier, granted.request.size.searches);
     let edits = edits.map_err(Unsent::Failed)?;
     let body = edit::apply(asked.body, &edits);
     let head = head(asked, id, body.len(), &exchange.head.headers);

@@ -50,6 +50,8 @@ pub struct Attempt {
     pub labels: Option<Arc<LabelSet>>,
     /// What it asks for, and what that can cost.
     pub request: Request,
+    /// What it asks for in its place where a hard limit applies.
+    pub if_limited: Option<Request>,
     /// Tokens of the input by a rule of thumb, for when the upstream does not say.
     pub input_estimate: u64,
     /// More tokens than this are no usage of the model's, whoever reports them.
@@ -78,9 +80,13 @@ pub(crate) fn at_bound(request: &Request, input_estimate: u64) -> (TokenUsage, C
         ..TokenUsage::default()
     };
     let cost = match request.bound() {
-        Some(bound) => {
-            Cost { input: bound.input, output: bound.output, request: bound.request, ..Cost::default() }
-        }
+        Some(bound) => Cost {
+            input: bound.input,
+            output: bound.output,
+            request: bound.request,
+            tools: bound.tools,
+            ..Cost::default()
+        },
         None => request.cost(usage),
     };
     (usage, cost)
@@ -134,15 +140,18 @@ pub struct Flags {
     pub contradictory: bool,
     /// It was served in a tier of another price, which is not known here.
     pub service_tier: bool,
+    /// The provider ran tools whose fee is not known here.
+    pub tools: bool,
 }
 
 impl Flags {
-    fn named(self) -> [(&'static str, bool); 4] {
+    fn named(self) -> [(&'static str, bool); 5] {
         [
             ("above_bound", self.above_bound),
             ("usage_absurd", self.absurd),
             ("usage_contradictory", self.contradictory),
             ("service_tier", self.service_tier),
+            ("tools", self.tools),
         ]
     }
 
@@ -225,6 +234,7 @@ impl Outcome {
         // A tier of a price that is not known is charged at the usual one, and told.
         let served = believed.and_then(|usage| usage.tier);
         flags.service_tier |= served.is_some_and(|tier| !request.knows(tier));
+        flags.tools |= believed.is_some_and(|usage| !request.knows_tools(usage.tools));
         let (source, usage, cost) = match (believed, seen.usage) {
             (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
             (None, Some(usage)) if !is_limited || request.is_free() => {

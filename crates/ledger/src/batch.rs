@@ -202,9 +202,11 @@ impl<'b, S: Shelf> Batch<'b, S> {
     async fn decide(&mut self, ask: &Ask) -> Result<Decision> {
         let Ask { attempt, may_wait } = ask;
         let path = self.path(&attempt.payer, attempt.created_at()).await?;
+        let has_limit = path.iter().any(|at| self.books.budget(*at).is_enforced());
+        let request = attempt.if_limited.filter(|_| has_limit).unwrap_or(attempt.request);
         let wish = Wish {
             project: attempt.payer.project,
-            request: attempt.request,
+            request,
             is_final: attempt.is_final,
             clamp_to: attempt.clamp_to,
             may_wait: *may_wait,

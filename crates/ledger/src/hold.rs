@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tollgate_core::Money;
 use tollgate_core::budget::Granted;
-use tollgate_core::price::TokenUsage;
+use tollgate_core::price::{Request, TokenUsage};
 use tollgate_core::time::Stopwatch;
 use tollgate_store::Commit;
 
@@ -88,6 +88,11 @@ impl Dispatched {
         if let Some(open) = &self.open {
             open.ledger.on_disk(open.commit).await;
         }
+    }
+
+    /// What was granted; `None` once it is over.
+    pub fn request(&self) -> Option<&Request> {
+        self.open.as_ref().map(|open| &open.held.granted.request)
     }
 
     /// Notes what was seen of the answer so far, as usage, for when the upstream never says.

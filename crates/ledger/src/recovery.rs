@@ -55,6 +55,7 @@ impl FromRow for OpenAttempt {
                     .filter(|number| *number != 0)
                     .map(|number| Arc::new(LabelSet { number, text: String::new() })),
                 request: Request { price: None, size: Size::without_output(None), ceiling: None },
+                if_limited: None,
                 input_estimate: usage.input,
                 believable_max: u64::MAX,
                 is_final: true,
@@ -66,6 +67,7 @@ impl FromRow for OpenAttempt {
                 input: row.get("input_cost")?,
                 output: row.get("output_cost")?,
                 request: row.get("request_cost")?,
+                tools: row.get("tool_cost")?,
                 ..Cost::default()
             },
             usage,
@@ -117,7 +119,7 @@ pub(crate) fn outcome(limits: &Limits, payer: &Payer, usage: TokenUsage, cost: C
     let (usage, cost) = if is_limited {
         (usage, cost)
     } else {
-        (TokenUsage { output: 0, ..usage }, Cost { output: Money::ZERO, ..cost })
+        (TokenUsage { output: 0, ..usage }, Cost { output: Money::ZERO, tools: Money::ZERO, ..cost })
     };
     Outcome::Settled { source: UsageSource::Bound, usage, cost, flags: Flags::default(), reported: None }
 }

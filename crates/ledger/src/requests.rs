@@ -44,8 +44,11 @@ pub struct Request {
     pub input_tokens: Option<i64>,
     pub cached_input_tokens: Option<u64>,
     pub output_tokens: Option<i64>,
+    pub reasoning_tokens: Option<u64>,
     /// Of the output, what was made after the client had gone.
     pub drained_output_tokens: Option<u64>,
+    /// Searches of the web that the provider ran.
+    pub web_search_calls: Option<u64>,
     /// The output of a choice that it was clamped to.
     pub max_output_clamped: Option<u64>,
     /// What is odd about its usage, and then the usage as the upstream reported it.
@@ -96,7 +99,9 @@ impl FromRow for Request {
             input_tokens: count(row.get::<i64>("input_tokens")? + row.get::<i64>("adjusted_input")?),
             cached_input_tokens: tokens("cached_input_tokens")?,
             output_tokens: count(row.get::<i64>("output_tokens")? + row.get::<i64>("adjusted_output")?),
+            reasoning_tokens: tokens("reasoning_tokens")?,
             drained_output_tokens: tokens("drained_output_tokens")?,
+            web_search_calls: tokens("web_search_calls")?,
             max_output_clamped: row.get("clamped_to")?,
             flags: flags.unwrap_or_default().split_whitespace().map(str::to_owned).collect(),
             reported_usage: reported.and_then(|text| RawValue::from_string(text).ok()),

@@ -126,6 +126,7 @@ impl Shelf for Tx {
                 cost.input,
                 cost.output,
                 cost.request,
+                cost.tools,
                 usage.input,
                 usage.output,
                 clamped_to,
@@ -137,11 +138,11 @@ impl Shelf for Tx {
         self.execute_each(
             "INSERT INTO attempt (id, attempt_of, key_number, endpoint, model, upstream_id, state, usage_source,
                 is_recovered, is_priced, bound, input_cost, cached_input_cost, cache_write_cost, output_cost,
-                drained_output_cost, request_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                drained_output_cost, request_cost, tool_cost, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
                 drained_output_tokens, clamped_to, flags, reported_usage, created_at, resolved_at, price_version,
                 label_set)
-             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, $13, 0, 0, $14, 0, $15,
-                NULL, NULL, $16, NULL, $17, $18)",
+             VALUES ($1, $2, $3, $4, $5, $6, 'held', NULL, $7, $8, $9, $10, 0, 0, $11, 0, $12, $13, $14, 0, 0, $15, 0,
+                $16, NULL, NULL, $17, NULL, $18, $19)",
             sets,
         )
         .await?;

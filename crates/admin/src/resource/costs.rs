@@ -110,7 +110,7 @@ impl Shown {
 }
 
 /// The kinds of tokens of a sum: what each is called, how many they are and what they cost.
-fn components(sums: &Sums) -> [(&'static str, i64, Money); 7] {
+fn components(sums: &Sums) -> [(&'static str, i64, Money); 8] {
     [
         ("input_tokens", sums.uncached_input_tokens(), sums.input_cost),
         ("cached_input_tokens", sums.cached_input_tokens, sums.cached_input_cost),
@@ -118,6 +118,7 @@ fn components(sums: &Sums) -> [(&'static str, i64, Money); 7] {
         ("output_tokens", sums.output_tokens - sums.drained_output_tokens, sums.output_cost),
         ("drained_output_tokens", sums.drained_output_tokens, sums.drained_output_cost),
         ("requests", if sums.request_cost == Money::ZERO { 0 } else { sums.requests }, sums.request_cost),
+        ("web_search_calls", sums.web_search_calls, sums.tool_cost),
         ("adjustments", 0, sums.adjusted_cost),
     ]
 }
@@ -130,6 +131,7 @@ fn line_items(group: &Group, wanted: &LineItems, by_model: bool, shown: &Shown) 
     let unit = |kind: &str| match kind {
         "adjustments" => None,
         "requests" => Some("requests"),
+        "web_search_calls" => Some("calls"),
         _ => Some("tokens"),
     };
     items
@@ -183,6 +185,7 @@ impl LineItems {
             output_cost: keep("output_tokens", sums.output_cost),
             drained_output_cost: keep("drained_output_tokens", sums.drained_output_cost),
             request_cost: keep("requests", sums.request_cost),
+            tool_cost: keep("web_search_calls", sums.tool_cost),
             adjusted_cost: keep("adjustments", sums.adjusted_cost),
             ..sums
         }

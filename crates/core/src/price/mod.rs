@@ -176,6 +176,8 @@ pub struct Price {
     pub rates: Rates,
     /// Of each request beside its tokens, in any tier.
     pub request: Money,
+    /// Of each search of the web that the provider runs; `None` if that is not known.
+    pub web_search: Option<Money>,
     /// Rates of the whole request once its input is longer than so many tokens.
     pub long_context: Option<(u64, Rates)>,
     pub tiers: Tiers,
@@ -214,6 +216,7 @@ impl Price {
         version: PriceVersion::NONE,
         rates: Rates { output: Some(UnitPrice(0)), ..Rates::of_input(UnitPrice(0)) },
         request: Money::ZERO,
+        web_search: None,
         long_context: None,
         tiers: Tiers { flex: None, priority: None, batch: None },
     };
@@ -251,6 +254,7 @@ impl Price {
                 && rates.dearest_output(Kinds::ALL).unwrap_or_default() == UnitPrice(0)
         };
         self.request == Money::ZERO
+            && self.web_search.unwrap_or_default() == Money::ZERO
             && is_free(self.rates)
             && self.long_context.is_none_or(|(_, rates)| is_free(rates))
     }
@@ -280,8 +284,13 @@ impl Price {
             output: read,
             drained_output: drained,
             request: self.request,
-            tools: Money::ZERO,
+            tools: self.searches(usage.tools.web_searches),
         }
+    }
+
+    fn searches(&self, count: u64) -> Money {
+        let nanos = i128::from(self.web_search.unwrap_or_default().nanos()) * i128::from(count);
+        Money(i64::try_from(nanos).unwrap_or(i64::MAX))
     }
 
     /// The most that so many input and output tokens can cost, whatever part of the input is cached; `None` if there
@@ -304,6 +313,7 @@ impl Price {
                 input: input.times(input_max) + rounding(input, input_max, 2 + inputs),
                 output: output.times(output_max) + rounding(output, output_max, rates.output_rounding(kinds)),
                 request: self.request,
+                tools: Money::ZERO,
             })
         };
         let usual = at(self.rates)?;
@@ -314,6 +324,7 @@ impl Price {
                     input: usual.input.max(long.input),
                     output: usual.output.max(long.output),
                     request: self.request,
+                    tools: Money::ZERO,
                 })
             }
             _ => Some(usual),
@@ -349,17 +360,20 @@ pub struct Bound {
     pub output: Money,
     /// Beside tokens.
     pub request: Money,
+    /// Of tools that the provider runs.
+    pub tools: Money,
 }
 
 impl Bound {
     pub fn total(self) -> Money {
-        self.input + self.output + self.request
+        self.input + self.output + self.request + self.tools
     }
 
     fn within(self, ceiling: Money) -> Self {
         let request = self.request.min(ceiling);
-        let input = self.input.min(ceiling - request);
-        Self { input, output: self.output.min(ceiling - request - input), request }
+        let tools = self.tools.min(ceiling - request);
+        let input = self.input.min(ceiling - request - tools);
+        Self { input, output: self.output.min(ceiling - request - tools - input), request, tools }
     }
 }
 
@@ -384,6 +398,7 @@ mod tests {
         Price {
             version: PriceVersion::NONE,
             request: Money(70),
+            web_search: Some(Money(10_000_000)),
             rates: rates(2_500_000, 250_000, 15_000_000),
             long_context: Some((272_000, rates(5_000_000, 500_000, 22_500_000))),
             tiers: Tiers { flex: Some(500_000), priority: Some(1_750_001), batch: Some(400_000) },
@@ -404,6 +419,7 @@ mod tests {
             audio_output: 7,
             image_output: Some(5),
             drained_output: 4,
+            tools: ToolCalls { web_searches: 3, ..ToolCalls::default() },
             ..TokenUsage::default()
         };
         let cost = price().cost(usage);
@@ -412,7 +428,7 @@ mod tests {
         assert_eq!(cost.cache_write, Money(250_000 + 100_000));
         assert_eq!(cost.output, Money(2 * 30_000 + 7 * 75_000 + 4 * 60_000));
         assert_eq!(cost.drained_output, Money(60_000 + 3 * 15_000));
-        assert_eq!(cost.request, Money(70));
+        assert_eq!((cost.request, cost.tools), (Money(70), Money(30_000_000)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A request as far as its cost is concerned, and how far answers have exceeded what requests were bounded to.
 
-use super::{Bound, Cost, Kinds, MILLION, Price, PriceVersion, Tier, TokenUsage};
+use super::{Bound, Cost, Kinds, MILLION, Price, PriceVersion, Tier, TokenUsage, ToolCalls};
 use crate::money::Money;
 
 /// By how much more than they were bounded to a model's answers have taken, or made: the worst of each kind.
@@ -71,6 +71,9 @@ pub struct Size {
     pub choices: u64,
     /// Output that is billed beside the choices, such as a prediction that was rejected.
     pub output_extra: u64,
+    /// Searches of the web that the provider may run, each of which gives the model another turn; the input is that of
+    /// all turns.
+    pub searches: Option<u64>,
     pub input_overrun: Overrun,
     /// Of one choice.
     pub output_overrun: Overrun,
@@ -87,6 +90,7 @@ impl Size {
             output_each_max: Some(0),
             choices: 1,
             output_extra: 0,
+            searches: Some(0),
             input_overrun: Overrun::NONE,
             output_overrun: Overrun::NONE,
         }
@@ -138,8 +142,11 @@ impl Request {
     /// The most it can cost; `None` if that is not known.
     pub fn bound(&self) -> Option<Bound> {
         let price = self.price?;
-        let computed = match (self.size.input_bound(), self.size.output_bound()) {
-            (Some(input), Some(output)) => price.bound(input, output, self.size.kinds),
+        let computed = match (self.size.input_bound(), self.size.output_bound(), self.size.searches) {
+            (Some(input), Some(output), Some(searches)) => {
+                let bound = price.bound(input, output, self.size.kinds);
+                bound.map(|bound| Bound { tools: price.searches(searches), ..bound })
+            }
             _ => None,
         };
         match (computed, self.ceiling) {
@@ -157,6 +164,11 @@ impl Request {
     /// Which price it is; `None` if it has none.
     pub fn price_version(&self) -> Option<PriceVersion> {
         self.price.filter(|_| self.is_priced()).map(|price| price.version)
+    }
+
+    /// Whether it is known what tools cost that were run.
+    pub fn knows_tools(&self, tools: ToolCalls) -> bool {
+        tools.web_searches == 0 || self.price.is_none_or(|price| price.web_search.is_some())
     }
 
     /// Whether it costs nothing, however much it takes and makes.
@@ -187,15 +199,17 @@ impl Request {
         }
     }
 
-    /// The same with less output, so that it costs at most `money`; `None` if less than `output_each_min` would be left.
+    /// The same with less output, so that it costs at most `whole`; `None` if less than `output_each_min` would be left.
     #[must_use]
-    pub fn clamped(&self, money: Money, output_each_min: u64) -> Option<Self> {
-        let output = self.price?.output_within(self.size.input_bound()?, money, self.size.kinds)?;
+    pub fn clamped(&self, whole: Money, output_each_min: u64) -> Option<Self> {
+        let price = self.price?;
+        let money = whole.checked_sub(price.searches(self.size.searches?))?;
+        let output = price.output_within(self.size.input_bound()?, money, self.size.kinds)?;
         let each = self.size.each_within(output).min(self.size.output_each.unwrap_or(u64::MAX));
         if each < output_each_min.max(1) {
             return None;
         }
         let clamped = Self { size: Size { output_each: Some(each), ..self.size }, ..*self };
-        clamped.bound().is_some_and(|bound| bound.total() <= money).then_some(clamped)
+        clamped.bound().is_some_and(|bound| bound.total() <= whole).then_some(clamped)
     }
 }

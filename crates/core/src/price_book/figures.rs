@@ -153,6 +153,8 @@ figures! {
     image_output_price: UnitPrice,
     /// Of each request beside its tokens, in US dollars.
     request_price: Money,
+    /// Of each search of the web that the provider runs, in US dollars.
+    web_search_price: Money,
     /// With more input tokens than this the rates of a long context apply to the whole request.
     long_context_above: Tokens,
     /// Of input in a long context.
@@ -221,6 +223,7 @@ impl Figures {
             version,
             rates,
             request: self.request_price.unwrap_or_default(),
+            web_search: self.web_search_price,
             long_context,
             tiers: Tiers {
                 flex: ppm(self.flex_price_factor),

@@ -6,8 +6,9 @@ use memchr::memmem;
 use serde_json::value::RawValue;
 use tollgate_core::{Error, Result, input};
 
-use super::{Call, DESCRIPTION_TOKENS, missing};
+use super::{Call, DESCRIPTION_TOKENS, Search, missing};
 use crate::blocks::{Blocks, NativeTools, Turns};
+use crate::body::SEARCHES_MAX;
 use crate::edit::Edit;
 use crate::fields::{Raw, Text, fields};
 use crate::output_limit::OutputLimit;
@@ -84,6 +85,7 @@ impl Call {
         call.has_tools = tools.count > 0;
         call.is_structured = call.has_tools || is_form(body.output_format) || is_form(config.format);
         call.described_tokens = tools.described * DESCRIPTION_TOKENS;
+        call.search = search(&tools)?;
         call.kinds.kept_1h = mentions_1h(bytes);
         call.unknown = body.others;
         if !is_only_clearing(body.context_management) {
@@ -142,6 +144,24 @@ impl Call {
         self.unknown.extend(unknown.map(str::to_owned));
         self
     }
+}
+
+/// A search that is not free to be left out: whoever names it wants it.
+fn search(tools: &NativeTools) -> Result<Option<Search>> {
+    let Some((at, kind, max_uses)) = &tools.search else { return Ok(None) };
+    let calls_param = format!("tools[{at}].max_uses");
+    if let Some(uses) = max_uses.filter(|uses| !(1..=SEARCHES_MAX).contains(uses)) {
+        let message =
+            format!("Invalid '{calls_param}': expected a value from 1 to {SEARCHES_MAX}, but got {uses}.");
+        return Err(Error::invalid(calls_param, message));
+    }
+    Ok(Some(Search {
+        kind: kind.clone(),
+        param: format!("tools[{at}].type"),
+        calls_param,
+        calls_max: *max_uses,
+        without: None,
+    }))
 }
 
 impl NativeBody<'_> {

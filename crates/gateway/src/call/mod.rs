@@ -42,8 +42,8 @@ pub(crate) struct Call {
     /// Whether its answer has to have a form, so that it must not be cut shorter than it asked for.
     pub(crate) is_structured: bool,
     has_tools: bool,
-    /// A tool that was taken out of those that are offered, for the provider would run it.
-    pub(crate) removed_tool: Option<String>,
+    /// A search of the web that the provider would run.
+    pub(crate) search: Option<Search>,
     /// The most tokens in which the provider describes tools of its own, which the client runs.
     described_tokens: u64,
     body_bytes: u64,
@@ -69,6 +69,26 @@ pub(crate) struct Call {
     pub(crate) is_background: bool,
     /// Parameters that are not known to leave the cost as it is.
     unknown: Vec<String>,
+}
+
+/// A search of the web that the provider runs, as often as the model likes, and charges for each time.
+#[derive(Debug)]
+pub(crate) struct Search {
+    pub(crate) kind: String,
+    /// Where it stands.
+    pub(crate) param: String,
+    /// What says how often it may be run, and how often that is.
+    pub(crate) calls_param: String,
+    pub(crate) calls_max: Option<u64>,
+    /// How the body is changed so that there is none; `None` if the model has to search.
+    without: Option<Edit>,
+}
+
+impl Search {
+    /// Whether the answer is one that the model could have given without it.
+    pub(crate) fn is_optional(&self) -> bool {
+        self.without.is_some()
+    }
 }
 
 /// Tokens a provider may add around the messages.
@@ -105,10 +125,15 @@ impl Call {
         call.unknown = std::mem::take(&mut body.others);
         call.unknown.extend(body.foreign_to(endpoint));
         body.refuse_what_is_missing(endpoint, &tools)?;
-        if let (Some((_, kind)), Some(raw)) = (&tools.search, body.tools.0) {
+        if let (Some((at, kind)), Some(raw)) = (&tools.search, body.tools.0) {
             let range = Edit::range_of(bytes, raw.get());
-            call.changes.push(Edit { range, text: tools.without_searches() });
-            call.removed_tool = Some(kind.clone());
+            call.search = Some(Search {
+                kind: kind.clone(),
+                param: format!("tools[{at}].type"),
+                calls_param: "max_tool_calls".to_owned(),
+                calls_max: body.max_tool_calls()?,
+                without: body.is_choice_free().then(|| Edit { range, text: tools.without_searches() }),
+            });
         }
         call.read_input(bytes, &body)?;
         if !call.makes_output() {
@@ -149,7 +174,7 @@ impl Call {
             output_limit: OutputLimit::default(),
             is_structured: false,
             has_tools: false,
-            removed_tool: None,
+            search: None,
             described_tokens: 0,
             body_bytes: bytes.len() as u64,
             messages: 0,
@@ -286,6 +311,11 @@ impl Call {
         Kinds { any_tier, ..self.kinds }
     }
 
+    /// The search that is not sent on, where so many are granted.
+    pub(crate) fn removed_search(&self, searches: Option<u64>) -> Option<&Search> {
+        self.search.as_ref().filter(|_| searches == Some(0))
+    }
+
     pub(crate) fn choices(&self) -> u64 {
         self.choices
     }
@@ -314,7 +344,7 @@ impl Call {
 
     /// The changes for some upstream.
     pub(crate) fn edits_for_fuzzing(&self, body: &[u8]) -> Result<Vec<Edit>> {
-        self.edits(body, &crate::refusal::any_upstream(), Some(5), Some("default"))
+        self.edits(body, &crate::refusal::any_upstream(), Some(5), Some("default"), Some(0))
     }
 
     /// How the body is changed for an upstream: it names the model as the upstream does, and limits the output of each
@@ -326,8 +356,10 @@ impl Call {
         upstream: &Upstream,
         limit: Option<u64>,
         usual_tier: Option<&'static str>,
+        searches: Option<u64>,
     ) -> Result<Vec<Edit>> {
         let mut edits = self.changes.clone();
+        edits.extend(self.removed_search(searches).and_then(|search| search.without.clone()));
         let renamed = upstream.settings.model_mapping.get(&self.model);
         if let Some(name) = renamed.or(self.is_named_elsewhere.then_some(&self.model)) {
             edits.extend(changes::name_model(body, name)?);

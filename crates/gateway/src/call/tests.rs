@@ -11,7 +11,7 @@ fn chat(fields: &str) -> Result<Call> {
 
 fn sent(text: &str) -> Value {
     let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
-    let edits = call.edits(text.as_bytes(), &upstream(), None, None).unwrap();
+    let edits = call.edits(text.as_bytes(), &upstream(), None, None, Some(0)).unwrap();
     serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap()
 }
 
@@ -66,8 +66,9 @@ fn the_usual_tier_is_asked_for_where_it_has_to_be() {
         let text = format!("{{{CHAT}{tier}}}");
         let call = Call::read(Endpoint::ChatCompletions, text.as_bytes(), None).unwrap();
         let sent = |is_usual_tier: bool| {
-            let edits =
-                call.edits(text.as_bytes(), &upstream(), None, is_usual_tier.then_some("default")).unwrap();
+            let edits = call
+                .edits(text.as_bytes(), &upstream(), None, is_usual_tier.then_some("default"), Some(0))
+                .unwrap();
             serde_json::from_slice::<Value>(&edit::apply(text.as_bytes(), &edits)).unwrap()
         };
         assert_eq!(sent(true)["service_tier"], "default");
@@ -80,7 +81,7 @@ fn no_tier_is_asked_for_where_the_endpoint_has_none() {
     let body = br#"{"model":"m","prompt":"x","max_tokens":3}"#;
     let call = Call::read(Endpoint::Completions, body, None).unwrap();
     assert!(
-        call.edits(body, &upstream(), None, Some("default")).unwrap().is_empty(),
+        call.edits(body, &upstream(), None, Some("default"), Some(0)).unwrap().is_empty(),
         "OpenAI refuses it by name"
     );
 }
@@ -93,7 +94,7 @@ fn the_model_of_the_path_is_the_one_that_is_sent() {
         (r#"{"messages":[], "model" : "a\"b"}"#, r#"{"messages":[], "model" : "a\"b"}"#),
     ] {
         let call = Call::read(Endpoint::ChatCompletions, body.as_bytes(), Some("a\"b")).unwrap();
-        let edits = call.edits(body.as_bytes(), &upstream(), None, None).unwrap();
+        let edits = call.edits(body.as_bytes(), &upstream(), None, None, Some(0)).unwrap();
         assert_eq!(edit::apply(body.as_bytes(), &edits).as_ref(), expected.as_bytes());
         assert_eq!(call.model, "a\"b");
     }
@@ -260,7 +261,7 @@ fn a_response_is_bounded_by_its_items_and_by_what_it_goes_on_from() {
     let read = |more: &str| {
         let text = format!(r#"{{"model":"m",{more}}}"#);
         let call = Call::read(Endpoint::Responses, text.as_bytes(), None).unwrap();
-        let edits = call.edits(text.as_bytes(), &upstream(), Some(7), None).unwrap();
+        let edits = call.edits(text.as_bytes(), &upstream(), Some(7), None, Some(0)).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(text.as_bytes(), &edits)).unwrap();
         assert_eq!(sent["max_output_tokens"], 7);
         (call.input_max(&facts, None).unwrap(), text.len() as u64)
@@ -318,7 +319,7 @@ fn a_body_is_whole_wherever_its_limit_stands() {
         r#"{"max_output_tokens":9,"model":"m","input":"x","store":null}"#,
     ] {
         let call = Call::read(Endpoint::Responses, body.as_bytes(), Some("n")).unwrap();
-        let edits = call.edits(body.as_bytes(), &upstream(), Some(7), Some("default")).unwrap();
+        let edits = call.edits(body.as_bytes(), &upstream(), Some(7), Some("default"), Some(0)).unwrap();
         let sent: Value = serde_json::from_slice(&edit::apply(body.as_bytes(), &edits)).unwrap();
         assert_eq!((&sent["max_output_tokens"], &sent["model"]), (&Value::from(7), &Value::from("n")));
         assert_eq!(sent["service_tier"], "default");

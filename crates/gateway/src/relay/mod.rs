@@ -52,7 +52,10 @@ impl Told {
             clamped_to: granted.request.size.output_each.filter(|_| granted.is_clamped),
             is_priced: granted.request.is_priced(),
             attempts,
-            removed_tool: request.call.removed_tool.clone(),
+            removed_tool: request
+                .call
+                .removed_search(granted.request.size.searches)
+                .map(|search| search.kind.clone()),
             has_read: request.has_read,
         }
     }
@@ -281,6 +284,10 @@ fn cut(message: &str) -> Error {
 
 /// Where the usage will not be known, what can be known of it is better than its bytes.
 async fn count_input(gateway: &Gateway, asked: &Asked<'_>, hold: &mut Dispatched) {
+    // Of a search nobody here knows what it found.
+    if hold.request().is_some_and(|request| request.size.searches != Some(0)) {
+        return;
+    }
     if let Some(tokens) = admit::count_input(gateway, asked).await {
         hold.count_input(tokens);
     }

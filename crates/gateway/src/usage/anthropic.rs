@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tollgate_core::price::{Tier, TokenUsage};
+use tollgate_core::price::{Tier, TokenUsage, ToolCalls};
 use tollgate_ledger::{Flags, Reported};
 
 use super::{KEPT_BYTES_MAX, Report, TOKENS_MAX};
@@ -34,6 +34,13 @@ struct Counts {
     #[serde(default)]
     cache_creation: Option<CacheCreation>,
     output_tokens: Option<i64>,
+    #[serde(default)]
+    server_tool_use: Option<ServerToolUse>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct ServerToolUse {
+    web_search_requests: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -119,7 +126,14 @@ impl Counts {
                 ),
             }),
             output_tokens: most(self.output_tokens, later.output_tokens),
+            server_tool_use: Some(ServerToolUse {
+                web_search_requests: most(self.searches(), later.searches()),
+            }),
         }
+    }
+
+    fn searches(self) -> Option<i64> {
+        self.server_tool_use.and_then(|tools| tools.web_search_requests)
     }
 
     fn believe(self) -> (Option<TokenUsage>, Flags) {
@@ -132,6 +146,7 @@ impl Counts {
             kept[0],
             kept[1],
             self.output_tokens,
+            self.searches(),
         ];
         let mut flags = Flags::default();
         if all.iter().flatten().any(|tokens| !(0..=TOKENS_MAX).contains(tokens)) {
@@ -159,6 +174,7 @@ impl Counts {
             cache_write,
             cache_write_1h: count(kept[1]),
             output: output.unsigned_abs(),
+            tools: ToolCalls { web_searches: count(self.searches()), ..ToolCalls::default() },
             ..TokenUsage::default()
         };
         (Some(usage), flags)

@@ -2,10 +2,14 @@
 
 pub(crate) mod anthropic;
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use tollgate_core::price::{Tier, TokenUsage};
+use tollgate_core::price::{Tier, TokenUsage, ToolCalls};
 use tollgate_ledger::{Flags, Reported};
 
 use crate::route::Endpoint;
@@ -30,6 +34,9 @@ struct Answer<'a> {
     service_tier: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "type")]
     kind: Option<&'a RawValue>,
+    /// The items of a response.
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
     /// What the last event of a response's stream has it in.
     #[serde(borrow, default)]
     response: Option<&'a RawValue>,
@@ -105,10 +112,40 @@ fn of_answer(endpoint: Endpoint, answer: &Answer<'_>) -> Report {
     };
     let (tier, is_unknown) = tier(answer.service_tier.map(RawValue::get));
     flags.service_tier = is_unknown;
-    let usage = usage.map(|usage| TokenUsage { tier, ..usage });
+    let web_searches = answer.output.filter(|_| endpoint == Endpoint::Responses).map_or(0, searches);
+    let tools = ToolCalls { web_searches, ..ToolCalls::default() };
+    let usage = usage.map(|usage| TokenUsage { tier, tools, ..usage });
     let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
     let is_only_usage = usage.is_some() && answer.choices.as_ref().is_some_and(Vec::is_empty);
     Report { reported: Reported { usage, flags, text }, is_only_usage, is_last_word: is_only_usage }
+}
+
+/// How often the provider searched for a response. To open a page that was found costs nothing more.
+fn searches(output: &RawValue) -> u64 {
+    #[derive(Deserialize)]
+    struct Item<'a> {
+        #[serde(borrow, default, rename = "type")]
+        kind: Option<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        action: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Action<'a> {
+        #[serde(borrow, rename = "type")]
+        kind: Cow<'a, str>,
+    }
+    static CALL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"web_search_call"));
+    if CALL.find(output.get().as_bytes()).is_none() {
+        return 0;
+    }
+    let is_free = |action: &RawValue| {
+        serde_json::from_str::<Action<'_>>(action.get()).is_ok_and(|action| action.kind != "search")
+    };
+    let items: Vec<Item<'_>> = serde_json::from_str(output.get()).unwrap_or_default();
+    let is_charged = |item: &&Item<'_>| {
+        item.kind.as_deref() == Some("web_search_call") && !item.action.is_some_and(is_free)
+    };
+    items.iter().filter(is_charged).count() as u64
 }
 
 /// The tier that an answer says it was served in, and whether it is one of which nothing is known.
@@ -262,6 +299,20 @@ mod tests {
             read(&format!(r#"{{"type":"response.completed","response":{deep}1{}"#, "}")),
             Report::default()
         );
+    }
+
+    #[test]
+    fn searches_are_counted_and_what_follows_them_is_not() {
+        let read = |items: &str| {
+            let answer = format!(r#"{{"usage":{{"input_tokens":5,"output_tokens":7}},"output":[{items}]}}"#);
+            read(Endpoint::Responses, answer.as_bytes()).reported.usage.unwrap().tools.web_searches
+        };
+        assert_eq!(read(""), 0);
+        assert_eq!(read(r#"{"type":"message","content":[{"text":"web_search_call"}]}"#), 0);
+        let search = r#"{"type":"web_search_call","id":"ws_1","status":"completed","action":{"type":"search","query":"x"}}"#;
+        let opened = r#"{"type":"web_search_call","action":{"type":"open_page","url":"x"}}"#;
+        let silent = r#"{"type":"web_search_call","status":"completed"}"#;
+        assert_eq!(read(&[search, opened, silent, search].join(",")), 3);
     }
 
     #[test]

@@ -130,6 +130,7 @@ impl World {
             output_each_max: None,
             choices: 1 + self.random.below(2),
             output_extra: 0,
+            searches: Some(0),
             input_overrun: Overrun::NONE,
             output_overrun: Overrun::NONE,
         };
@@ -143,6 +144,7 @@ impl World {
             upstream: tollgate_core::UpstreamId::from_bits(1),
             labels: None,
             request: Request { price: Some(PRICE), size, ceiling: None },
+            if_limited: None,
             input_estimate: 10,
             believable_max: 1_000_000,
             is_final: true,

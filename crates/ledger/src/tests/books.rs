@@ -1,5 +1,7 @@
 //! Corrections, and the examination of the books.
 
+use tollgate_core::price_book::Figures;
+
 use super::*;
 
 #[tokio::test]
@@ -107,6 +109,7 @@ async fn the_sums_of_an_older_database_have_totals() {
             id("user-", 1)
         ),
     ];
+    rows.extend(old_prices());
     for key in 1..=3_u128 {
         let project = id("proj_", key % 2);
         rows.push(format!(
@@ -153,6 +156,50 @@ async fn the_sums_of_an_older_database_have_totals() {
     let sql = "SELECT COUNT(*), CAST(SUM(requests) AS BIGINT) FROM usage_total WHERE width = 86400 AND project_id = ''";
     let row: Row = db.read(move |tx| Box::pin(tx.one(sql, &[]))).await.unwrap();
     assert_eq!((row.at::<i64>(0).unwrap(), row.at::<i64>(1).unwrap()), (4, 12));
+    assert_prices_are_versions(&db).await;
+}
+
+/// Prices as they stood beside limits.
+fn old_prices() -> impl Iterator<Item = String> {
+    let models = [
+        ("priced", "150000, NULL, 600000, NULL, 500000"),
+        ("odd", "0, 1, NULL, NULL, NULL"),
+        ("limited", "NULL, NULL, NULL, 1000, NULL"),
+    ];
+    models.into_iter().map(|(model, prices)| {
+        format!(
+            "INSERT INTO model_override (model, input_price, cached_input_price, output_price, context_tokens, flex_ppm, updated_at)
+             VALUES ('{model}', {prices}, 1790000000)"
+        )
+    })
+}
+
+/// What was said of prices is their first version.
+async fn assert_prices_are_versions(db: &Db) {
+    let sql = "SELECT model, figures, effective_from, version FROM model_price ORDER BY model";
+    let rows: Vec<Row> = db.read(move |tx| Box::pin(tx.all(sql, &[]))).await.unwrap();
+    let said = |row: &Row| {
+        let figures = Figures::from_stored(&row.at::<String>(1).unwrap()).unwrap();
+        (row.at::<String>(0).unwrap(), figures.said().to_string(), row.at::<Timestamp>(2).unwrap().0)
+    };
+    assert_eq!(
+        rows.iter().map(said).collect::<Vec<_>>(),
+        [
+            (
+                "odd".to_owned(),
+                r#"{"cached_input_price":"0.000001","input_price":"0"}"#.to_owned(),
+                1_790_000_000
+            ),
+            (
+                "priced".to_owned(),
+                r#"{"flex_price_factor":"0.5","input_price":"0.15","output_price":"0.6"}"#.to_owned(),
+                1_790_000_000
+            ),
+        ]
+    );
+    let sql = "SELECT model, context_tokens FROM model_override";
+    let limits: Vec<Row> = db.read(move |tx| Box::pin(tx.all(sql, &[]))).await.unwrap();
+    assert_eq!(limits.iter().map(|row| row.at::<String>(0).unwrap()).collect::<Vec<_>>(), ["limited"]);
 }
 
 #[tokio::test]

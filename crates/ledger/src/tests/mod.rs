@@ -39,6 +39,7 @@ const SIZE: Size = Size {
     output_each_max: None,
     choices: 1,
     output_extra: 0,
+    searches: Some(0),
     input_overrun: Overrun::NONE,
     output_overrun: Overrun::NONE,
 };
@@ -103,6 +104,7 @@ impl Fixture {
             upstream: tollgate_core::UpstreamId::from_bits(3),
             labels: None,
             request: Request { price: Some(PRICE), size: SIZE, ceiling: None },
+            if_limited: None,
             input_estimate: 250,
             believable_max: 1_000_000,
             is_final: true,

@@ -95,6 +95,9 @@ pub struct Prices {
     /// Each request beside its tokens, in US dollars
     #[arg(long, value_name = "USD")]
     request_price: Option<String>,
+    /// Each search of the web that the provider runs, in US dollars
+    #[arg(long, value_name = "USD")]
+    web_search: Option<String>,
     /// With more input than this the whole request costs what follows
     #[arg(long, value_name = "TOKENS")]
     long_above: Option<String>,
@@ -150,6 +153,7 @@ impl Prices {
             ("image_input_price", self.image_input),
             ("image_output_price", self.image_output),
             ("request_price", self.request_price),
+            ("web_search_price", self.web_search),
             ("long_input_price", self.long_input),
             ("long_cached_input_price", self.long_cached_input),
             ("long_cache_write_price", self.long_cache_write),

@@ -130,7 +130,7 @@ impl Session {
 }
 
 /// The columns of an export.
-const EXPORTED: [&str; 32] = [
+const EXPORTED: [&str; 34] = [
     "start_time",
     "end_time",
     "project_id",
@@ -155,12 +155,14 @@ const EXPORTED: [&str; 32] = [
     "audio_output_tokens",
     "image_output_tokens",
     "drained_output_tokens",
+    "web_search_calls",
     "input_cost",
     "cached_input_cost",
     "cache_write_cost",
     "output_cost",
     "drained_output_cost",
     "request_cost",
+    "tool_cost",
     "adjusted_cost",
     "cost",
 ];

@@ -49,6 +49,7 @@ pub(crate) struct UsageResult {
     audio_output_tokens: i64,
     image_output_tokens: i64,
     drained_output_tokens: i64,
+    web_search_calls: i64,
     /// Of input that was neither read from the cache nor written to it.
     input_cost: Money,
     cached_input_cost: Money,
@@ -58,6 +59,8 @@ pub(crate) struct UsageResult {
     drained_output_cost: Money,
     /// Of requests beside their tokens.
     request_cost: Money,
+    /// Of tools that providers ran.
+    tool_cost: Money,
     /// Corrections and refunds.
     adjusted_cost: Money,
     cost: Money,
@@ -143,12 +146,14 @@ impl UsageResult {
             audio_output_tokens: sums.audio_output_tokens,
             image_output_tokens: sums.image_output_tokens,
             drained_output_tokens: sums.drained_output_tokens,
+            web_search_calls: sums.web_search_calls,
             input_cost: sums.input_cost,
             cached_input_cost: sums.cached_input_cost,
             cache_write_cost: sums.cache_write_cost,
             output_cost: sums.output_cost,
             drained_output_cost: sums.drained_output_cost,
             request_cost: sums.request_cost,
+            tool_cost: sums.tool_cost,
             adjusted_cost: sums.adjusted_cost,
             cost: sums.cost(),
         }

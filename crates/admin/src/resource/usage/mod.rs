@@ -13,7 +13,9 @@ use crate::gate::Cx;
 use crate::operation::Access;
 use crate::operation::Operations;
 pub(crate) use query::{Asked, By, ByCost, CostsQuery};
-use query::{CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery};
+use query::{
+    ByWebSearch, CompletionsQuery, FileSearchQuery, ImagesQuery, InputQuery, ProjectQuery, WebSearchQuery,
+};
 use result::{
     CodeInterpreterResult, CompletionsResult, FileSearchResult, ImagesResult, InputResult, SpeechesResult,
     TranscriptionsResult, VectorStoresResult, WebSearchResult,
@@ -105,8 +107,17 @@ async fn file_search_calls(cx: &mut Cx, input: FileSearchQuery) -> Result<Bucket
     nothing(cx, &input)
 }
 
+/// Of whatever kind of requests; those of one size of context are not told apart.
 async fn web_search_calls(cx: &mut Cx, input: WebSearchQuery) -> Result<Buckets<WebSearchResult>> {
-    nothing(cx, &input)
+    let span = Span::of(&input.when(), cx.now)?;
+    if !input.context_levels.is_empty() {
+        return Ok(span.page(Vec::new(), |_| Vec::new()));
+    }
+    let query = question(cx, &span, None, &input, Vec::new());
+    let groups = usage::sums(&mut cx.tx, &query).await?;
+    let by_source = input.group_by.contains(&By::Dimension(ByWebSearch::ApiSource));
+    let labels = input.labels();
+    Ok(span.page(groups, |group| WebSearchResult::of(group, by_source, &labels).into_iter().collect()))
 }
 
 fn nothing<R>(cx: &Cx, input: &impl Asked) -> Result<Buckets<R>> {

@@ -110,6 +110,43 @@ impl InputResult {
     }
 }
 
+/// Of searches of the web that providers ran.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct WebSearchResult {
+    object: &'static str,
+    /// All requests of the group, whether they searched or not.
+    num_model_requests: i64,
+    num_requests: i64,
+    project_id: Option<String>,
+    user_id: Option<String>,
+    api_key_id: Option<String>,
+    model: Option<String>,
+    context_level: Option<&'static str>,
+    api_source: Option<&'static str>,
+    /// Extension: of the labels that are grouped by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<LabelValues>,
+}
+
+impl WebSearchResult {
+    /// `None` for a group without a search.
+    pub(crate) fn of(group: &Group, by_source: bool, labels: &[String]) -> Option<Self> {
+        let result = Self {
+            object: "organization.usage.web_searches.result",
+            num_model_requests: group.sums.requests,
+            num_requests: group.sums.web_search_calls,
+            project_id: owned(group, Dimension::Project),
+            user_id: owned(group, Dimension::Owner),
+            api_key_id: owned(group, Dimension::Key),
+            model: owned(group, Dimension::Model),
+            context_level: None,
+            api_source: by_source.then_some("unlabeled"),
+            labels: labelled(group, labels),
+        };
+        (result.num_requests > 0).then_some(result)
+    }
+}
+
 pub(crate) fn owned(group: &Group, dimension: Dimension) -> Option<String> {
     group.dimension(dimension).map(str::to_owned)
 }
@@ -150,10 +187,6 @@ unused! {
 unused! {
     FileSearchResult: num_requests: i64, user_id: Option<String>, api_key_id: Option<String>,
     vector_store_id: Option<String>
-}
-unused! {
-    WebSearchResult: num_model_requests: i64, num_requests: i64, user_id: Option<String>, api_key_id: Option<String>,
-    model: Option<String>, context_level: Option<String>, api_source: Option<String>
 }
 unused! { VectorStoresResult: usage_bytes: i64 }
 unused! { CodeInterpreterResult: num_sessions: u64 }
