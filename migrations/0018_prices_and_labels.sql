@@ -7,14 +7,16 @@ CREATE TABLE model_price (
     effective_from BIGINT NOT NULL,
     -- NULL until further notice.
     effective_until BIGINT,
+    -- Until when it was to hold when it was set, whatever came of that.
+    asked_until BIGINT,
     -- An object of decimal texts; what is not in it is as the embedded data has it.
     figures TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     created_by TEXT
 );
 CREATE INDEX model_price_by_model ON model_price (model, effective_from);
-INSERT INTO model_price (version, model, effective_from, effective_until, figures, created_at, created_by)
-SELECT ROW_NUMBER() OVER (ORDER BY model), model, updated_at, NULL,
+INSERT INTO model_price (version, model, effective_from, effective_until, asked_until, figures, created_at, created_by)
+SELECT ROW_NUMBER() OVER (ORDER BY model), model, updated_at, NULL, NULL,
     '{"input_price":' || COALESCE('"' || CAST(input_price / 1000000 AS TEXT) || '.'
         || SUBSTR(CAST(1000000 + input_price % 1000000 AS TEXT), 2) || '"', 'null')
     || ',"cached_input_price":' || COALESCE('"' || CAST(cached_input_price / 1000000 AS TEXT) || '.'

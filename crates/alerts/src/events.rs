@@ -202,16 +202,19 @@ async fn limits(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
             LEFT JOIN project p ON l.scope = 'project' AND p.id = l.scope_id
             LEFT JOIN app_user u ON l.scope = 'user' AND u.id = l.scope_id
             LEFT JOIN api_key k ON l.scope = 'api_key' AND k.id = l.scope_id
-        WHERE b.refused_at IS NOT NULL AND b.period_end > $1 AND l.mode = 'enforce' AND l.organization_id = $2";
+        WHERE b.refused_at IS NOT NULL AND b.period_end > $1 AND l.mode = 'enforce' AND l.organization_id = $2
+            AND NOT EXISTS (SELECT 1 FROM event_told t WHERE t.alert_id = $3
+                AND t.subject = l.id || ' ' || CAST(b.period_start AS TEXT) || ' ' || CAST(l.amount AS TEXT))";
     let (now, organization, project) = (clock.now(), alert.organization, alert.project);
+    let id = alert.id.clone();
     let rows: Vec<Row> = db
         .read(move |tx| {
             Box::pin(async move {
                 match project {
-                    None => tx.all(REACHED, &params![now, organization]).await,
+                    None => tx.all(REACHED, &params![now, organization, id]).await,
                     Some(project) => {
-                        let sql = Sql::from(REACHED).push(" AND (p.id = $3 OR k.project_id = $3)");
-                        tx.all(sql, &params![now, organization, project]).await
+                        let sql = Sql::from(REACHED).push(" AND (p.id = $4 OR k.project_id = $4)");
+                        tx.all(sql, &params![now, organization, id, project]).await
                     }
                 }
             })
@@ -232,7 +235,7 @@ async fn limits(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
             "period_start": start,
             "period_end": end,
         });
-        // Raised and reached again, it is told again.
+        // Raised and reached again, it is told again. The question above asks for the same text.
         let subject = format!("{limit} {} {}", start.0, amount.nanos());
         let (alert, clock) = (alert.clone(), clock.clone());
         db.write(move |tx| {
@@ -277,17 +280,18 @@ async fn put(
     outbox::put(tx, clock, New { alert: alert.id.clone(), event, payload, now }).await
 }
 
-/// A key as it is told of.
+/// Keys as they are told of: how many, and the first of them.
 struct Told {
-    id: KeyId,
-    data: Value,
+    count: u64,
+    keys: Vec<Key>,
 }
 
-impl FromRow for Told {
+struct Key(Value);
+
+impl FromRow for Key {
     fn from_row(row: &Row) -> Result<Self> {
-        let id: KeyId = row.get("id")?;
-        let data = json!({
-            "id": id,
+        Ok(Self(json!({
+            "id": row.get::<KeyId>("id")?,
             "name": row.get::<String>("name")?,
             "project_id": row.get::<Option<ProjectId>>("project_id")?,
             "project_name": row.get::<Option<String>>("project_name")?,
@@ -295,15 +299,14 @@ impl FromRow for Told {
             "created_at": row.get::<Timestamp>("created_at")?,
             "expires_at": row.get::<Option<Timestamp>>("expires_at")?,
             "last_used_at": row.get::<Option<Timestamp>>("last_used_at")?,
-        });
-        Ok(Self { id, data })
+        })))
     }
 }
 
-const KEYS: &str =
-    "SELECT k.id, k.name, k.project_id, p.name AS project_name, COALESCE(k.user_id, k.service_account_id)
-        AS owner_id, k.created_at, k.expires_at, k.last_used_at
-    FROM api_key k LEFT JOIN project p ON p.id = k.project_id
+const COUNT: &str = "SELECT COUNT(*)";
+const KEYS: &str = "SELECT k.id, k.name, k.project_id, p.name AS project_name,
+    COALESCE(k.user_id, k.service_account_id) AS owner_id, k.created_at, k.expires_at, k.last_used_at";
+const FROM: &str = " FROM api_key k LEFT JOIN project p ON p.id = k.project_id
     WHERE k.organization_id = $1 AND k.revoked_at IS NULL AND p.archived_at IS NULL";
 
 /// Keys about which something has come true since they were looked at last.
@@ -339,13 +342,12 @@ async fn keys(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
             if tx.execute(sql, &values).await? == 0 {
                 return Ok(());
             }
-            for (event, days, keys) in found.into_iter().filter(|(_, _, keys)| !keys.is_empty()) {
-                let named: Vec<&Value> = keys.iter().take(NAMED_MAX).map(|key| &key.data).collect();
+            for (event, days, told) in found.into_iter().filter(|(_, _, told)| told.count > 0) {
+                let named: Vec<Value> = told.keys.into_iter().map(|Key(data)| data).collect();
                 let data = json!({
                     "organization_id": alert.organization, "project_id": alert.project, "days": days,
-                    "count": keys.len(), "keys": named,
+                    "count": told.count, "keys": named,
                 });
-                tracing::debug!(event, count = keys.len(), first = ?keys.first().map(|key| key.id), "keys are told of");
                 put(tx, &clock, &alert, event, data, now).await?;
             }
             Ok(())
@@ -356,46 +358,44 @@ async fn keys(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
 
 /// Those that came within so many days of their end since the last look, and had longer when they were made. At the first
 /// look those that are within the longest time.
-async fn expiring(tx: &mut Tx, alert: &Alert, days: i64, now: Timestamp) -> Result<Vec<Told>> {
+async fn expiring(tx: &mut Tx, alert: &Alert, days: i64, now: Timestamp) -> Result<Told> {
     let seconds = days * DAY;
     let above = match alert.looked_at {
         Some(before) => before.plus_seconds(seconds),
         None if days == EXPIRY_DAYS[0] => now,
-        None => return Ok(Vec::new()),
+        None => return Ok(Told { count: 0, keys: Vec::new() }),
     };
     // What lives for hours is made anew before anybody could read of it.
     let lifetime = seconds.max(EXPIRY_DAYS[1] * DAY);
-    let sql = Sql::from(KEYS)
-        .push(" AND k.expires_at > $2 AND k.expires_at <= $3 AND k.expires_at - k.created_at >= $4");
-    of_project(tx, alert, sql, above, now.plus_seconds(seconds), lifetime).await
+    let which = " AND k.expires_at > $2 AND k.expires_at <= $3 AND k.expires_at - k.created_at >= $4";
+    told_of(tx, alert, which, above, now.plus_seconds(seconds), lifetime).await
 }
 
 /// Those that came to have rested for so long since the last look; at the first all that have.
-async fn unused(tx: &mut Tx, alert: &Alert, now: Timestamp) -> Result<Vec<Told>> {
+async fn unused(tx: &mut Tx, alert: &Alert, now: Timestamp) -> Result<Told> {
     let seconds = alert.unused_after_days * DAY;
     let above = alert.looked_at.map_or(Timestamp(0), |before| before.plus_seconds(-seconds));
-    let sql = Sql::from(KEYS).push(
+    let which =
         " AND COALESCE(k.last_used_at, k.created_at) > $2 AND COALESCE(k.last_used_at, k.created_at) <= $3
-            AND (k.expires_at IS NULL OR k.expires_at > $4)",
-    );
-    of_project(tx, alert, sql, above, now.plus_seconds(-seconds), now.0).await
+        AND (k.expires_at IS NULL OR k.expires_at > $4)";
+    told_of(tx, alert, which, above, now.plus_seconds(-seconds), now.0).await
 }
 
-async fn of_project(
+async fn told_of(
     tx: &mut Tx,
     alert: &Alert,
-    sql: Sql,
+    which: &'static str,
     above: Timestamp,
     up_to: Timestamp,
     last: i64,
-) -> Result<Vec<Told>> {
+) -> Result<Told> {
     let mut values = params![alert.organization, above, up_to, last].to_vec();
-    let sql = match alert.project {
-        None => sql,
-        Some(project) => {
-            values.push(project.to_value());
-            sql.push(" AND k.project_id = $5")
-        }
-    };
-    tx.all(sql.push(" ORDER BY k.id"), &values).await
+    values.extend(alert.project.map(|project| project.to_value()));
+    let of_project = if alert.project.is_some() { " AND k.project_id = $5" } else { "" };
+    let sql = |select: &'static str| Sql::from(select).push(FROM).push(which).push(of_project);
+    let row: Row = tx.one(sql(COUNT), &values).await?;
+    let place = values.len() + 1;
+    values.push(NAMED_MAX.to_value());
+    let keys = tx.all(sql(KEYS).push(" ORDER BY k.id LIMIT ").push_param(place), &values).await?;
+    Ok(Told { count: row.at(0)?, keys })
 }

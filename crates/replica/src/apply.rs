@@ -241,13 +241,18 @@ async fn advance(tx: &mut Tx, current: &Snapshot, keyring: &Keyring) -> Result<O
     let mut next = current.clone();
     next.seq = last.seq;
     next.last_change = Some(Arc::from(last.entity_id.as_str()));
-    for change in &changes {
-        apply(tx, &mut next, change, keyring).await?;
+    let is_of_catalog = |change: &&Change| matches!(change.entity, Some(Entity::Upstream | Entity::Model));
+    for change in changes.iter().filter(|change| !is_of_catalog(change)) {
+        apply(tx, &mut next, change).await?;
+    }
+    // It is read whole, and so once for all that changed in it.
+    if changes.iter().any(|change| is_of_catalog(&change)) {
+        next.catalog = Arc::new(rows::catalog(tx, keyring).await?);
     }
     Ok(Some((next, changes.len() < CHANGES_AT_ONCE)))
 }
 
-async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyring) -> Result<()> {
+async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change) -> Result<()> {
     let id = change.entity_id.as_str();
     match change.entity {
         Some(Entity::ApiKey) => {
@@ -308,9 +313,9 @@ async fn apply(tx: &mut Tx, next: &mut Snapshot, change: &Change, keyring: &Keyr
             }
         }
         Some(Entity::Organization) => next.organizations = Arc::new(rows::organizations(tx).await?),
-        Some(Entity::Upstream | Entity::Model) => next.catalog = Arc::new(rows::catalog(tx, keyring).await?),
-        // The ledger reads limits itself, in the transaction that counts towards them.
-        Some(Entity::SpendLimit) => {}
+        // Whoever applies reads the catalog once, after all others. The ledger reads limits itself, in the transaction that
+        // counts towards them.
+        Some(Entity::Upstream | Entity::Model | Entity::SpendLimit) => {}
         None => tracing::warn!(seq = change.seq, "a change of a kind that this version does not know"),
     }
     Ok(())

@@ -459,6 +459,7 @@ pub fn read_price(row: &Row) -> Result<OwnPrice> {
         version: row.get("version")?,
         from: row.get("effective_from")?,
         until: row.get("effective_until")?,
+        asked_until: row.get("asked_until")?,
         figures: Figures::from_stored(&row.get::<String>("figures")?)?,
     })
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tollgate_core::price::PriceVersion;
 use tollgate_core::price_book::{self, Figures, FiguresPatch, OwnPrice, Versions};
 use tollgate_core::{Error, Permission, Result, Timestamp};
-use tollgate_store::{Row, params};
+use tollgate_store::{Entity, Row, params};
 
 use crate::arguments;
 use crate::audit::Event;
@@ -218,9 +218,9 @@ async fn import(cx: &mut Cx, input: ImportPrices) -> Result<PriceImport> {
             models.insert(model.clone(), (stored.clone(), stored));
         }
         let Some((_, after)) = models.get_mut(&model) else { continue };
-        let is_there = after.in_force(wanted.from).is_some_and(|price| {
-            price.figures == wanted.figures && (wanted.until.is_none() || wanted.until == price.until)
-        });
+        let is_there = after
+            .in_force(wanted.from)
+            .is_some_and(|price| price.figures == wanted.figures && wanted.until == price.asked_until);
         if is_there {
             unchanged += 1;
             continue;
@@ -242,11 +242,8 @@ async fn import(cx: &mut Cx, input: ImportPrices) -> Result<PriceImport> {
     } else {
         for (model, (before, after)) in models.iter().filter(|(_, (before, after))| before != after) {
             book.write(cx, model, before, after).await?;
-            models::told(cx, model).await?;
         }
-        if data.is_empty() {
-            cx.unchanged();
-        }
+        tell_import(cx, &data).await?;
     }
     Ok(PriceImport {
         object: "tollgate.price_import",
@@ -255,6 +252,23 @@ async fn import(cx: &mut Cx, input: ImportPrices) -> Result<PriceImport> {
         unchanged,
         data,
     })
+}
+
+/// All of them take effect as one, and are one event of the audit log.
+async fn tell_import(cx: &mut Cx, data: &[PriceChange]) -> Result<()> {
+    let Some(first) = data.first() else {
+        cx.unchanged();
+        return Ok(());
+    };
+    cx.changed_named(Entity::Model, &first.model).await?;
+    let organization = cx.organization();
+    let prices: Vec<Value> = data
+        .iter()
+        .map(|change| serde_json::json!({"model": change.model, "id": change.price_id, "effective_from": change.effective_from}))
+        .collect();
+    let payload = serde_json::json!({"id": organization, "changes_requested": {"prices": prices}});
+    cx.record(Event::OrganizationUpdated, organization, None, payload);
+    Ok(())
 }
 
 fn differences(old: &Figures, new: &Figures) -> BTreeMap<&'static str, Value> {
@@ -279,7 +293,7 @@ pub(crate) async fn patch(cx: &mut Cx, model: &str, patch: &FiguresPatch) -> Res
         after.end(current.map(|price| price.version).unwrap_or_default(), cx.now);
     } else {
         // As long as what it takes the place of would have held.
-        let until = current.and_then(|price| price.until);
+        let until = current.and_then(|price| price.until.filter(|until| price.asked_until == Some(*until)));
         book.set(&mut after, &Wanted { from: cx.now, until, figures }, cx.now, "")?;
     }
     book.write(cx, model, &before, &after).await
@@ -366,7 +380,7 @@ impl Book {
         let Wanted { from, until, figures } = *wanted;
         let version = self.next;
         self.next += 1;
-        let new = OwnPrice { version, from, until, figures };
+        let new = OwnPrice { version, from, until, asked_until: until, figures };
         versions.set(new, now, &mut self.next).map_err(|(version, from)| {
             let param = format!("{at}effective_from");
             let later = format!("price_{version} from {from}");
@@ -405,14 +419,15 @@ impl Book {
         for price in after.0.iter().filter(|price| find(before, price.version).is_none()) {
             cx.tx
                 .execute(
-                    "INSERT INTO model_price (version, model, effective_from, effective_until, figures, created_at,
-                        created_by)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    "INSERT INTO model_price (version, model, effective_from, effective_until, asked_until, figures,
+                        created_at, created_by)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                     &params![
                         price.version,
                         model,
                         price.from,
                         price.until,
+                        price.asked_until,
                         price.figures.to_stored(),
                         cx.now,
                         by,

@@ -12,6 +12,8 @@ pub struct OwnPrice {
     pub from: Timestamp,
     /// `None`: until further notice.
     pub until: Option<Timestamp>,
+    /// Until when it was to hold when it was set; others may have ended it before.
+    pub asked_until: Option<Timestamp>,
     pub figures: Figures,
 }
 
@@ -73,10 +75,14 @@ impl Versions {
         }
         if price.from > now {
             self.0.remove(at);
-            let before = self.0.iter_mut().find(|other| other.until == Some(price.from));
-            // One that was ended by hand stays ended.
-            if let Some(before) = before.filter(|before| before.from < price.from) {
-                before.until = price.until;
+            // What was to end then ends.
+            let goes_on = |other: &&mut OwnPrice| {
+                other.from < price.from
+                    && other.until == Some(price.from)
+                    && other.asked_until != Some(price.from)
+            };
+            if let Some(before) = self.0.iter_mut().find(goes_on) {
+                before.until = [price.until, before.asked_until].into_iter().flatten().min();
             }
         } else {
             self.0[at].until = Some(now);
@@ -142,7 +148,8 @@ mod tests {
             output_price: Some(UnitPrice(0)),
             ..Figures::default()
         };
-        OwnPrice { version, from: Timestamp(from), until: until.map(Timestamp), figures }
+        let until = until.map(Timestamp);
+        OwnPrice { version, from: Timestamp(from), until, asked_until: until, figures }
     }
 
     #[test]
@@ -175,7 +182,8 @@ mod tests {
     #[test]
     fn a_version_that_leaves_figures_as_they_are_says_so() {
         let cached = Figures { cached_input_price: Some(UnitPrice(1)), ..Figures::default() };
-        let price = OwnPrice { version: 7, from: Timestamp(0), until: None, figures: cached };
+        let price =
+            OwnPrice { version: 7, from: Timestamp(0), until: None, asked_until: None, figures: cached };
         let (version, figures) = in_force("gpt-5.4", &[price], Timestamp(5));
         assert!(version.to_string().starts_with("price_7+embedded-"), "{version}");
         assert_eq!(figures.cached_input_price, Some(UnitPrice(1)));
@@ -219,9 +227,21 @@ mod tests {
     #[test]
     fn what_has_not_begun_is_taken_out_and_what_has_is_ended() {
         let now = Timestamp(1_000);
-        let mut versions = Versions(vec![own(1, 500, Some(2_000), 1), own(2, 2_000, None, 2)]);
+        let mut versions = Versions(vec![own(1, 500, None, 1)]);
+        versions.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
+        assert_eq!(times(&versions), [(1, 500, Some(2_000)), (2, 2_000, None)]);
         assert!(versions.end(2, now));
         assert_eq!(times(&versions), [(1, 500, None)]);
+        // What was to end by itself does.
+        let mut limited = Versions(vec![own(1, 500, Some(2_000), 1)]);
+        limited.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
+        assert!(limited.end(2, now));
+        assert_eq!(times(&limited), [(1, 500, Some(2_000))]);
+        let mut cut = Versions(vec![own(1, 500, Some(5_000), 1)]);
+        cut.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
+        assert_eq!(times(&cut), [(1, 500, Some(2_000)), (2, 2_000, None)]);
+        assert!(cut.end(2, now));
+        assert_eq!(times(&cut), [(1, 500, Some(5_000))]);
         assert!(versions.end(1, now));
         assert_eq!(times(&versions), [(1, 500, Some(1_000))]);
         assert!(!versions.end(1, now) && !versions.end(7, now));
