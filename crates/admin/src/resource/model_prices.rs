@@ -218,9 +218,14 @@ async fn import(cx: &mut Cx, input: ImportPrices) -> Result<PriceImport> {
             models.insert(model.clone(), (stored.clone(), stored));
         }
         let Some((_, after)) = models.get_mut(&model) else { continue };
-        let is_there = after
-            .in_force(wanted.from)
-            .is_some_and(|price| price.figures == wanted.figures && wanted.until == price.asked_until);
+        let is_there = after.in_force(wanted.from).is_some_and(|price| {
+            let ends_alike = match wanted.until {
+                // One that another follows is there still.
+                None => price.asked_until.is_none(),
+                until => until == price.until || until == price.asked_until,
+            };
+            price.figures == wanted.figures && ends_alike
+        });
         if is_there {
             unchanged += 1;
             continue;
