@@ -72,9 +72,12 @@ def world(gateway, simulator, tmp_path):
     server.projects, server.keys, server.first, server.second = [server.project(f"Project {number}") for number in range(3)], [], simulator, second
     try:
         server.upstream(second, name="second")
+        for number, project in enumerate(server.projects[1:]):
+            server.post(f"/v1/organization/projects/{project}", {"labels": {"team": f"team {number}"}})
         for project in server.projects:
             for owner in ({}, {"service_account_id": robot(server, project)}):
-                server.keys.append({**server.key(project, **owner), "project_id": project})
+                labels = {"labels": {"robot": "yes"}} if owner else {}
+                server.keys.append({**server.key(project, **owner, **labels), "project_id": project})
         for turn in range(40):
             key = draw.choice(server.keys)["value"]
             model = draw.choice(["gpt-4o-mini", "gpt-4o", "gpt-4o"])
@@ -120,8 +123,8 @@ def test_money_is_the_same_however_it_is_asked_for(world):
     ids = {"project_ids": world.projects, "api_key_ids": [key["id"] for key in world.keys], "models": ["gpt-4o", "gpt-4o-mini", "text-embedding-3-small"],
            "user_ids": [world.owner, *{r["user_id"] for r in results(world, ALL, group_by="user_id")}.difference({world.owner})],
            "upstream_ids": [u["id"] for u in world.get("/tollgate/v1/upstreams").json["data"]]}
-    groups = ["project_id", "user_id", "api_key_id", "line_item", "api_source", "model", "upstream_id"]
-    of_all = ["project_id", "user_id", "api_key_id", "model", "upstream_id", "service_tier", "endpoint"]
+    groups = ["project_id", "user_id", "api_key_id", "line_item", "api_source", "model", "upstream_id", "label:team", "label:absent"]
+    of_all = ["project_id", "user_id", "api_key_id", "model", "upstream_id", "service_tier", "endpoint", "label:team", "label:robot"]
     assert len({r["upstream_id"] for r in results(world, COSTS, group_by="upstream_id")}) == 2
     draw = random.Random(11)
     for turn in range(120):
