@@ -6,6 +6,8 @@ ALTER TABLE spend_alert ADD COLUMN events TEXT;
 ALTER TABLE spend_alert ADD COLUMN unused_after_days BIGINT;
 -- Up to when the expiry and the use of keys were looked at for it.
 ALTER TABLE spend_alert ADD COLUMN looked_at BIGINT;
+-- Who made it: of what operators alone are told, only as long as they are one.
+ALTER TABLE spend_alert ADD COLUMN created_by TEXT;
 CREATE INDEX spend_alert_of_events ON spend_alert (organization_id, id) WHERE events IS NOT NULL;
 
 -- What an alert was told of once, and must not be again.

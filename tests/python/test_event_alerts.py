@@ -48,7 +48,10 @@ def test_a_limit_that_is_reached_is_told_once_and_again_when_it_was_raised(told,
     path = f"/tollgate/v1/api_keys/{key['id']}/spend_limits"
     limit = told.post(path, {"threshold_amount": 1, "interval": "day"}).json["id"]
     ask = lambda tokens=900: told.chat(key["value"], model="gpt-4o", max_completion_tokens=tokens, simulate={"output_tokens": tokens})
-    assert ask().status == 200 and ask().status == 429 and ask().status == 429
+    # One that is too large for what is left does not mean that it is reached.
+    assert ask(300).status == 200 and ask(900).status == 429
+    quiet(told, hook)
+    assert ask(600).status == 200 and ask().status == 429 and ask().status == 429
     event, data = heard(hook)
     assert event == "spend_limit.reached" and (data["scope"], data["scope_id"], data["scope_name"], data["interval"]) == ("api_key", key["id"], "crawler", "day"), data
     assert (data["amount"], data["event_alert_id"]) == ("0.010000000", everything["id"]) and 0 < float(data["spent"]) < 0.01
@@ -118,10 +121,10 @@ def test_keys_that_expire_are_told_of_at_fourteen_and_three_days_and_when_they_h
 
 
 def test_a_new_alert_tells_of_keys_that_expire_soon_or_rest_already(told, hook, mailbox):
-    aged(told, {"soon": (100, 9, 1), "resting": (200, None, 95), "never used": (91, None, None), "young": (80, None, None), "busy": (200, None, 1), "expired": (200, -1, 150)})
+    aged(told, {"soon": (100, 9, 1), "short": (5, 5, 1), "resting": (200, None, 95), "never used": (91, None, None), "young": (80, None, None), "busy": (200, None, 1), "expired": (200, -1, 150)})
     listen(told, webhook(hook), "api_key.expiring", "api_key.unused")
     seen = dict(heard(hook) for _ in range(2))
-    assert names(seen["api_key.expiring"]) == ["soon"] and seen["api_key.expiring"]["days"] == 14
+    assert names(seen["api_key.expiring"]) == ["short", "soon"] and seen["api_key.expiring"]["days"] == 14
     assert names(seen["api_key.unused"]) == ["never used", "resting"] and (seen["api_key.unused"]["days"], seen["api_key.unused"]["count"]) == (90, 2)
     listen(told, mail_to("ops@example.com"), "api_key.unused", unused_after_days=79)
     to, mail = mailbox.mails.get(timeout=30)
@@ -185,6 +188,52 @@ def test_event_alerts_that_cannot_be_are_refused(server, body, param):
     refused = server.post(ALERTS, body)
     assert refused.status == 400 and refused.error["param"] == param, refused
     assert server.stored() == before
+
+
+def test_nobody_has_keys_named_whom_they_are_not_shown_and_names_call_no_channel(told, hook):
+    made = told.post("/v1/organization/admin_api_keys", {"name": "money", "scopes": ["api.organization.spend_limits.read", "api.organization.spend_limits.write"]}).json
+    key = told.remember(made["value"])
+    for event in ("api_key.unused", "api_key.expiring"):
+        refused = told.post(ALERTS, {"events": [event], "notification_channel": mail_to()}, key=key)
+        assert refused.status == 403, refused
+    assert told.post(ALERTS, {"events": ["spend_limit.reached"], "notification_channel": mail_to()}, key=key).status == 200
+    aged(told, {"<!channel> <https://evil.example|Renew & win>": (200, None, 95)})
+    listen(told, {"type": "slack", "url": hook.url}, "api_key.unused")
+    text = json.loads(hook.posts.get(timeout=30)[2])["text"]
+    assert "&lt;!channel&gt; &lt;https://evil.example|Renew &amp; win&gt;" in text and "<" not in text
+
+
+def test_an_outage_that_follows_another_closely_is_told_if_it_lasts_and_only_to_operators(told, hook):
+    broken = [True]
+    told.fake(lambda body, handler: (500, {"error": {"message": "x"}}) if broken else (200, Fake.completion()))
+    listen(told, webhook(hook), "upstream.down")
+    key = told.key(told.default_project)["value"]
+    fail = lambda: until(lambda: told.chat(key, model="fake").status >= 500 and told.chat(key, model="fake").status >= 500)
+    for _ in range(6):
+        fail()
+    assert heard(hook)[0] == "upstream.down"
+    broken.clear()
+    until(lambda: told.chat(key, model="fake").status == 200)
+    assert heard(hook)[0] == "upstream.recovered"
+    broken.append(True)
+    for _ in range(6):
+        fail()
+    quiet(told, hook)
+    assert told.process.stop() == 0
+    with told.database() as database:
+        database.execute("UPDATE upstream_outage SET since = since - 3600, told_at = told_at - 3600")
+    told.start()
+    for _ in range(6):
+        fail()
+    event, data = heard(hook)
+    assert event == "upstream.down" and data["since"] < time.time() - 3_000
+    assert told.process.stop() == 0
+    with told.database() as database:
+        database.execute("UPDATE app_user SET is_operator = FALSE")
+    told.start()
+    broken.clear()
+    until(lambda: told.chat(key, model="fake").status == 200)
+    quiet(told, hook)
 
 
 def test_only_operators_are_told_how_upstreams_are(server):

@@ -115,7 +115,7 @@ def test_a_request_adds_only_what_its_project_allows(gateway):
     assert twice is not None
 
 
-@pytest.mark.parametrize("labels", [{"a b": "x"}, {"": "x"}, {"a": ""}, {"a": "x" * 129}, {"a": "x\u0001"}, {f"l{n}": "x" for n in range(17)}, {"x" * 65: "y"}, {"a": 1}, ["a"], "a=b"])
+@pytest.mark.parametrize("labels", [{"a b": "x"}, {"": "x"}, {"a": ""}, {"a": "x" * 129}, {"a": "x\u0001"}, {"a": " x"}, {f"l{n}": "x" for n in range(17)}, {"x" * 65: "y"}, {"a": 1}, ["a"], "a=b"])
 def test_labels_that_cannot_be_are_refused_everywhere(server, labels):
     project = server.project()
     key = server.key(project)["id"]
@@ -143,14 +143,18 @@ def test_labels_on_the_command_line(gateway, cli, tmp_path):
     key = cli.json("key", "create", "k", "-p", project, "--label", "env=prod", "--out", secret)["id"]
     gateway.remember(secret.read_text().strip())
     assert gateway.chat(secret.read_text().strip()).status == 200
+    assert gateway.chat(secret.read_text().strip(), model="gpt-4o").status == 200
+    [total] = cli.json("cost", "--label", "team", "--total", "--since", "30d")
+    assert Decimal(str(total["amount"]["value"])) == money(gateway) and total["labels"] == {"team": "ml"}
     shown = cli("cost", "--label", "team", "--label", "env").stdout
     assert "env=prod team=ml" in shown
     rows = list(csv.DictReader(io.StringIO(cli("usage", "export", "--by", "model", "--label", "team", "--bucket", "1h").stdout)))
-    assert [(row["model"], row["label:team"], row["num_requests"]) for row in rows] == [("gpt-4o-mini", "ml", "1")]
+    assert sorted((row["model"], row["label:team"], row["num_requests"]) for row in rows) == [("gpt-4o", "ml", "1"), ("gpt-4o-mini", "ml", "1")]
     lines = [json.loads(line) for line in cli("usage", "export", "--by", "model", "--label", "team", "--to", "jsonl").stdout.splitlines()]
     assert lines[0]["labels"] == {"team": "ml"}
     assert cli.json("project", "update", project, "--label", "none")["labels"] == {}
-    assert cli.json("key", "update", key, "-p", project, "--label", "env=test")["labels"] == {"env": "test"}
+    assert cli.json("key", "update", key, "-p", project, "--label", "tier=gold")["labels"] == {"env": "prod", "tier": "gold"}, "others stay"
+    assert cli.json("key", "update", key, "-p", project, "--label", "env=test", "--label", "tier=")["labels"] == {"env": "test"}
     robot = cli.json("service-account", "create", "r", "-p", project, "--label", "a=b", "--out", tmp_path / "robot")
     gateway.remember((tmp_path / "robot").read_text().strip())
     assert robot["labels"] == {"a": "b"}

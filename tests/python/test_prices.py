@@ -55,6 +55,34 @@ def test_a_picture_that_nobody_counts_is_charged_as_one(server, key):
     assert cost(server, key, modalities=["image", "text"]) == Decimal(10 * 1 + 100 * 40) / 1_000_000
 
 
+def test_a_hold_has_room_for_pictures_whoever_asked_for_them(server, key):
+    details = {"prompt_tokens_details": {"image_tokens": 9}, "completion_tokens_details": {"image_tokens": 900}}
+    server.fake(lambda body, handler: (200, Fake.completion(output=1000, **details)), image_input_price="1000", image_output_price="1000")
+    server.post("/v1/organization/spend_limit", LIMIT)
+    row = ask(server, key)
+    assert Decimal(row["cost"]) > Decimal("0.9") and Decimal(row["bound"]) >= Decimal(row["cost"]) - Decimal("0.009"), "a model that draws may draw unasked"
+    file = [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "file", "file": {"filename": "x.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}}]}]
+    row = ask(server, key, messages=file)
+    assert Decimal(row["bound"]) >= Decimal(8192) * 1000 / 1_000_000, "what is in a file may be seen"
+    # What costs more than its hold all the same is learned, though no bound of tokens is exceeded.
+    server.post("/tollgate/v1/models/fake", {"audio_output_price": "100000"})
+    server.fake(lambda body, handler: (200, Fake.completion(output=1000, completion_tokens_details={"audio_tokens": 1000})))
+    while server.requests()[0]["flags"] != ["above_bound"]:
+        ask(server, key)
+    assert server.get(f"{MODELS}/fake").json["bound_violations"]["count"] == 1
+
+
+def test_a_dearer_tier_that_nobody_can_rule_out_is_held(server, key):
+    usage = {"input_tokens": 10, "output_tokens": 1000, "service_tier": "priority"}
+    server.fake(lambda body, handler: (200, {"id": "msg_1", "type": "message", "role": "assistant", "model": "fake", "content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn", "usage": usage}), priority_price_factor="3")
+    server.post("/v1/organization/spend_limit", LIMIT)
+    body = {"model": "fake", "max_tokens": 1000, "messages": [{"role": "user", "content": "x"}]}
+    assert server.call("POST", "/v1/messages", body, key=key).status == 200
+    row = server.requests()[0]
+    assert Decimal(row["cost"]) == 3 * Decimal(10 + 1000 * 10) / 1_000_000 <= Decimal(row["bound"]) and row["flags"] == []
+    assert server.post(f"{MODELS}/fake", {"batch_price_factor": "1.1"}).error["param"] == "batch_price_factor"
+
+
 def test_pictures_without_a_price_are_refused_under_a_hard_limit_and_flagged_elsewhere(server, key):
     server.fake(lambda body, handler: (200, Fake.completion()))
     answer = server.chat(key, model="fake", max_tokens=10, modalities=["image"])
@@ -137,6 +165,14 @@ def test_a_planned_price_can_be_taken_back_and_a_past_one_stays(server):
     assert server.delete(f"{MODELS}/m/prices/price_1").status == 200
     assert server.get(f"{MODELS}/m").status == 404
     assert server.delete(f"{MODELS}/m/prices/price_1").error["code"] == "price_ended"
+    # A price for a time that is ended early gives way to what was before, and not to nothing.
+    first = set_().json["id"]
+    offer = server.post(f"{MODELS}/m/prices", {"effective_until": now() + DAY, "prices": {"input_price": "0.5", "output_price": "1"}}).json["id"]
+    assert server.get(f"{MODELS}/m").json["input_price"] == "0.5"
+    assert server.delete(f"{MODELS}/m/prices/{offer}").status == 200
+    assert server.get(f"{MODELS}/m").json["input_price"] == "1"
+    assert len({v["id"] for v in server.get(f"{MODELS}/m/prices").json["data"]} | {later["id"], first}) == 6, "no number is used again"
+    assert server.delete(f"{MODELS}/m").status == 200 and server.get(f"{MODELS}/m").status == 404
     for gone in ["price_9", "embedded-2026-01-01", "x"]:
         assert server.delete(f"{MODELS}/m/prices/{gone}").status == 404
     assert server.get(f"{MODELS}/nobody/prices").status == 404
@@ -158,6 +194,7 @@ def test_a_planned_price_can_be_taken_back_and_a_past_one_stays(server):
     ({"prices": {"input_price": "1"}, "effective_from": 1_000_000}, "effective_from"),
     ({"prices": {"input_price": "1"}, "effective_from": 99_999_999_999}, "effective_from"),
     ({"prices": {"input_price": "1"}, "effective_until": 5}, "effective_until"),
+    ({"prices": {"input_price": "1"}, "effective_until": 9_223_372_036_854_775_807}, "effective_until"),
     ({"prices": {"input_price": "1"}, "effective_from": "soon"}, "effective_from"),
     ({"prices": {"input_price": "1"}, "until": 1}, "until"),
 ])
@@ -179,7 +216,33 @@ def test_versions_that_overlap_are_refused(server):
         assert refused.status == 400 and refused.error["code"] == "prices_overlap" and refused.error["param"] == "effective_from", refused
     assert set_().json["effective_until"] == at, "without an end until the next begins"
     twice = {"prices": [{"model": "n", "effective_from": at, "prices": {"input_price": price}} for price in "12"]}
-    assert server.post(PRICES, twice).error["code"] == "prices_overlap" and server.get(PRICES).json["data"][-1]["model"] == "m"
+    refused = server.post(PRICES, twice)
+    assert refused.error["code"] == "prices_overlap" and refused.error["param"] == "prices[1].effective_from" and "prices[0]" in refused.error["message"]
+    assert server.get(PRICES).json["data"][-1]["model"] == "m"
+
+
+def test_a_list_corrects_what_it_planned_and_can_be_imported_again_when_it_holds(server, key):
+    entry = lambda price, at: {"model": "m", "effective_from": at, "prices": {"input_price": price, "output_price": "1"}}
+    take = lambda *entries, **more: server.post(PRICES, {"prices": list(entries), **more}).json
+    at = now() + DAY
+    assert take(entry("1", at))["created"] == 1
+    changed = take(entry("2", at), dry_run=True)
+    assert changed["created"] == 1 and server.get(f"{MODELS}/m/prices").json["data"][0]["prices"]["input_price"] == "1"
+    assert take(entry("2", at))["created"] == 1 and take(entry("2", at))["unchanged"] == 1
+    assert [v["prices"]["input_price"] for v in server.get(f"{MODELS}/m/prices").json["data"]] == ["2"]
+    soon = now() + 1
+    assert take(entry("3", soon))["created"] == 1
+    until(lambda: server.get(f"{MODELS}/m").json.get("input_price") == "3")
+    until(lambda: now() > soon + 1)
+    assert take(entry("3", soon))["unchanged"] == 1, "it has begun, and is as it says"
+    assert server.post(PRICES, {"prices": [entry("4", soon)]}).error["param"] == "prices[0].effective_from"
+
+
+def test_a_long_list_is_one_change(server, key):
+    server.fake(lambda body, handler: (200, Fake.completion()))
+    entries = [{"model": f"model-{number}", "prices": {"input_price": "1"}} for number in range(5_000)]
+    assert server.post(PRICES, {"prices": entries}).json["created"] == 5_000
+    assert ask(server, key)["priced"] and server.get(f"{MODELS}/model-4999").json["input_price"] == "1"
 
 
 def test_a_price_list_is_compared_and_imported_from_the_command_line(gateway, cli, tmp_path):
@@ -208,7 +271,7 @@ def test_a_price_list_is_compared_and_imported_from_the_command_line(gateway, cl
     cli("model", "price", "delete", "local", rows[1]["id"])
     cli("model", "price", "set", "local", "--input", "5", "--output-price", "6", "--reasoning", "7", "--from", day, "--until", "60d")
     assert cli.json("model", "price", "list", "local")[1]["prices"]["reasoning_price"] == "7"
-    for bad, said in [("model,input_price\nx\n", "line"), ("model,price\nx,1\n", "`price`"), ("input_price\n1\n", "`model`"), ("", "model"), ("model,effective_from,input_price\nx,someday,1\n", "someday"),
+    for bad, said in [("model,input_price\nx\n", "line"), ("model,price\nx,1\n", "`price`"), ("input_price\n1\n", "`model`"), ("model;input_price\nx;1\n", "semicolons"), ("model,input_price,input_price\nx,1,2\n", "two columns"), ("", "model"), ("model,effective_from,input_price\nx,someday,1\n", "someday"),
                       ('{"prices":[{"model":"x","prices":{"input_price":"-1"}}]}', "prices[0].prices.input_price"), ("[{]", "bad")]:
         (tmp_path / "bad").write_text(bad)
         failed = cli("model", "price", "import", tmp_path / "bad", check=None)

@@ -131,6 +131,45 @@ def test_a_stream_that_breaks_off_is_charged_for_the_searches_that_were_seen(ser
     assert row["usage_source"] == "bound" and row["cost"] == row["bound"]
 
 
+def test_what_nobody_counts_is_told(server, key):
+    broken = []
+
+    def answer(body, handler):
+        if not body.get("stream"):
+            return 500, {"error": {"message": "x"}}
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for _ in range(3):
+            handler.wfile.write(b'data: {"type":"response.web_search_call.searching","item_id":"ws_1"}\n\n')
+        return broken.append(True)
+
+    server.fake(answer, **FEE)
+    ask(server, key, stream=True)
+    row = server.requests()[0]
+    assert row["web_search_calls"] == 3 and Decimal(row["cost"]) >= Decimal("0.03") and row["flags"] == ["tools"], "before any text"
+    assert ask(server, key).status >= 500
+    assert server.requests()[0]["flags"] == ["tools"], "it may have searched"
+
+
+def test_a_nonsense_number_of_searches_is_not_believed(server, key):
+    usage = {"input_tokens": 1000, "output_tokens": 100, "server_tool_use": {"web_search_requests": 1_000_000_000}}
+    server.fake(lambda body, handler: (200, {"id": "msg_1", "type": "message", "role": "assistant", "model": "fake", "content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn", "usage": usage}), **FEE)
+    server.post("/v1/organization/spend_limit", LIMIT)
+    body = {"model": "fake", "max_tokens": 100, "messages": [{"role": "user", "content": "x"}], "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 2}]}
+    assert request(server.url, "POST", "/v1/messages", key=key, body=body).status == 200
+    row = server.requests()[0]
+    assert row["flags"] == ["usage_absurd"] and row["usage_source"] == "bound" and row["cost"] == row["bound"] and Decimal(row["cost"]) < 1
+
+
+def test_a_bound_that_is_not_to_be_had_is_none_for_a_search_that_need_not_be(server, key):
+    fake = server.fake(answering(1), context_tokens=None, **FEE)
+    server.post("/v1/organization/spend_limit", LIMIT)
+    answer = ask(server, key, max_tool_calls=3)
+    assert answer.status == 200 and answer.headers["x-tollgate-tools-removed"] == "web_search" and fake.bodies[-1]["tools"] == []
+
+
 @pytest.mark.parametrize("calls", [0, -1, 1.5, "2", 100_000])
 def test_a_number_of_searches_that_cannot_be_is_refused(server, key, calls):
     server.fake(answering(1), **FEE)

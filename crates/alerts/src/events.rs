@@ -25,7 +25,7 @@ const KEYS_EVERY: Duration = Duration::from_mins(10);
 const NAMED_MAX: usize = 50;
 /// What was told of is not forgotten before no period can hold it any more.
 const KEPT_SECONDS: i64 = 100 * DAY;
-/// An outage that follows another that was told as closely as this is not told of.
+/// An outage that follows another that was told as closely as this is told only if it lasts.
 const QUIET_SECONDS: i64 = 900;
 
 /// An upstream as this node has seen it.
@@ -77,8 +77,9 @@ impl Alert {
 pub(crate) struct Watch {
     pub(crate) upstreams: Upstreams,
     keys: Option<Stopwatch>,
-    /// As they were when they were looked at last: only what changes is written down.
-    seen: BTreeMap<UpstreamId, bool>,
+    /// As they were when they were looked at last, for only what changes is written down; and when an outage that was not
+    /// told is to be looked at again.
+    seen: BTreeMap<UpstreamId, (bool, Option<Timestamp>)>,
 }
 
 impl Watch {
@@ -124,58 +125,83 @@ impl Watch {
     async fn upstreams(&mut self, db: &Db, clock: &Clock, alerts: &[Alert]) -> Result<()> {
         for state in (self.upstreams)() {
             let Some(is_down) = state.is_down else { continue };
-            let before = self.seen.get(&state.id).copied();
-            if before == Some(is_down) {
+            let (id, now) = (state.id, clock.now());
+            if let Some((before, again_at)) = self.seen.get(&id).copied()
+                && before == is_down
+                && again_at.is_none_or(|at| now < at)
+            {
                 continue;
             }
             let listeners: Vec<Alert> =
                 alerts.iter().filter(|alert| alert.tells("upstream.down")).cloned().collect();
-            let (id, now) = (state.id, clock.now());
             let clock = clock.clone();
-            db.write(move |tx| {
-                Box::pin(async move {
-                    let event =
-                        if is_down { began(tx, &state, now).await? } else { ended(tx, &state, now).await? };
-                    let Some((event, data)) = event else { return Ok(()) };
-                    for alert in listeners {
-                        put(tx, &clock, &alert, event, data.clone(), now).await?;
-                    }
-                    Ok(())
-                })
-            })
-            .await?;
-            self.seen.insert(id, is_down);
+            let again_at = db
+                .write(move |tx| Box::pin(async move { note(tx, &clock, &state, is_down, &listeners).await }))
+                .await?;
+            self.seen.insert(id, (is_down, again_at));
         }
         Ok(())
     }
 }
 
-/// Notes that an upstream cannot be used; says what is to be told, if anything is.
+/// Notes how an upstream is, and tells of it; says when to look again at an outage that is not told yet.
+async fn note(
+    tx: &mut Tx,
+    clock: &Clock,
+    upstream: &UpstreamState,
+    is_down: bool,
+    listeners: &[Alert],
+) -> Result<Option<Timestamp>> {
+    let now = clock.now();
+    let (event, again_at) =
+        if is_down { began(tx, upstream, now).await? } else { (ended(tx, upstream, now).await?, None) };
+    if let Some((event, data)) = event {
+        for alert in listeners {
+            if is_of_operator(tx, alert).await? {
+                put(tx, clock, alert, event, data.clone(), now).await?;
+            }
+        }
+    }
+    Ok(again_at)
+}
+
+/// Whether whoever made an alert is an operator still.
+async fn is_of_operator(tx: &mut Tx, alert: &Alert) -> Result<bool> {
+    let sql = "SELECT 1 FROM spend_alert a JOIN app_user u ON u.id = a.created_by WHERE a.id = $1 AND u.is_operator = $2";
+    Ok(tx.optional::<Row>(sql, &params![alert.id.clone(), true]).await?.is_some())
+}
+
+/// Notes that an upstream cannot be used: what is to be told, if it is, and when to look again if it is not yet.
 async fn began(
     tx: &mut Tx,
     upstream: &UpstreamState,
     now: Timestamp,
-) -> Result<Option<(&'static str, Value)>> {
-    let sql = "SELECT ended_at, told_at FROM upstream_outage WHERE upstream_id = $1";
+) -> Result<(Option<(&'static str, Value)>, Option<Timestamp>)> {
+    let sql = "SELECT since, ended_at, is_told, told_at FROM upstream_outage WHERE upstream_id = $1";
     let known: Option<Row> = tx.optional(sql, &params![upstream.id]).await?;
-    let (is_open, told_at) = match &known {
-        Some(row) => (row.at::<Option<Timestamp>>(0)?.is_none(), row.at::<Option<Timestamp>>(1)?),
-        None => (false, None),
-    };
-    // A node that starts anew finds it as it was.
-    if is_open {
-        return Ok(None);
+    let (mut since, mut last_told) = (now, None);
+    if let Some(row) = known {
+        last_told = row.at(3)?;
+        // A node that starts anew finds it as it was.
+        if row.at::<Option<Timestamp>>(1)?.is_none() {
+            since = row.at(0)?;
+            if row.at(2)? {
+                return Ok((None, None));
+            }
+        }
     }
-    let is_told = told_at.is_none_or(|at| now.0 - at.0 >= QUIET_SECONDS);
+    let quiet_until =
+        last_told.map(|at: Timestamp| at.plus_seconds(QUIET_SECONDS)).filter(|until| *until > now);
+    let is_told = quiet_until.is_none();
     tx.execute(
         "INSERT INTO upstream_outage (upstream_id, since, ended_at, is_told, told_at) VALUES ($1, $2, NULL, $3, $4)
          ON CONFLICT (upstream_id) DO UPDATE SET since = excluded.since, ended_at = NULL, is_told = excluded.is_told,
             told_at = excluded.told_at",
-        &params![upstream.id, now, is_told, if is_told { Some(now) } else { told_at }],
+        &params![upstream.id, since, is_told, if is_told { Some(now) } else { last_told }],
     )
     .await?;
-    let data = json!({"upstream_id": upstream.id, "name": upstream.name, "since": now});
-    Ok(is_told.then_some(("upstream.down", data)))
+    let data = json!({"upstream_id": upstream.id, "name": upstream.name, "since": since});
+    Ok((is_told.then_some(("upstream.down", data)), quiet_until))
 }
 
 async fn ended(
@@ -193,9 +219,10 @@ async fn ended(
     Ok(is_told.then_some(("upstream.recovered", data)))
 }
 
-/// Hard limits that refuse because the money is spent: those of the alert's organization, or of its project and the keys of that.
+/// Hard limits that refuse because the money is spent: those of the alert's organization, or of its project and the keys of
+/// that. One request that is too large for what is left does not mean that much, so most of the money has to be spent.
 async fn limits(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
-    const REACHED: &str = "SELECT l.id, l.scope, l.scope_id, l.period, l.amount, b.period_start, b.period_end, b.settled,
+    const REACHED: &str = "SELECT l.id, l.scope, l.scope_id, l.period, l.amount, l.updated_at, b.period_start, b.period_end, b.settled,
             COALESCE(o.name, p.name, u.email, k.name) AS scope_name
         FROM budget b JOIN spend_limit l ON l.id = b.spend_limit_id
             LEFT JOIN organization o ON l.scope = 'organization' AND o.id = l.scope_id
@@ -204,7 +231,8 @@ async fn limits(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
             LEFT JOIN api_key k ON l.scope = 'api_key' AND k.id = l.scope_id
         WHERE b.refused_at IS NOT NULL AND b.period_end > $1 AND l.mode = 'enforce' AND l.organization_id = $2
             AND NOT EXISTS (SELECT 1 FROM event_told t WHERE t.alert_id = $3
-                AND t.subject = l.id || ' ' || CAST(b.period_start AS TEXT) || ' ' || CAST(l.amount AS TEXT))";
+                AND t.subject = l.id || ' ' || CAST(b.period_start AS TEXT) || ' ' || CAST(l.updated_at AS TEXT))
+            AND b.settled >= l.amount - l.amount / 4";
     let (now, organization, project) = (clock.now(), alert.organization, alert.project);
     let id = alert.id.clone();
     let rows: Vec<Row> = db
@@ -235,8 +263,8 @@ async fn limits(db: &Db, clock: &Clock, alert: &Alert) -> Result<()> {
             "period_start": start,
             "period_end": end,
         });
-        // Raised and reached again, it is told again. The question above asks for the same text.
-        let subject = format!("{limit} {} {}", start.0, amount.nanos());
+        // Changed and reached again, it is told again. The question above asks for the same text.
+        let subject = format!("{limit} {} {}", start.0, row.get::<i64>("updated_at")?);
         let (alert, clock) = (alert.clone(), clock.clone());
         db.write(move |tx| {
             Box::pin(async move {
@@ -365,8 +393,9 @@ async fn expiring(tx: &mut Tx, alert: &Alert, days: i64, now: Timestamp) -> Resu
         None if days == EXPIRY_DAYS[0] => now,
         None => return Ok(Told { count: 0, keys: Vec::new() }),
     };
-    // What lives for hours is made anew before anybody could read of it.
-    let lifetime = seconds.max(EXPIRY_DAYS[1] * DAY);
+    // What lives for hours is made anew before anybody could read of it. Whoever asks now has not been told of any.
+    let shortest = EXPIRY_DAYS[1] * DAY;
+    let lifetime = if alert.looked_at.is_none() { shortest } else { seconds.max(shortest) };
     let which = " AND k.expires_at > $2 AND k.expires_at <= $3 AND k.expires_at - k.created_at >= $4";
     told_of(tx, alert, which, above, now.plus_seconds(seconds), lifetime).await
 }

@@ -400,7 +400,8 @@ fn message(due: &Due) -> String {
         text.push('\n');
         text.push_str(&line);
     }
-    text
+    // Names are what people chose: none of them calls a channel, or is a link.
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

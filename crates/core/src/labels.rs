@@ -36,9 +36,11 @@ impl Labels {
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-./".contains(&byte))
     }
 
-    /// Whether something can be the value of a label: 1 to 128 characters that can be shown.
+    /// Whether something can be the value of a label: 1 to 128 characters that can be shown, no blank first or last.
     pub fn is_value(text: &str) -> bool {
-        (1..=Self::VALUE_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+        (1..=Self::VALUE_MAX).contains(&text.chars().count())
+            && !text.chars().any(char::is_control)
+            && text.trim() == text
     }
 
     /// Labels as somebody sets them; `param` is where they stand.
@@ -64,7 +66,7 @@ impl Labels {
             if !Self::is_value(value) {
                 let at = format!("{param}.{name}");
                 let message = format!(
-                    "Invalid '{at}': the value of a label is 1 to {} characters, none of them a control character.",
+                    "Invalid '{at}': the value of a label is 1 to {} characters, none of them a control character and no blank first or last.",
                     Self::VALUE_MAX
                 );
                 return Err(Error::invalid(at, message));
@@ -153,7 +155,10 @@ impl RequestLabels {
                 return wrong(at, "expected 1 to 256 values.");
             }
             if !values.iter().all(|value| Labels::is_value(value)) {
-                return wrong(at, "a value is 1 to 128 characters, none of them a control character.");
+                return wrong(
+                    at,
+                    "a value is 1 to 128 characters, none of them a control character and no blank first or last.",
+                );
             }
         }
         Ok(Self(said.clone()))
@@ -219,6 +224,7 @@ mod tests {
             r#"{"":"x"}"#.to_owned(),
             r#"{"a b":"x"}"#.to_owned(),
             r#"{"a":""}"#.to_owned(),
+            r#"{"a":" x"}"#.to_owned(),
             "{\"a\":\"x\\u0007\"}".to_owned(),
             format!("{{\"a\":\"{}\"}}", "x".repeat(129)),
             r#"{"a":"x","a":"y"}"#.to_owned(),

@@ -10,7 +10,7 @@ use tollgate_ledger::{Attempt, Hold, Refused};
 use tollgate_replica::{Model, SpendPolicy, Upstream};
 
 use crate::Gateway;
-use crate::call::Call;
+use crate::call::{Call, Search};
 use crate::caller::Caller;
 use crate::tokenizer::Tokenizer;
 
@@ -143,6 +143,11 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
             }
             None => None,
         };
+        // Of messages nobody says whether their limit is that of each turn or of all.
+        let output_turns = |searches: Option<u64>| match searches {
+            Some(searches) if call.endpoint.is_native() => searches.saturating_add(1),
+            _ => 1,
+        };
         Request {
             price,
             size: Size {
@@ -151,7 +156,7 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
                 kinds: call.kinds_at(upstream),
                 output_each: call.output_each(facts),
                 output_each_max: if call.makes_output() { facts.context_tokens } else { Some(0) },
-                choices: call.choices(),
+                choices: call.choices().saturating_mul(output_turns(searches)),
                 output_extra: call.output_extra(),
                 searches,
                 input_overrun: model.input_overrun,
@@ -161,6 +166,10 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
         }
     };
     let (searches, if_limited) = searches(asked, price.as_ref());
+    let whole = request(searches);
+    // Where not even the number of searches bounds it, none is all there can be under a limit.
+    let is_optional = call.search.as_ref().is_some_and(Search::is_optional);
+    let if_limited = if_limited.or((is_optional && price.is_some() && whole.bound().is_none()).then_some(0));
     Attempt {
         id,
         attempt_of,
@@ -175,7 +184,7 @@ fn attempt(asked: &Asked<'_>, id: AttemptId, attempt_of: Option<AttemptId>, poli
         model: Arc::clone(&model.id),
         upstream: upstream.id,
         labels: caller.labels.clone(),
-        request: request(searches),
+        request: whole,
         if_limited: if_limited.map(|searches| request(Some(searches))),
         input_estimate: call.input_estimate(),
         believable_max: facts

@@ -136,7 +136,7 @@ impl Observer {
 
     /// Usage by what was seen so far; `None` if nothing was.
     fn observed(&self) -> Option<TokenUsage> {
-        if self.seen.pieces == 0 {
+        if self.seen.pieces == 0 && self.seen.searches == 0 {
             return None;
         }
         let reported = self.reported.usage.unwrap_or_default();

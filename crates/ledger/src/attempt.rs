@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tollgate_core::budget::Payer;
 use tollgate_core::labels::LabelSet;
-use tollgate_core::price::{Cost, Overrun, Request, TokenUsage};
+use tollgate_core::price::{Cost, Overrun, Request, TokenUsage, ToolCalls};
 use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
 /// Which of OpenAI's usage endpoints counts the request, if one does.
@@ -140,11 +140,16 @@ pub struct Flags {
     pub contradictory: bool,
     /// It was served in a tier of another price, which is not known here.
     pub service_tier: bool,
-    /// The provider ran tools whose fee is not known here.
+    /// The provider ran tools whose fee is not known here, or nobody says how often it ran them.
     pub tools: bool,
 }
 
 impl Flags {
+    /// Of what the upstream does not say, of a request that may have searched as often as it liked.
+    fn of_unbounded(request: &Request) -> Self {
+        Self { tools: request.size.searches.is_none(), ..Self::default() }
+    }
+
     fn named(self) -> [(&'static str, bool); 5] {
         [
             ("above_bound", self.above_bound),
@@ -229,7 +234,11 @@ impl Outcome {
             Ending::Ended { reported, seen } => (reported, seen),
         };
         let mut flags = reported.flags;
-        let believed = reported.usage.filter(|usage| usage.input.max(usage.output) <= attempt.believable_max);
+        let is_believable = |usage: &TokenUsage| {
+            usage.input.max(usage.output) <= attempt.believable_max
+                && usage.tools.web_searches <= ToolCalls::SEARCHES_MAX
+        };
+        let believed = reported.usage.filter(is_believable);
         flags.absurd |= reported.usage.is_some() && believed.is_none();
         // A tier of a price that is not known is charged at the usual one, and told.
         let served = believed.and_then(|usage| usage.tier);
@@ -245,6 +254,7 @@ impl Outcome {
                 (UsageSource::Bound, usage, cost)
             }
         };
+        flags.tools |= source != UsageSource::Upstream && request.size.searches.is_none();
         let is_above = request.bound().is_some_and(|bound| cost.total() > bound.total());
         flags.above_bound =
             is_above || Excess::of(request, usage).is_some() && source == UsageSource::Upstream;
@@ -255,7 +265,8 @@ impl Outcome {
 
     fn at_bound(attempt: &Attempt, request: &Request) -> Self {
         let (usage, cost) = at_bound(request, attempt.input_estimate);
-        Self::Settled { source: UsageSource::Bound, usage, cost, flags: Flags::default(), reported: None }
+        let flags = Flags::of_unbounded(request);
+        Self::Settled { source: UsageSource::Bound, usage, cost, flags, reported: None }
     }
 
     /// What was seen is all that was made. How much the input was is not known; under a hard limit it is the most.
@@ -265,7 +276,8 @@ impl Outcome {
             usage.input = request.size.input_bound().unwrap_or(usage.input).max(usage.input);
         }
         let cost = request.cost(usage);
-        Self::Settled { source: UsageSource::Observed, usage, cost, flags: Flags::default(), reported: None }
+        let flags = Flags::of_unbounded(request);
+        Self::Settled { source: UsageSource::Observed, usage, cost, flags, reported: None }
     }
 
     pub(crate) fn cost(&self) -> Cost {
@@ -325,12 +337,14 @@ impl Excess {
     pub(crate) fn of(request: &Request, usage: TokenUsage) -> Option<Self> {
         let size = &request.size;
         let is_over = |actual: u64, bound: Option<u64>| bound.is_some_and(|bound| actual > bound);
-        if !is_over(usage.input, size.input_bound()) && !is_over(usage.output, size.output_bound()) {
-            return None;
-        }
-        let (input, output) = size.overruns(usage);
         let bound = request.bound().map_or(Money::MAX, tollgate_core::price::Bound::total);
         let cost = request.cost(usage).total().checked_sub(bound).unwrap_or_default();
+        let is_longer =
+            is_over(usage.input, size.input_bound()) || is_over(usage.output, size.output_bound());
+        if !is_longer && cost == Money::ZERO {
+            return None;
+        }
+        let (input, output) = if is_longer { size.overruns(usage) } else { (Overrun::NONE, Overrun::NONE) };
         Some(Self { input, output, cost })
     }
 }

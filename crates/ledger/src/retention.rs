@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use tollgate_core::{AttemptId, Clock, Error, OrganizationId, Result, Timestamp};
-use tollgate_store::{Db, FromRow, Row, Tx, params};
-
-use crate::rollup::DAY;
+use tollgate_store::{Db, Row, Sql, Tx, params};
 
 /// As long as the longest period of a limit, and what may still be corrected of it: what it counts can be counted again.
 pub const DAYS_MIN: i64 = 35;
@@ -17,17 +15,11 @@ const PAUSE: Duration = Duration::from_mins(10);
 const AT_ONCE: i64 = 1_000;
 const BREATH: Duration = Duration::from_millis(20);
 
-struct Due {
-    organization: OrganizationId,
-    from: Timestamp,
-    days: i64,
-}
-
-impl FromRow for Due {
-    fn from_row(row: &Row) -> Result<Self> {
-        Ok(Self { organization: row.at(0)?, from: row.at(1)?, days: row.at(2)? })
-    }
-}
+/// Organizations whose requests do not all have to be kept, and until when those of each go: whole days, for sums are by the
+/// day.
+const DUE: &str =
+    "SELECT id, requests_from, ($1 - requests_days * 86400) / 86400 * 86400 AS until FROM organization
+    WHERE requests_days IS NOT NULL AND requests_from < ($1 - requests_days * 86400) / 86400 * 86400";
 
 /// Deletes what need not be kept any more, for as long as the process lives.
 pub async fn keep(db: &Db, clock: &Clock) {
@@ -39,21 +31,27 @@ pub async fn keep(db: &Db, clock: &Clock) {
     }
 }
 
-/// Deletes all that need not be kept any more, and returns how many requests there were.
+/// Deletes all that need not be kept any more, and returns how many requests there were. The requests are gone through once for
+/// all organizations, from where the first of them stands.
 pub async fn clear(db: &Db, clock: &Clock) -> Result<u64> {
-    let sql = "SELECT id, requests_from, requests_days FROM organization WHERE requests_days IS NOT NULL ORDER BY id";
-    let due: Vec<Due> = db.read(move |tx| Box::pin(async move { tx.all(sql, &[]).await })).await?;
+    let now = clock.now();
+    let due: Vec<Row> = db.read(move |tx| Box::pin(async move { tx.all(DUE, &params![now]).await })).await?;
+    let times = |at: usize| due.iter().map(move |row| row.at::<Timestamp>(at));
+    let first = times(1).collect::<Result<Vec<_>>>()?.into_iter().min();
+    let last = times(2).collect::<Result<Vec<_>>>()?.into_iter().max();
+    let (Some(mut from), Some(until)) = (first, last) else { return Ok(0) };
     let mut deleted = 0;
-    for Due { organization, mut from, days } in due {
-        // Whole days go, for sums are by the day.
-        let until = clock.now().plus_seconds(-days.saturating_mul(DAY)).floor_to(DAY);
-        while from < until {
-            let (count, next) = db
-                .write(move |tx| Box::pin(async move { clear_some(tx, organization, from, until).await }))
-                .await?;
-            (deleted, from) = (deleted + count, next);
+    while from < until {
+        let (edge, is_any) =
+            db.read(move |tx| Box::pin(async move { look(tx, from, until, now).await })).await?;
+        // What is others' is passed over.
+        if is_any || edge == until {
+            let start = from;
+            deleted +=
+                db.write(move |tx| Box::pin(async move { clear_some(tx, start, edge, now).await })).await?;
             tokio::time::sleep(BREATH).await;
         }
+        from = edge;
     }
     if deleted > 0 {
         tracing::info!(deleted, "requests were deleted that need not be kept any more");
@@ -61,13 +59,13 @@ pub async fn clear(db: &Db, clock: &Clock) -> Result<u64> {
     Ok(deleted)
 }
 
-/// Deletes the first of an organization's requests from a moment on; says up to when there are none left.
-async fn clear_some(
-    tx: &mut Tx,
-    organization: OrganizationId,
-    from: Timestamp,
-    until: Timestamp,
-) -> Result<(u64, Timestamp)> {
+/// Of those between two moments that need not be kept: `$1` and `$2` are ids, `$3` is now.
+const OLD: &str = " FROM attempt a JOIN api_key k ON k.number = a.key_number JOIN organization o ON o.id = k.organization_id
+    WHERE a.id >= $1 AND a.id < $2 AND a.state <> 'held' AND o.requests_days IS NOT NULL
+        AND a.created_at < ($3 - o.requests_days * 86400) / 86400 * 86400";
+
+/// Up to where the next requests from a moment on go, and whether any of them need not be kept.
+async fn look(tx: &mut Tx, from: Timestamp, until: Timestamp, now: Timestamp) -> Result<(Timestamp, bool)> {
     let (first, last) = (AttemptId::first_at(from), AttemptId::first_at(until));
     let sql = "SELECT created_at FROM attempt WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3";
     let edge: Option<Row> = tx.optional(sql, &params![first, last, AT_ONCE]).await?;
@@ -76,24 +74,36 @@ async fn clear_some(
         Some(row) => row.at::<Timestamp>(0)?.max(from.plus_seconds(1)).min(until),
         None => until,
     };
-    let end = AttemptId::first_at(edge);
-    let old = params![first, end, organization];
-    tx.execute(
-        "DELETE FROM adjustment WHERE attempt_id IN (SELECT a.id FROM attempt a JOIN api_key k ON k.number = a.key_number
-            WHERE a.id >= $1 AND a.id < $2 AND k.organization_id = $3 AND a.state <> 'held')",
-        &old,
-    )
-    .await?;
-    let deleted = tx
-        .execute(
-            "DELETE FROM attempt WHERE id IN (SELECT a.id FROM attempt a JOIN api_key k ON k.number = a.key_number
-                WHERE a.id >= $1 AND a.id < $2 AND k.organization_id = $3 AND a.state <> 'held')",
-            &old,
-        )
-        .await?;
-    tx.execute("UPDATE organization SET requests_from = $1 WHERE id = $2", &params![edge, organization])
-        .await?;
-    Ok((deleted as u64, edge))
+    let old = Sql::from("SELECT 1").push(OLD).push(" LIMIT 1");
+    let found: Option<Row> = tx.optional(old, &params![first, AttemptId::first_at(edge), now]).await?;
+    Ok((edge, found.is_some()))
+}
+
+/// Of an organization: `$1`, and no later than its own day as of `$2`.
+const UNTIL: &str = "CASE WHEN $1 < ($2 - requests_days * 86400) / 86400 * 86400 THEN $1
+    ELSE ($2 - requests_days * 86400) / 86400 * 86400 END";
+
+/// Deletes what need not be kept between two moments, and notes that it is gone. What is under way still after so many days
+/// is none of it.
+async fn clear_some(tx: &mut Tx, from: Timestamp, edge: Timestamp, now: Timestamp) -> Result<u64> {
+    let range = params![AttemptId::first_at(from), AttemptId::first_at(edge), now];
+    let of_old = |table: &'static str, id: &'static str| {
+        Sql::from("DELETE FROM ")
+            .push(table)
+            .push(" WHERE ")
+            .push(id)
+            .push(" IN (SELECT a.id")
+            .push(OLD)
+            .push(")")
+    };
+    tx.execute(of_old("adjustment", "attempt_id"), &range).await?;
+    let deleted = tx.execute(of_old("attempt", "id"), &range).await?;
+    let sql = Sql::from("UPDATE organization SET requests_from = ")
+        .push(UNTIL)
+        .push(" WHERE requests_days IS NOT NULL AND requests_from < ")
+        .push(UNTIL);
+    tx.execute(sql, &params![edge, now]).await?;
+    Ok(deleted as u64)
 }
 
 /// Since when the requests of an organization are there.

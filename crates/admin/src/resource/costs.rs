@@ -137,7 +137,8 @@ fn line_items(group: &Group, wanted: &LineItems, by_model: bool, shown: &Shown) 
     items
         .map(|(kind, quantity, cost)| CostResult {
             line_item: Some(format!("{model}, {kind}")),
-            quantity: unit(kind).map(|_| quantity),
+            // Of what is charged at its bound nobody has counted the searches.
+            quantity: unit(kind).map(|_| quantity).filter(|quantity| *quantity != 0),
             quantity_unit: unit(kind),
             model: by_model.then(|| model.to_owned()),
             ..shown.result(group, cost)

@@ -138,8 +138,8 @@ async fn create(cx: &mut Cx, input: CreateEventAlert) -> Result<EventAlert> {
     cx.tx
         .execute(
             "INSERT INTO spend_alert (id, organization_id, project_id, threshold_amount, channel, secret, created_at,
-                changed_at, events, unused_after_days)
-             VALUES ($1, $2, $3, 0, $4, $5, $6, $6, $7, $8)",
+                changed_at, events, unused_after_days, created_by)
+             VALUES ($1, $2, $3, 0, $4, $5, $6, $6, $7, $8, $9)",
             &params![
                 id,
                 cx.organization(),
@@ -148,7 +148,8 @@ async fn create(cx: &mut Cx, input: CreateEventAlert) -> Result<EventAlert> {
                 channel.secret,
                 cx.now,
                 events.join(" "),
-                days
+                days,
+                cx.actor.owner
             ],
         )
         .await?;
@@ -187,6 +188,11 @@ fn events(cx: &Cx, asked: &[String], project: Option<ProjectId>) -> Result<Vec<&
                 .code("operator_required")
                 .param("events"));
         }
+    }
+    // Nobody has keys named to them whom they are not shown.
+    let reading = Permission::ProjectApiKeysRead;
+    if asked.iter().any(|event| event.starts_with("api_key.")) && !cx.actor.may(reading) {
+        return Err(Error::forbidden(reading.as_str()));
     }
     Ok(EVENTS.into_iter().filter(|event| asked.iter().any(|asked| asked == event)).collect())
 }
@@ -248,11 +254,19 @@ async fn replace(cx: &mut Cx, input: ReplaceEventAlert) -> Result<EventAlert> {
         .execute(
             Sql::from(
                 "UPDATE spend_alert SET events = $1, unused_after_days = $2, channel = $3, secret = $4,
-                changed_at = $5, looked_at = ",
+                changed_at = $5, created_by = $7, looked_at = ",
             )
             .push(looked_at)
             .push(" WHERE id = $6"),
-            &params![events.join(" "), days, channel.shown, channel.secret, cx.now, before.id],
+            &params![
+                events.join(" "),
+                days,
+                channel.shown,
+                channel.secret,
+                cx.now,
+                before.id,
+                cx.actor.owner
+            ],
         )
         .await?;
     outbox::redirect(&mut cx.tx, &id, &channel).await?;

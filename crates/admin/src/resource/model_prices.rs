@@ -68,23 +68,32 @@ pub(crate) struct Nothing {}
 async fn list(cx: &mut Cx, _: Nothing) -> Result<Prices> {
     let rows: Vec<Row> =
         cx.tx.all("SELECT * FROM model_price ORDER BY model, effective_from, version", &[]).await?;
-    let now = cx.now;
-    Ok(Prices { object: "list", data: rows.iter().map(|row| shown(row, now)).collect::<Result<_>>()? })
+    Ok(Prices { object: "list", data: all_shown(cx, &rows)? })
 }
 
-fn shown(row: &Row, now: Timestamp) -> Result<ModelPrice> {
+/// But for those that were withdrawn.
+fn all_shown(cx: &Cx, rows: &[Row]) -> Result<Vec<ModelPrice>> {
+    let shown = rows.iter().map(|row| shown(cx, row));
+    shown.filter_map(Result::transpose).collect()
+}
+
+/// `None` for one that was withdrawn.
+fn shown(cx: &Cx, row: &Row) -> Result<Option<ModelPrice>> {
     let price = tollgate_replica::read_price(row)?;
-    Ok(ModelPrice {
+    let created_by: Option<String> = row.get("created_by")?;
+    let shown = ModelPrice {
         object: "tollgate.model.price",
         id: PriceVersion::new(Some(price.version), None).to_string(),
         model: row.get("model")?,
         effective_from: Some(price.from),
         effective_until: price.until,
-        in_force: price.is_in_force(now),
+        in_force: price.is_in_force(cx.now),
         prices: price.figures,
         created_at: row.get("created_at")?,
-        created_by: row.get("created_by")?,
-    })
+        // Who operates the installation is nobody else's business.
+        created_by: created_by.filter(|_| cx.actor.acts_as_operator()),
+    };
+    Ok((!price.is_withdrawn()).then_some(shown))
 }
 
 /// The versions of one model in the order of time, before them what is embedded.
@@ -97,7 +106,7 @@ async fn list_of_model(cx: &mut Cx, input: OneModel) -> Result<Prices> {
             &params![input.model],
         )
         .await?;
-    let own = rows.iter().map(|row| shown(row, now)).collect::<Result<Vec<_>>>()?;
+    let own = all_shown(cx, &rows)?;
     let (version, prices) = price_book::in_force(&input.model, &[], now);
     let is_known = prices != Figures::default();
     if !is_known && own.is_empty() {
@@ -138,7 +147,7 @@ async fn create(cx: &mut Cx, input: CreateModelPrice) -> Result<ModelPrice> {
     book.write(cx, &model, &before, &after).await?;
     models::told(cx, &model).await?;
     let row: Row = cx.tx.one("SELECT * FROM model_price WHERE version = $1", &params![version]).await?;
-    shown(&row, cx.now)
+    shown(cx, &row)?.ok_or_else(|| Error::internal("a new price is not there"))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -148,19 +157,21 @@ pub(crate) struct OnePrice {
     price: String,
 }
 
-/// Takes out a version whose time has not come, so that the one before it goes on; ends one that is in force.
+/// Withdraws a version whose time has not come, or ends one that is in force; what it had ended goes on in its place.
 async fn delete(cx: &mut Cx, input: OnePrice) -> Result<Deleted<String>> {
+    let mut book = Book::open(cx).await?;
     let before = of(cx, &input.model).await?;
     let mut after = before.clone();
     let version = input.price.strip_prefix("price_").and_then(|number| number.parse::<i64>().ok());
-    let version = version.filter(|version| before.0.iter().any(|price| price.version == *version));
+    let version = version
+        .filter(|version| before.0.iter().any(|price| price.version == *version && !price.is_withdrawn()));
     let version = version.ok_or_else(|| Error::not_found("price"))?;
-    if !after.end(version, cx.now) {
+    if !after.end(version, cx.now, &mut book.next) {
         let message =
             format!("The price `{}` has ended, and is kept for what was charged at it.", input.price);
         return Err(Error::bad_request(message).code("price_ended"));
     }
-    Book::open(cx).await?.write(cx, &input.model, &before, &after).await?;
+    book.write(cx, &input.model, &before, &after).await?;
     models::told(cx, &input.model).await?;
     Ok(Deleted::new("tollgate.model.price.deleted", input.price))
 }
@@ -205,42 +216,32 @@ async fn import(cx: &mut Cx, input: ImportPrices) -> Result<PriceImport> {
     }
     let mut book = Book::open(cx).await?;
     let mut models: BTreeMap<String, (Versions, Versions)> = BTreeMap::new();
+    let mut seen: BTreeMap<(String, Timestamp), usize> = BTreeMap::new();
     let mut data = Vec::new();
     let mut unchanged = 0;
     for (at, entry) in input.prices.iter().enumerate() {
         let param = format!("prices[{at}].");
         let model = arguments::name("model", &entry.model)
             .map_err(|error| Error { param: Some(format!("{param}model")), ..error })?;
-        let wanted =
-            Wanted::read(cx.now, entry.effective_from, entry.effective_until, &entry.prices, &param)?;
         if !models.contains_key(&model) {
             let stored = of(cx, &model).await?;
             models.insert(model.clone(), (stored.clone(), stored));
         }
         let Some((_, after)) = models.get_mut(&model) else { continue };
-        let is_there = after.in_force(wanted.from).is_some_and(|price| {
-            let ends_alike = match wanted.until {
-                // One that another follows is there still.
-                None => price.asked_until.is_none(),
-                until => until == price.until || until == price.asked_until,
-            };
-            price.figures == wanted.figures && ends_alike
-        });
-        if is_there {
-            unchanged += 1;
-            continue;
+        let from = Timestamp(entry.effective_from.unwrap_or(cx.now.0));
+        if let Some(other) = seen.insert((model.clone(), from), at) {
+            let param = format!("{param}effective_from");
+            let message =
+                format!("Invalid '{param}': 'prices[{other}]' is of the same model and the same time.");
+            return Err(Error::invalid(param, message).code("prices_overlap"));
         }
-        let (_, old) = price_book::in_force(&model, &after.0, wanted.from);
-        let version = book.set(after, &wanted, cx.now, &param)?;
-        let (_, new) = price_book::in_force(&model, &after.0, wanted.from);
-        let set = after.0.iter().find(|price| price.version == version);
-        data.push(PriceChange {
-            effective_from: wanted.from,
-            effective_until: set.and_then(|price| price.until),
-            price_id: (!input.dry_run).then(|| PriceVersion::new(Some(version), None).to_string()),
-            changes: differences(&old, &new),
-            model,
-        });
+        match book.plan(after, &model, entry, cx.now, &param)? {
+            Some((version, change)) => {
+                let price_id = (!input.dry_run).then(|| PriceVersion::new(Some(version), None).to_string());
+                data.push(PriceChange { price_id, ..change });
+            }
+            None => unchanged += 1,
+        }
     }
     if input.dry_run {
         cx.unchanged();
@@ -295,7 +296,7 @@ pub(crate) async fn patch(cx: &mut Cx, model: &str, patch: &FiguresPatch) -> Res
     let mut book = Book::open(cx).await?;
     let mut after = before.clone();
     if figures == Figures::default() {
-        after.end(current.map(|price| price.version).unwrap_or_default(), cx.now);
+        after.end_current(cx.now);
     } else {
         // As long as what it takes the place of would have held.
         let until = current.and_then(|price| price.until.filter(|until| price.asked_until == Some(*until)));
@@ -308,10 +309,7 @@ pub(crate) async fn patch(cx: &mut Cx, model: &str, patch: &FiguresPatch) -> Res
 pub(crate) async fn reset(cx: &mut Cx, model: &str) -> Result<bool> {
     let before = of(cx, model).await?;
     let mut after = before.clone();
-    // The latest first: each that is taken out would have the one before it go on.
-    for price in before.0.iter().rev() {
-        after.end(price.version, cx.now);
-    }
+    after.end_all(cx.now);
     if before == after {
         return Ok(false);
     }
@@ -361,6 +359,9 @@ impl Wanted {
         if until.is_some_and(|until| until <= from.0) {
             return wrong("effective_until", "it has to be after 'effective_from'.".to_owned());
         }
+        if until.is_some_and(|until| until > now.0 + AHEAD_MAX) {
+            return wrong("effective_until", "it is more than ten years away.".to_owned());
+        }
         let figures = prices.apply(Figures::default(), &format!("{at}prices."))?;
         if figures == Figures::default() {
             return wrong("prices", "there has to be one.".to_owned());
@@ -398,6 +399,53 @@ impl Book {
         Ok(version)
     }
 
+    /// What an entry of a list changes, if it changes anything; its number and what differs.
+    fn plan(
+        &mut self,
+        versions: &mut Versions,
+        model: &str,
+        entry: &CreateModelPrice,
+        now: Timestamp,
+        at: &str,
+    ) -> Result<Option<(i64, PriceChange)>> {
+        let from = Timestamp(entry.effective_from.unwrap_or(now.0));
+        let figures = entry.prices.apply(Figures::default(), &format!("{at}prices."))?;
+        // What was imported once is there when it is imported again.
+        let has_begun = |price: &OwnPrice| {
+            let until = entry.effective_until.map(Timestamp);
+            price.from == from && price.figures == figures && price.asked_until == until
+        };
+        if from < now && versions.0.iter().any(has_begun) {
+            return Ok(None);
+        }
+        let wanted = Wanted::read(now, entry.effective_from, entry.effective_until, &entry.prices, at)?;
+        let is_there = versions.in_force(wanted.from).is_some_and(|price| {
+            let ends_alike = match wanted.until {
+                // One that another follows is there still.
+                None => price.asked_until.is_none(),
+                until => until == price.until || until == price.asked_until,
+            };
+            price.figures == wanted.figures && ends_alike
+        });
+        if is_there {
+            return Ok(None);
+        }
+        let (_, old) = price_book::in_force(model, &versions.0, wanted.from);
+        // What is planned for the same time is what the list corrects.
+        versions.withdraw_at(wanted.from, now);
+        let version = self.set(versions, &wanted, now, at)?;
+        let (_, new) = price_book::in_force(model, &versions.0, wanted.from);
+        let set = versions.0.iter().find(|price| price.version == version);
+        let change = PriceChange {
+            model: model.to_owned(),
+            effective_from: wanted.from,
+            effective_until: set.and_then(|price| price.until),
+            price_id: None,
+            changes: differences(&old, &new),
+        };
+        Ok(Some((version, change)))
+    }
+
     async fn write(&self, cx: &mut Cx, model: &str, before: &Versions, after: &Versions) -> Result<()> {
         let by = cx.actor.owner;
         let find = |versions: &Versions, version: i64| {
@@ -405,20 +453,15 @@ impl Book {
         };
         for price in &before.0 {
             match find(after, price.version) {
-                None => {
-                    cx.tx
-                        .execute("DELETE FROM model_price WHERE version = $1", &params![price.version])
-                        .await?;
-                }
                 Some(now) if now != *price => {
                     cx.tx
                         .execute(
-                            "UPDATE model_price SET effective_until = $1 WHERE version = $2",
-                            &params![now.until, price.version],
+                            "UPDATE model_price SET effective_until = $1, asked_until = $2 WHERE version = $3",
+                            &params![now.until, now.asked_until, price.version],
                         )
                         .await?;
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
         for price in after.0.iter().filter(|price| find(before, price.version).is_none()) {

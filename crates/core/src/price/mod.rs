@@ -113,12 +113,11 @@ impl Rates {
         others.into_iter().flatten().fold(self.input, UnitPrice::max)
     }
 
-    /// `None` if it has no price. Whether a model reasons is not asked, it does.
+    /// `None` if it has no price. Whether a model reasons or draws is not asked everywhere: one that can does.
     fn dearest_output(self, kinds: Kinds) -> Option<UnitPrice> {
         let spoken = self.audio_output.filter(|_| kinds.audio_output);
-        let drawn = self.image_output.filter(|_| kinds.image_output);
         let output = self.output?;
-        Some([spoken, drawn, self.reasoning].into_iter().flatten().fold(output, UnitPrice::max))
+        Some([spoken, self.image_output, self.reasoning].into_iter().flatten().fold(output, UnitPrice::max))
     }
 
     /// The same in a tier.
@@ -151,7 +150,7 @@ impl Rates {
 
     /// How many nano-dollars the parts of output can add by being rounded up each by itself.
     fn output_rounding(self, kinds: Kinds) -> i64 {
-        let kinds = [kinds.audio_output, kinds.image_output, self.reasoning.is_some()];
+        let kinds = [kinds.audio_output, self.image_output.is_some(), self.reasoning.is_some()];
         1 + 2 * kinds.into_iter().map(i64::from).sum::<i64>()
     }
 }
@@ -232,7 +231,7 @@ impl Price {
     /// By how much a request may be dearer than in the usual tier, in millionths: it may be served in that as well.
     fn factor(&self, kinds: Kinds) -> u64 {
         let may_serve = |tier: &Tier| kinds.any_tier || kinds.tier == Some(*tier);
-        let others = [Tier::Flex, Tier::Priority].into_iter().filter(may_serve);
+        let others = [Tier::Flex, Tier::Priority, Tier::Batch].into_iter().filter(may_serve);
         others.filter_map(|tier| self.tiers.factor(tier)).fold(MILLION, u64::max)
     }
 

@@ -63,6 +63,11 @@ pub struct ToolCalls {
     pub code_interpreters: u64,
 }
 
+impl ToolCalls {
+    /// More searches than anybody waits for: nobody asks for more, and a report of more is nonsense.
+    pub const SEARCHES_MAX: u64 = 1_000;
+}
+
 impl TokenUsage {
     /// Input that was neither read from nor written to the cache. A report that contradicts itself is read so that
     /// no part counts twice.

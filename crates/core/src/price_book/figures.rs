@@ -233,7 +233,7 @@ impl Figures {
         })
     }
 
-    /// What is said of a long context has to be said of some length, and the other way round.
+    /// What is said of a long context has to be said of some length, and the other way round; and no batch is dearer.
     fn check(&self, param: impl Fn(&str) -> String) -> Result<()> {
         let long = [
             ("long_input_price", self.long_input_price),
@@ -242,6 +242,11 @@ impl Figures {
             ("long_cache_write_1h_price", self.long_cache_write_1h_price),
             ("long_output_price", self.long_output_price),
         ];
+        if self.batch_price_factor.is_some_and(|Factor(ppm)| ppm > 1_000_000) {
+            let at = param("batch_price_factor");
+            let message = format!("Invalid '{at}': a batch costs no more than what is asked for by itself.");
+            return Err(Error::invalid(at, message));
+        }
         let said = long.iter().find(|(_, price)| price.is_some());
         let wrong = |name: &str, message: String| Err(Error::invalid(param(name), message));
         match (said, self.long_context_above) {
@@ -439,6 +444,7 @@ mod tests {
             (r#"{"request_price":"-0.1"}"#, "prices.request_price"),
             (r#"{"request_price":"0.0000000001"}"#, "prices.request_price"),
             (r#"{"flex_price_factor":"101"}"#, "prices.flex_price_factor"),
+            (r#"{"batch_price_factor":"1.5"}"#, "prices.batch_price_factor"),
             (r#"{"long_context_above":0}"#, "prices.long_context_above"),
             (r#"{"long_context_above":1.5}"#, "prices.long_context_above"),
             (r#"{"input_price":1}"#, "prices.input_price"),

@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 /// A version of a model's prices as an operator set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnPrice {
-    /// Its number, from 1 on. That of one whose time has begun is never used again.
+    /// Its number, from 1 on; never used again.
     pub version: i64,
     pub from: Timestamp,
     /// `None`: until further notice.
@@ -18,6 +18,15 @@ pub struct OwnPrice {
 }
 
 impl OwnPrice {
+    /// Whether it was taken back before its time: it keeps its number, and prices nothing.
+    pub fn is_withdrawn(&self) -> bool {
+        self.asked_until == Some(self.from)
+    }
+
+    fn withdraw(&mut self) {
+        (self.until, self.asked_until) = (Some(self.from), Some(self.from));
+    }
+
     pub fn is_in_force(&self, at: Timestamp) -> bool {
         self.from <= at && self.until.is_none_or(|until| at < until)
     }
@@ -65,29 +74,59 @@ impl Versions {
         Ok(())
     }
 
-    /// Ends a version now, or takes it out if its time has not come: then what was before it goes on in its place.
-    /// `false` if it ended before.
-    pub fn end(&mut self, version: i64, now: Timestamp) -> bool {
+    /// Ends a version now, or withdraws it if its time has not come; what it had ended then goes on in its place.
+    /// `false` if it has ended before.
+    pub fn end(&mut self, version: i64, now: Timestamp, next: &mut i64) -> bool {
         let Some(at) = self.0.iter().position(|price| price.version == version) else { return false };
         let price = self.0[at];
-        if price.until.is_some_and(|until| until <= now) {
+        if price.until.is_some_and(|until| until <= now) || price.is_withdrawn() {
             return false;
         }
+        // What was to end then ends.
+        let was_cut = |other: &&mut OwnPrice| {
+            other.from <= price.from
+                && other.version != price.version
+                && other.until == Some(price.from)
+                && other.asked_until != Some(price.from)
+        };
+        let before = self.0.iter_mut().find(was_cut);
         if price.from > now {
-            self.0.remove(at);
-            // What was to end then ends.
-            let goes_on = |other: &&mut OwnPrice| {
-                other.from < price.from
-                    && other.until == Some(price.from)
-                    && other.asked_until != Some(price.from)
-            };
-            if let Some(before) = self.0.iter_mut().find(goes_on) {
+            if let Some(before) = before {
                 before.until = [price.until, before.asked_until].into_iter().flatten().min();
             }
-        } else {
-            self.0[at].until = Some(now);
+            self.0[at].withdraw();
+            return true;
+        }
+        let until = |before: &OwnPrice| [price.until, before.asked_until].into_iter().flatten().min();
+        let goes_on = before
+            .map(|before| OwnPrice { version: *next, from: now, until: until(before), ..*before })
+            .filter(|rest| rest.until.is_none_or(|until| until > now));
+        self.0[at].until = Some(now);
+        if let Some(rest) = goes_on {
+            self.0.push(rest);
+            *next += 1;
+            self.0.sort_by_key(|price| (price.from, price.version));
         }
         true
+    }
+
+    /// Ends what is in force now, and nothing goes on in its place before what is planned begins.
+    pub fn end_current(&mut self, now: Timestamp) {
+        if let Some(price) = self.0.iter_mut().find(|price| price.is_in_force(now)) {
+            price.until = Some(now);
+        }
+    }
+
+    /// Ends what is in force, and withdraws all that is planned.
+    pub fn end_all(&mut self, now: Timestamp) {
+        self.end_current(now);
+        self.0.iter_mut().filter(|price| price.from > now).for_each(OwnPrice::withdraw);
+    }
+
+    /// Withdraws what is planned to begin at a moment.
+    pub fn withdraw_at(&mut self, from: Timestamp, now: Timestamp) {
+        let planned = |price: &&mut OwnPrice| price.from == from && from > now && !price.is_withdrawn();
+        self.0.iter_mut().filter(planned).for_each(OwnPrice::withdraw);
     }
 }
 
@@ -225,25 +264,43 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_begun_is_taken_out_and_what_has_is_ended() {
+    fn what_has_not_begun_is_withdrawn_and_what_has_is_ended() {
         let now = Timestamp(1_000);
         let mut versions = Versions(vec![own(1, 500, None, 1)]);
         versions.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
         assert_eq!(times(&versions), [(1, 500, Some(2_000)), (2, 2_000, None)]);
-        assert!(versions.end(2, now));
-        assert_eq!(times(&versions), [(1, 500, None)]);
+        assert!(versions.end(2, now, &mut 9));
+        assert_eq!(times(&versions), [(1, 500, None), (2, 2_000, Some(2_000))]);
+        assert!(versions.0[1].is_withdrawn() && !versions.end(2, now, &mut 9));
+        assert!(versions.end(1, now, &mut 9));
+        assert_eq!(times(&versions)[0], (1, 500, Some(1_000)));
+        assert!(!versions.end(1, now, &mut 9) && !versions.end(7, now, &mut 9));
         // What was to end by itself does.
         let mut limited = Versions(vec![own(1, 500, Some(2_000), 1)]);
         limited.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
-        assert!(limited.end(2, now));
-        assert_eq!(times(&limited), [(1, 500, Some(2_000))]);
+        assert!(limited.end(2, now, &mut 9));
+        assert_eq!(times(&limited)[0], (1, 500, Some(2_000)));
         let mut cut = Versions(vec![own(1, 500, Some(5_000), 1)]);
         cut.set(own(2, 2_000, None, 2), now, &mut 9).unwrap();
         assert_eq!(times(&cut), [(1, 500, Some(2_000)), (2, 2_000, None)]);
-        assert!(cut.end(2, now));
-        assert_eq!(times(&cut), [(1, 500, Some(5_000))]);
-        assert!(versions.end(1, now));
-        assert_eq!(times(&versions), [(1, 500, Some(1_000))]);
-        assert!(!versions.end(1, now) && !versions.end(7, now));
+        assert!(cut.end(2, now, &mut 9));
+        assert_eq!(times(&cut)[0], (1, 500, Some(5_000)));
+    }
+
+    #[test]
+    fn where_a_temporary_price_is_ended_early_what_was_before_goes_on_at_once() {
+        let (start, mut next) = (Timestamp(1_000), 9);
+        let mut versions = Versions(vec![own(1, 500, None, 1)]);
+        versions.set(own(2, 1_000, Some(5_000), 2), start, &mut next).unwrap();
+        assert_eq!(times(&versions), [(1, 500, Some(1_000)), (2, 1_000, Some(5_000)), (9, 5_000, None)]);
+        assert!(versions.end(2, Timestamp(3_000), &mut next));
+        assert_eq!(
+            times(&versions),
+            [(1, 500, Some(1_000)), (2, 1_000, Some(3_000)), (10, 3_000, Some(5_000)), (9, 5_000, None)]
+        );
+        assert_eq!(versions.in_force(Timestamp(3_000)).unwrap().figures, versions.0[0].figures);
+        versions.end_all(Timestamp(4_000));
+        assert_eq!(versions.in_force(Timestamp(4_000)), None);
+        assert_eq!(versions.in_force(Timestamp(6_000)), None);
     }
 }

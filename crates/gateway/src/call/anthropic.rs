@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 use serde_json::value::RawValue;
+use tollgate_core::price::ToolCalls;
 use tollgate_core::{Error, Result, input};
 
 use super::{Call, DESCRIPTION_TOKENS, Search, missing};
 use crate::blocks::{Blocks, NativeTools, Turns};
-use crate::body::SEARCHES_MAX;
 use crate::edit::Edit;
 use crate::fields::{Raw, Text, fields};
 use crate::output_limit::OutputLimit;
@@ -100,7 +100,7 @@ impl Call {
         }
         call.messages = turns.count;
         call.images = blocks.images;
-        call.kinds.image_input = call.images > 0;
+        call.kinds.image_input = call.images > 0 || blocks.has_files;
         call.addresses = blocks.addresses.iter().map(|text| Edit::range_of(bytes, text)).collect();
         call.has_files = blocks.has_files;
         if endpoint == Endpoint::CountTokens {
@@ -150,9 +150,11 @@ impl Call {
 fn search(tools: &NativeTools) -> Result<Option<Search>> {
     let Some((at, kind, max_uses)) = &tools.search else { return Ok(None) };
     let calls_param = format!("tools[{at}].max_uses");
-    if let Some(uses) = max_uses.filter(|uses| !(1..=SEARCHES_MAX).contains(uses)) {
-        let message =
-            format!("Invalid '{calls_param}': expected a value from 1 to {SEARCHES_MAX}, but got {uses}.");
+    if let Some(uses) = max_uses.filter(|uses| !(1..=ToolCalls::SEARCHES_MAX).contains(uses)) {
+        let message = format!(
+            "Invalid '{calls_param}': expected a value from 1 to {}, but got {uses}.",
+            ToolCalls::SEARCHES_MAX
+        );
         return Err(Error::invalid(calls_param, message));
     }
     Ok(Some(Search {

@@ -224,6 +224,8 @@ impl Call {
                 // What was said before is not in the body.
                 self.has_files |= self.previous.is_some() || !self.named.is_empty();
                 self.is_background = body.is_background(self.is_kept)?;
+                // And may be seen.
+                self.kinds.image_input |= self.has_files;
             }
         }
         Ok(())
@@ -248,6 +250,7 @@ impl Call {
         self.addresses = messages.addresses.iter().map(|text| Edit::range_of(body, text)).collect();
         // How long audio is does not show.
         self.has_files = messages.has_files || self.kinds.audio_input;
+        self.kinds.image_input |= messages.has_files;
         Ok(())
     }
 
@@ -307,7 +310,7 @@ impl Call {
     pub(crate) fn kinds_at(&self, upstream: &Upstream) -> Kinds {
         // One that cannot be told a tier serves in what its account is set to.
         let is_told = self.endpoint.has_tiers() && usual_tier(&upstream.address).is_some();
-        let any_tier = self.kinds.tier.is_none() && !is_told && !self.endpoint.is_native();
+        let any_tier = self.kinds.tier.is_none() && !is_told;
         Kinds { any_tier, ..self.kinds }
     }
 

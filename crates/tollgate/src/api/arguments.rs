@@ -59,7 +59,8 @@ pub enum ProjectCommand {
     },
     Create {
         name: String,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
@@ -71,7 +72,8 @@ pub enum ProjectCommand {
         id: String,
         #[arg(long)]
         name: Option<String>,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
@@ -114,7 +116,8 @@ pub enum KeyCommand {
         /// Such as 90d, or never
         #[arg(long, default_value = "never", value_name = "TIME")]
         expires: String,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         /// Write the secret to this file (0600, must not exist) instead of stdout
@@ -133,7 +136,8 @@ pub enum KeyCommand {
         all_scopes: bool,
         #[arg(long, value_name = "TIME")]
         expires: Option<String>,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
     },
@@ -166,7 +170,8 @@ pub enum ServiceAccountCommand {
         /// Only the account, with neither role nor key
         #[arg(long)]
         no_key: bool,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         #[arg(long, value_name = "FILE")]
@@ -180,7 +185,8 @@ pub enum ServiceAccountCommand {
         name: Option<String>,
         #[arg(long, value_parser = ["member", "owner"])]
         role: Option<String>,
-        /// A label, which goes with the cost of all that is done; `none` for none. May be given more than once
+        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
+        /// `none` all
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
     },
@@ -240,6 +246,9 @@ pub struct CostCommand {
     /// Width of a bucket
     #[arg(long, default_value = "1d", value_parser = ["1m", "1h", "1d"])]
     pub(crate) bucket: String,
+    /// One row for all of the time
+    #[arg(long, conflicts_with = "bucket")]
+    pub(crate) total: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -53,6 +53,7 @@ impl Session {
                 self.show(table::PROJECTS, &self.client.post(PROJECTS, &body).await?)
             }
             ProjectCommand::Update { id, name, labels, request_labels } => {
+                let labels = self.with_known(&one(&id), labels).await?;
                 let body = self.project_body(name, &labels, &request_labels)?;
                 self.show(table::PROJECTS, &self.client.post(&one(&id), &body).await?)
             }
@@ -82,6 +83,23 @@ impl Session {
             body.insert("request_labels".to_owned(), Value::Object(allowed));
         }
         Ok(Value::Object(body))
+    }
+
+    /// The labels that something has with those that are said; an empty value takes one away.
+    async fn with_known(&self, path: &str, said: Vec<String>) -> Result<Vec<String>, Failure> {
+        let Some(said) = pairs(&said)?.filter(|said| !said.is_empty()) else { return Ok(said) };
+        let known = self.client.get(path, &[]).await?;
+        let mut labels = known["labels"].as_object().cloned().unwrap_or_default();
+        for (name, value) in said {
+            if value.is_empty() {
+                labels.remove(&name);
+            } else {
+                labels.insert(name, json!(value));
+            }
+        }
+        let text = |(name, value): (String, Value)| format!("{name}={}", value.as_str().unwrap_or_default());
+        let labels: Vec<String> = labels.into_iter().map(text).collect();
+        Ok(if labels.is_empty() { vec!["none".to_owned()] } else { labels })
     }
 
     /// Adds what is said of labels to a body, if anything is.
@@ -117,6 +135,7 @@ impl Session {
             }
             KeyCommand::Update { id, project, scopes, all_scopes, expires, labels } => {
                 let mut body = Map::new();
+                let labels = self.with_known(&one(&project, &id), labels).await?;
                 self.add_labels(&mut body, &labels)?;
                 if all_scopes || !scopes.is_empty() {
                     body.insert("scopes".to_owned(), json!(scopes));
@@ -190,6 +209,7 @@ impl Session {
             }
             ServiceAccountCommand::Update { id, project, name, role, labels } => {
                 let mut body = Map::new();
+                let labels = self.with_known(&one(&project, &id), labels).await?;
                 self.add_labels(&mut body, &labels)?;
                 body.extend(name.map(|name| ("name".to_owned(), json!(name))));
                 body.extend(role.map(|role| ("role".to_owned(), json!(role))));

@@ -129,7 +129,7 @@ impl Session {
             for one in found.iter().filter(|one| !one["error"].is_null() && one["error"] != TAKEN_BACK) {
                 let finding = format!(
                     "A notification of the alert {} has not arrived: {}.",
-                    one["spend_alert_id"].as_str().unwrap_or_default(),
+                    one["spend_alert_id"].as_str().or(one["event_alert_id"].as_str()).unwrap_or_default(),
                     one["error"].as_str().unwrap_or_default()
                 );
                 findings.add("notifications", "warning", one["id"].as_str().unwrap_or_default(), &finding);

@@ -42,7 +42,7 @@ pub enum ModelCommand {
 pub enum PriceCommand {
     /// Versions of a model's prices, or of all that were set
     List { model: Option<String> },
-    /// Set all prices of a model from a time on; what is not given is as the embedded data has it
+    /// Set all prices of a model from a time on: what is not given is as the embedded data has it, or none. Shows what changes
     Set {
         model: String,
         #[command(flatten)]
@@ -232,13 +232,15 @@ impl Session {
             }
             PriceCommand::Set { model, prices, from, until } => {
                 let now = Clock::system().now();
-                let mut body = json!({"prices": prices.into_map()?});
+                let mut entry = json!({"model": model, "prices": prices.into_map()?});
                 for (name, text) in [("effective_from", from), ("effective_until", until)] {
                     if let Some(text) = text {
-                        body[name] = json!(amount::moment_ahead(&text, now)?);
+                        entry[name] = json!(amount::moment_ahead(&text, now)?);
                     }
                 }
-                self.show(table::PRICES, &self.client.post(&of_model(&model), &body).await?)?;
+                // As a list of one, for that says what differs from what would be.
+                let done = self.client.post(PRICES, &json!({"prices": [entry]})).await?;
+                self.show_changes(&done)?;
             }
             PriceCommand::Delete { model, price } => {
                 self.deleted(&format!("{}/{}", of_model(&model), encoded(&price))).await?;
@@ -283,8 +285,8 @@ impl Session {
             }
         }
         self.show(table::PRICE_CHANGES, &Value::Array(rows))?;
-        let verb = if done["dry_run"] == true { "would be set" } else { "were set" };
-        self.say(&format!("{} prices {verb}, {} are so already.", done["created"], done["unchanged"]));
+        let verb = if done["dry_run"] == true { "would be set" } else { "set" };
+        self.say(&format!("Versions {verb}: {}. So already: {}.", done["created"], done["unchanged"]));
         Ok(())
     }
 }
@@ -347,6 +349,12 @@ fn from_csv(text: &str) -> Result<Vec<Value>, String> {
     let is_known = |name: &str| {
         ["model", "effective_from", "effective_until"].contains(&name) || Figures::NAMES.contains(&name)
     };
+    if header.len() == 1 && header.iter().any(|name| name.contains(';')) {
+        return Err("line 1: the columns are separated by semicolons; commas are needed".to_owned());
+    }
+    if let Some(twice) = header.iter().find(|name| header.iter().filter(|other| other == name).count() > 1) {
+        return Err(format!("line 1: there are two columns `{twice}`"));
+    }
     if let Some(unknown) = header.iter().find(|name| !is_known(name)) {
         return Err(format!("line 1: `{unknown}` is not the name of a price"));
     }

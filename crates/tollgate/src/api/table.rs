@@ -231,7 +231,9 @@ pub(crate) const MODELS: &[Column] = &[
     plain("CONTEXT", "/context_tokens"),
     plain("MAX OUTPUT", "/max_output_tokens"),
     plain("IMAGE", "/image_tokens"),
+    plain("REASONING", "/reasoning_price"),
     plain("REQUEST", "/request_price"),
+    plain("SEARCH", "/web_search_price"),
     plain("CEILING", "/request_cost_max"),
     plain("VERSION", "/price_version"),
     plain("EXCEEDED", "/bound_violations/count"),
@@ -247,7 +249,9 @@ pub(crate) const PRICES: &[Column] = &[
     plain("INPUT", "/prices/input_price"),
     plain("CACHED", "/prices/cached_input_price"),
     plain("OUTPUT", "/prices/output_price"),
+    plain("REASONING", "/prices/reasoning_price"),
     plain("REQUEST", "/prices/request_price"),
+    plain("SEARCH", "/prices/web_search_price"),
     plain("BY", "/created_by"),
 ];
 

@@ -1,10 +1,12 @@
 //! `cost`, `usage`, `usage export`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 
 use serde_json::Value;
-use tollgate_core::Timestamp;
 use tollgate_core::time::Clock;
+use tollgate_core::{Money, Timestamp};
 
 use crate::api::amount;
 use crate::api::arguments::{
@@ -32,7 +34,18 @@ impl Session {
             query.push(("group_by", name.to_owned()));
         }
         query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
-        self.buckets(table::COSTS, "/organization/costs", query).await
+        if !command.total {
+            return self.buckets(table::COSTS, "/organization/costs", query).await;
+        }
+        // As many buckets on a page as there can be.
+        query.push(("limit", "180".to_owned()));
+        let mut totals: BTreeMap<String, Value> = BTreeMap::new();
+        let add = |row| {
+            add_cost(&mut totals, row);
+            Ok(())
+        };
+        self.each_result("/organization/costs", query, add).await?;
+        self.show(table::COSTS, &Value::Array(totals.into_values().collect()))
     }
 
     pub async fn usage(&self, command: UsageCommand) -> Done {
@@ -126,6 +139,31 @@ impl Session {
         };
         self.each_result("/tollgate/v1/usage", query, write).await?;
         Ok(out.flush()?)
+    }
+}
+
+/// Adds a row of costs to what is of the same groups. Amounts are numbers of nine places, so that they add up exactly.
+fn add_cost(totals: &mut BTreeMap<String, Value>, row: Value) {
+    const OF_TIME: [&str; 4] = ["amount", "quantity", "start_time", "end_time"];
+    let mut groups = row.clone();
+    for name in OF_TIME {
+        groups[name] = Value::Null;
+    }
+    let amount = |row: &Value| {
+        let dollars = row["amount"]["value"].as_f64().unwrap_or_default();
+        Money::parse(&format!("{dollars:.9}")).unwrap_or_default()
+    };
+    match totals.entry(groups.to_string()) {
+        Entry::Vacant(place) => _ = place.insert(row),
+        Entry::Occupied(mut known) => {
+            let known = known.get_mut();
+            let sum = amount(known) + amount(&row);
+            known["amount"]["value"] = serde_json::from_str(&sum.short()).unwrap_or_default();
+            if let (Some(one), Some(other)) = (known["quantity"].as_i64(), row["quantity"].as_i64()) {
+                known["quantity"] = (one + other).into();
+            }
+            known["end_time"] = row["end_time"].clone();
+        }
     }
 }
 
