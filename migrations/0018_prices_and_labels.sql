@@ -74,8 +74,6 @@ ALTER TABLE attempt ADD COLUMN reasoning_tokens BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN image_input_tokens BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN image_output_tokens BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN web_search_calls BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE attempt ADD COLUMN file_search_calls BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE attempt ADD COLUMN code_interpreter_sessions BIGINT NOT NULL DEFAULT 0;
 
 CREATE TABLE new_usage_rollup (
     key_number BIGINT NOT NULL,
@@ -107,19 +105,16 @@ CREATE TABLE new_usage_rollup (
     image_output_tokens BIGINT NOT NULL,
     drained_output_tokens BIGINT NOT NULL,
     web_search_calls BIGINT NOT NULL,
-    file_search_calls BIGINT NOT NULL,
-    code_interpreter_sessions BIGINT NOT NULL,
     PRIMARY KEY (key_number, width, bucket_start, endpoint, model, upstream_id, service_tier, label_set)
 ) WITHOUT ROWID;
 INSERT INTO new_usage_rollup (key_number, width, bucket_start, endpoint, model, upstream_id, service_tier, label_set, requests,
     clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost, request_cost, tool_cost,
     adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens,
-    image_input_tokens, output_tokens, audio_output_tokens, image_output_tokens, drained_output_tokens, web_search_calls,
-    file_search_calls, code_interpreter_sessions)
+    image_input_tokens, output_tokens, audio_output_tokens, image_output_tokens, drained_output_tokens, web_search_calls)
 SELECT key_number, width, bucket_start, endpoint, model, upstream_id, service_tier, 0, requests, clamped_requests, input_cost,
     cached_input_cost, cache_write_cost, output_cost, drained_output_cost, 0, 0, adjusted_cost, input_tokens,
     cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, 0, output_tokens, audio_output_tokens, 0,
-    drained_output_tokens, 0, 0, 0
+    drained_output_tokens, 0
 FROM usage_rollup;
 DROP TABLE usage_rollup;
 ALTER TABLE new_usage_rollup RENAME TO usage_rollup;
@@ -157,19 +152,17 @@ CREATE TABLE new_usage_total (
     image_output_tokens BIGINT NOT NULL,
     drained_output_tokens BIGINT NOT NULL,
     web_search_calls BIGINT NOT NULL,
-    file_search_calls BIGINT NOT NULL,
-    code_interpreter_sessions BIGINT NOT NULL,
     PRIMARY KEY (organization_id, project_id, width, bucket_start, endpoint, model, upstream_id, service_tier, label_set)
 ) WITHOUT ROWID;
 INSERT INTO new_usage_total (organization_id, project_id, width, bucket_start, endpoint, model, upstream_id, service_tier,
     label_set, requests, clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost,
     request_cost, tool_cost, adjusted_cost, input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
     audio_input_tokens, image_input_tokens, output_tokens, audio_output_tokens, image_output_tokens, drained_output_tokens,
-    web_search_calls, file_search_calls, code_interpreter_sessions)
+    web_search_calls)
 SELECT organization_id, project_id, width, bucket_start, endpoint, model, upstream_id, service_tier, 0, requests,
     clamped_requests, input_cost, cached_input_cost, cache_write_cost, output_cost, drained_output_cost, 0, 0, adjusted_cost,
     input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, audio_input_tokens, 0, output_tokens,
-    audio_output_tokens, 0, drained_output_tokens, 0, 0, 0
+    audio_output_tokens, 0, drained_output_tokens, 0
 FROM usage_total;
 DROP TABLE usage_total;
 ALTER TABLE new_usage_total RENAME TO usage_total;

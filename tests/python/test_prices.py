@@ -171,7 +171,10 @@ def test_a_planned_price_can_be_taken_back_and_a_past_one_stays(server):
     assert server.get(f"{MODELS}/m").json["input_price"] == "0.5"
     assert server.delete(f"{MODELS}/m/prices/{offer}").status == 200
     assert server.get(f"{MODELS}/m").json["input_price"] == "1"
-    assert len({v["id"] for v in server.get(f"{MODELS}/m/prices").json["data"]} | {later["id"], first}) == 6, "no number is used again"
+    assert server.post(f"{MODELS}/m", {"input_price": "3"}).json["input_price"] == "3"
+    versions = server.get(f"{MODELS}/m/prices").json["data"]
+    assert versions[-1]["prices"]["input_price"] == "3" and versions[-1]["effective_until"] is None, "nothing of the offer ends what is set after it"
+    assert len({v["id"] for v in versions} | {later["id"], first}) == 6, "no number is used again"
     assert server.delete(f"{MODELS}/m").status == 200 and server.get(f"{MODELS}/m").status == 404
     for gone in ["price_9", "embedded-2026-01-01", "x"]:
         assert server.delete(f"{MODELS}/m/prices/{gone}").status == 404

@@ -290,7 +290,7 @@ async fn told(tx: &mut Tx, alert: &Alert, subject: &str, now: Timestamp) -> Resu
     Ok(noted > 0)
 }
 
-/// Unless the alert is gone, or does not tell of it any more.
+/// Unless the alert is gone by now.
 async fn put(
     tx: &mut Tx,
     clock: &Clock,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use tollgate_core::price::{Tier, ToolCalls};
+use tollgate_core::price::{Tier, TokenUsage};
 use tollgate_core::{Error, Result, input};
 
 use crate::fields::{Raw, Text, fields};
@@ -202,11 +202,11 @@ impl Body<'_> {
     pub(crate) fn max_tool_calls(&self) -> Result<Option<u64>> {
         let Some(raw) = self.max_tool_calls.0.filter(|raw| raw.get() != "null") else { return Ok(None) };
         match input::from_part("max_tool_calls", raw.get())? {
-            calls @ 1..=ToolCalls::SEARCHES_MAX => Ok(Some(calls)),
+            calls @ 1..=TokenUsage::WEB_SEARCHES_MAX => Ok(Some(calls)),
             calls => {
                 let message = format!(
                     "Invalid 'max_tool_calls': expected a value from 1 to {}, but got {calls}.",
-                    ToolCalls::SEARCHES_MAX
+                    TokenUsage::WEB_SEARCHES_MAX
                 );
                 Err(Error::invalid("max_tool_calls", message))
             }

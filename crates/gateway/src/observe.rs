@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use tollgate_core::price::{TokenUsage, ToolCalls};
+use tollgate_core::price::TokenUsage;
 use tollgate_ledger::{Dispatched, Reported};
 use tollgate_wire::ChunkFrame;
 
@@ -144,10 +144,7 @@ impl Observer {
             input: if reported.input > 0 { reported.input } else { self.input_estimate },
             output: self.seen.tokens().max(reported.output),
             drained_output: 0,
-            tools: ToolCalls {
-                web_searches: reported.tools.web_searches.max(self.seen.searches),
-                ..reported.tools
-            },
+            web_searches: reported.web_searches.max(self.seen.searches),
             ..reported
         }))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tollgate_core::budget::Payer;
 use tollgate_core::labels::LabelSet;
-use tollgate_core::price::{Cost, Overrun, Request, TokenUsage, ToolCalls};
+use tollgate_core::price::{Cost, Overrun, Request, TokenUsage};
 use tollgate_core::{AttemptId, Money, Timestamp, UpstreamId};
 
 /// Which of OpenAI's usage endpoints counts the request, if one does.
@@ -209,7 +209,6 @@ pub(crate) enum Ending {
 
 /// How a hold ends on the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all are settled")]
 pub(crate) enum Outcome {
     Settled { source: UsageSource, usage: TokenUsage, cost: Cost, flags: Flags, reported: Option<String> },
     Voided,
@@ -236,14 +235,14 @@ impl Outcome {
         let mut flags = reported.flags;
         let is_believable = |usage: &TokenUsage| {
             usage.input.max(usage.output) <= attempt.believable_max
-                && usage.tools.web_searches <= ToolCalls::SEARCHES_MAX
+                && usage.web_searches <= TokenUsage::WEB_SEARCHES_MAX
         };
         let believed = reported.usage.filter(is_believable);
         flags.absurd |= reported.usage.is_some() && believed.is_none();
         // A tier of a price that is not known is charged at the usual one, and told.
         let served = believed.and_then(|usage| usage.tier);
         flags.service_tier |= served.is_some_and(|tier| !request.knows(tier));
-        flags.tools |= believed.is_some_and(|usage| !request.knows_tools(usage.tools));
+        flags.tools |= believed.is_some_and(|usage| !request.knows_web_searches(usage.web_searches));
         let (source, usage, cost) = match (believed, seen.usage) {
             (Some(usage), _) => (UsageSource::Upstream, usage, request.cost(usage)),
             (None, Some(usage)) if !is_limited || request.is_free() => {

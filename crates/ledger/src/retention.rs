@@ -15,10 +15,10 @@ const PAUSE: Duration = Duration::from_mins(10);
 const AT_ONCE: i64 = 1_000;
 const BREATH: Duration = Duration::from_millis(20);
 
-/// Organizations whose requests do not all have to be kept, and until when those of each go: whole days, for sums are by the
-/// day.
+/// Where each organization stands whose requests do not all have to be kept, and until when its own go: whole days, for sums
+/// are by the day.
 const DUE: &str =
-    "SELECT id, requests_from, ($1 - requests_days * 86400) / 86400 * 86400 AS until FROM organization
+    "SELECT requests_from, ($1 - requests_days * 86400) / 86400 * 86400 AS until FROM organization
     WHERE requests_days IS NOT NULL AND requests_from < ($1 - requests_days * 86400) / 86400 * 86400";
 
 /// Deletes what need not be kept any more, for as long as the process lives.
@@ -37,21 +37,17 @@ pub async fn clear(db: &Db, clock: &Clock) -> Result<u64> {
     let now = clock.now();
     let due: Vec<Row> = db.read(move |tx| Box::pin(async move { tx.all(DUE, &params![now]).await })).await?;
     let times = |at: usize| due.iter().map(move |row| row.at::<Timestamp>(at));
-    let first = times(1).collect::<Result<Vec<_>>>()?.into_iter().min();
-    let last = times(2).collect::<Result<Vec<_>>>()?.into_iter().max();
+    let first = times(0).collect::<Result<Vec<_>>>()?.into_iter().min();
+    let last = times(1).collect::<Result<Vec<_>>>()?.into_iter().max();
     let (Some(mut from), Some(until)) = (first, last) else { return Ok(0) };
     let mut deleted = 0;
     while from < until {
-        let (edge, is_any) =
-            db.read(move |tx| Box::pin(async move { look(tx, from, until, now).await })).await?;
-        // What is others' is passed over.
-        if is_any || edge == until {
-            let start = from;
-            deleted +=
-                db.write(move |tx| Box::pin(async move { clear_some(tx, start, edge, now).await })).await?;
-            tokio::time::sleep(BREATH).await;
-        }
+        let start = from;
+        let (count, edge) =
+            db.write(move |tx| Box::pin(async move { clear_some(tx, start, until, now).await })).await?;
+        deleted += count;
         from = edge;
+        tokio::time::sleep(BREATH).await;
     }
     if deleted > 0 {
         tracing::info!(deleted, "requests were deleted that need not be kept any more");
@@ -59,34 +55,35 @@ pub async fn clear(db: &Db, clock: &Clock) -> Result<u64> {
     Ok(deleted)
 }
 
-/// Of those between two moments that need not be kept: `$1` and `$2` are ids, `$3` is now.
+/// Of those between two moments that need not be kept: `$1` and `$2` are ids, `$3` is now, and `$4` the first moment. Whoever
+/// stands before it came to it while others' requests were gone through, and is not passed over: its turn is the next time.
 const OLD: &str = " FROM attempt a JOIN api_key k ON k.number = a.key_number JOIN organization o ON o.id = k.organization_id
-    WHERE a.id >= $1 AND a.id < $2 AND a.state <> 'held' AND o.requests_days IS NOT NULL
+    WHERE a.id >= $1 AND a.id < $2 AND a.state <> 'held' AND o.requests_days IS NOT NULL AND o.requests_from >= $4
         AND a.created_at < ($3 - o.requests_days * 86400) / 86400 * 86400";
 
-/// Up to where the next requests from a moment on go, and whether any of them need not be kept.
-async fn look(tx: &mut Tx, from: Timestamp, until: Timestamp, now: Timestamp) -> Result<(Timestamp, bool)> {
-    let (first, last) = (AttemptId::first_at(from), AttemptId::first_at(until));
+/// Up to where the next requests from a moment on go. A second is cleared whole, however much is in it.
+async fn edge(tx: &mut Tx, from: Timestamp, until: Timestamp) -> Result<Timestamp> {
     let sql = "SELECT created_at FROM attempt WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3";
-    let edge: Option<Row> = tx.optional(sql, &params![first, last, AT_ONCE]).await?;
-    // A second is cleared whole, however much is in it.
-    let edge = match edge {
-        Some(row) => row.at::<Timestamp>(0)?.max(from.plus_seconds(1)).min(until),
-        None => until,
-    };
-    let old = Sql::from("SELECT 1").push(OLD).push(" LIMIT 1");
-    let found: Option<Row> = tx.optional(old, &params![first, AttemptId::first_at(edge), now]).await?;
-    Ok((edge, found.is_some()))
+    let range = params![AttemptId::first_at(from), AttemptId::first_at(until), AT_ONCE];
+    let next: Option<Row> = tx.optional(sql, &range).await?;
+    let next = next.map(|row| row.at::<Timestamp>(0)).transpose()?;
+    Ok(next.map_or(until, |next| next.max(from.plus_seconds(1)).min(until)))
 }
 
 /// Of an organization: `$1`, and no later than its own day as of `$2`.
 const UNTIL: &str = "CASE WHEN $1 < ($2 - requests_days * 86400) / 86400 * 86400 THEN $1
     ELSE ($2 - requests_days * 86400) / 86400 * 86400 END";
 
-/// Deletes what need not be kept between two moments, and notes that it is gone. What is under way still after so many days
-/// is none of it.
-async fn clear_some(tx: &mut Tx, from: Timestamp, edge: Timestamp, now: Timestamp) -> Result<u64> {
-    let range = params![AttemptId::first_at(from), AttemptId::first_at(edge), now];
+/// Deletes what need not be kept of the next requests from a moment on, and notes that it is gone: how many that were, and
+/// up to where. What is under way still after so many days is none of it.
+pub(crate) async fn clear_some(
+    tx: &mut Tx,
+    from: Timestamp,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<(u64, Timestamp)> {
+    let edge = edge(tx, from, until).await?;
+    let range = params![AttemptId::first_at(from), AttemptId::first_at(edge), now, from];
     let of_old = |table: &'static str, id: &'static str| {
         Sql::from("DELETE FROM ")
             .push(table)
@@ -100,10 +97,10 @@ async fn clear_some(tx: &mut Tx, from: Timestamp, edge: Timestamp, now: Timestam
     let deleted = tx.execute(of_old("attempt", "id"), &range).await?;
     let sql = Sql::from("UPDATE organization SET requests_from = ")
         .push(UNTIL)
-        .push(" WHERE requests_days IS NOT NULL AND requests_from < ")
+        .push(" WHERE requests_days IS NOT NULL AND requests_from >= $3 AND requests_from < ")
         .push(UNTIL);
-    tx.execute(sql, &params![edge, now]).await?;
-    Ok(deleted as u64)
+    tx.execute(sql, &params![edge, now, from]).await?;
+    Ok((deleted as u64, edge))
 }
 
 /// Since when the requests of an organization are there.

@@ -122,10 +122,11 @@ fn upsert(table: &str, of: &str, places: usize) -> String {
     let line = format!("{of}, endpoint, model, upstream_id, service_tier, label_set");
     format!(
         "INSERT INTO {table} AS r ({line}{}) VALUES ({})
-         ON CONFLICT ({line}) DO UPDATE SET bucket_start = r.bucket_start{}",
+         ON CONFLICT ({line}) DO UPDATE SET {}",
         Sums::COLUMNS,
         places.join(", "),
-        Sums::ADDED
+        // No column of a key: a row whose key is set is deleted, and inserted again in each index.
+        Sums::ADDED.trim_start_matches(", ")
     )
 }
 

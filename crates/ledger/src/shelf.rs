@@ -80,9 +80,7 @@ impl Shelf for Tx {
                 usage.audio_output(),
                 usage.image_output(),
                 usage.drained_output(),
-                usage.tools.web_searches,
-                usage.tools.file_searches,
-                usage.tools.code_interpreters,
+                usage.web_searches,
                 usage.tier().as_str(),
                 outcome.flags().to_stored(),
                 outcome.reported().map(str::to_owned),
@@ -98,9 +96,8 @@ impl Shelf for Tx {
                     cache_write_tokens = $13, cache_write_1h_tokens = $14, audio_input_tokens = $15,
                     image_input_tokens = $16, output_tokens = $17, reasoning_tokens = $18, audio_output_tokens = $19,
                     image_output_tokens = $20, drained_output_tokens = $21, web_search_calls = $22,
-                    file_search_calls = $23, code_interpreter_sessions = $24, service_tier = $25, flags = $26,
-                    reported_usage = $27, resolved_at = $28
-                 WHERE id = $29 AND state = 'held'",
+                    service_tier = $23, flags = $24, reported_usage = $25, resolved_at = $26
+                 WHERE id = $27 AND state = 'held'",
                 sets,
             )
             .await?;

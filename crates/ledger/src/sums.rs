@@ -17,7 +17,7 @@ macro_rules! sums {
             pub(crate) const COUNT: usize = [$(stringify!($name)),*].len();
             /// The columns, after others.
             pub(crate) const COLUMNS: &str = concat!($(", ", stringify!($name)),*);
-            /// What an upsert into `r` adds, after `bucket_start = r.bucket_start`.
+            /// What an upsert into `r` sets, each after a comma.
             pub(crate) const ADDED: &str =
                 concat!($(", ", stringify!($name), " = r.", stringify!($name), " + excluded.", stringify!($name)),*);
             /// The sums over rows `r` that are sums themselves, after other columns.
@@ -76,8 +76,6 @@ sums! {
     image_output_tokens: i64 = "a.image_output_tokens",
     drained_output_tokens: i64 = "a.drained_output_tokens",
     web_search_calls: i64 = "a.web_search_calls",
-    file_search_calls: i64 = "a.file_search_calls",
-    code_interpreter_sessions: i64 = "a.code_interpreter_sessions",
 }
 
 impl Sums {
@@ -104,9 +102,7 @@ impl Sums {
             audio_output_tokens: count(usage.audio_output()),
             image_output_tokens: count(usage.image_output()),
             drained_output_tokens: count(usage.drained_output()),
-            web_search_calls: count(usage.tools.web_searches),
-            file_search_calls: count(usage.tools.file_searches),
-            code_interpreter_sessions: count(usage.tools.code_interpreters),
+            web_search_calls: count(usage.web_searches),
         }
     }
 

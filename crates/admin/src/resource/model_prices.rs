@@ -432,7 +432,11 @@ impl Book {
         }
         let (_, old) = price_book::in_force(model, &versions.0, wanted.from);
         // What is planned for the same time is what the list corrects.
-        versions.withdraw_at(wanted.from, now);
+        let planned =
+            |price: &&OwnPrice| price.from == wanted.from && wanted.from > now && !price.is_withdrawn();
+        if let Some(planned) = versions.0.iter().find(planned).map(|price| price.version) {
+            versions.end(planned, now, &mut self.next);
+        }
         let version = self.set(versions, &wanted, now, at)?;
         let (_, new) = price_book::in_force(model, &versions.0, wanted.from);
         let set = versions.0.iter().find(|price| price.version == version);

@@ -1,11 +1,13 @@
 //! What tokens cost, and the most a request can cost.
 
+mod rates;
 mod request;
 mod usage;
 mod version;
 
+pub use rates::{Kinds, Rates};
 pub use request::{Overrun, REQUEST_COST_MAX, Request, Size};
-pub use usage::{Tier, TokenUsage, ToolCalls};
+pub use usage::{Tier, TokenUsage};
 pub use version::PriceVersion;
 
 use crate::money::{Money, UnitPrice};
@@ -29,143 +31,6 @@ impl Tiers {
             Tier::Batch => self.batch,
         }
     }
-}
-
-/// Unit prices. What has no price of its own costs what plain input costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rates {
-    pub input: UnitPrice,
-    pub cached_input: Option<UnitPrice>,
-    pub cache_write: Option<UnitPrice>,
-    /// To keep it for an hour; without a price of its own it costs what other writing costs.
-    pub cache_write_1h: Option<UnitPrice>,
-    /// `None` for a model known only by its input, as embeddings are: it prices no request that makes output.
-    pub output: Option<UnitPrice>,
-    /// Without a price of its own reasoning costs what other output costs.
-    pub reasoning: Option<UnitPrice>,
-    /// `None` for a model whose audio has no price: it prices no request that has any.
-    pub audio_input: Option<UnitPrice>,
-    pub audio_output: Option<UnitPrice>,
-    /// Without a price of its own what is seen costs what other input costs.
-    pub image_input: Option<UnitPrice>,
-    /// `None` for a model whose images have no price: it prices no request that makes any.
-    pub image_output: Option<UnitPrice>,
-}
-
-/// What of a request's tokens may have a price of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kinds {
-    /// Input that is kept in the cache for an hour.
-    pub kept_1h: bool,
-    pub audio_input: bool,
-    pub audio_output: bool,
-    pub image_input: bool,
-    pub image_output: bool,
-    /// The tier that is asked for.
-    pub tier: Option<Tier>,
-    /// Whether it may be served in any tier, for nobody says in which.
-    pub any_tier: bool,
-}
-
-impl Kinds {
-    /// What is most usual.
-    pub const NONE: Self = Self {
-        kept_1h: false,
-        audio_input: false,
-        audio_output: false,
-        image_input: false,
-        image_output: false,
-        tier: None,
-        any_tier: false,
-    };
-    const ALL: Self = Self {
-        kept_1h: true,
-        audio_input: true,
-        audio_output: true,
-        image_input: true,
-        image_output: true,
-        ..Self::NONE
-    };
-}
-
-impl Rates {
-    /// All input at one price, and no output.
-    pub const fn of_input(input: UnitPrice) -> Self {
-        Self {
-            input,
-            cached_input: None,
-            cache_write: None,
-            cache_write_1h: None,
-            output: None,
-            reasoning: None,
-            audio_input: None,
-            audio_output: None,
-            image_input: None,
-            image_output: None,
-        }
-    }
-
-    fn dearest_input(self, kinds: Kinds) -> UnitPrice {
-        let kept_1h = self.cache_write_1h.filter(|_| kinds.kept_1h);
-        let heard = self.audio_input.filter(|_| kinds.audio_input);
-        let seen = self.image_input.filter(|_| kinds.image_input);
-        let others = [self.cached_input, self.cache_write, kept_1h, heard, seen];
-        others.into_iter().flatten().fold(self.input, UnitPrice::max)
-    }
-
-    /// `None` if it has no price. Whether a model reasons or draws is not asked everywhere: one that can does.
-    fn dearest_output(self, kinds: Kinds) -> Option<UnitPrice> {
-        let spoken = self.audio_output.filter(|_| kinds.audio_output);
-        let output = self.output?;
-        Some([spoken, self.image_output, self.reasoning].into_iter().flatten().fold(output, UnitPrice::max))
-    }
-
-    /// The same in a tier.
-    fn scaled(self, factor: u64) -> Self {
-        let scale = |price: UnitPrice| {
-            let product = i128::from(price.0) * i128::from(factor);
-            let pico = (product + i128::from(MILLION) - 1) / i128::from(MILLION);
-            UnitPrice(i64::try_from(pico).unwrap_or(i64::MAX))
-        };
-        if factor == MILLION {
-            return self;
-        }
-        Self {
-            input: scale(self.input),
-            cached_input: self.cached_input.map(scale),
-            cache_write: self.cache_write.map(scale),
-            cache_write_1h: self.cache_write_1h.map(scale),
-            output: self.output.map(scale),
-            reasoning: self.reasoning.map(scale),
-            audio_input: self.audio_input.map(scale),
-            audio_output: self.audio_output.map(scale),
-            image_input: self.image_input.map(scale),
-            image_output: self.image_output.map(scale),
-        }
-    }
-
-    fn cache_write(self) -> UnitPrice {
-        self.cache_write.unwrap_or(self.input)
-    }
-
-    /// How many nano-dollars the parts of output can add by being rounded up each by itself.
-    fn output_rounding(self, kinds: Kinds) -> i64 {
-        let kinds = [kinds.audio_output, self.image_output.is_some(), self.reasoning.is_some()];
-        1 + 2 * kinds.into_iter().map(i64::from).sum::<i64>()
-    }
-}
-
-/// What the first `first` tokens cost of parts that follow each other, and what the rest.
-fn split(parts: [(UnitPrice, u64); 4], first: u64) -> (Money, Money) {
-    let mut left = first;
-    let mut costs = (Money::ZERO, Money::ZERO);
-    for (price, tokens) in parts {
-        let before = tokens.min(left);
-        left -= before;
-        costs.0 += price.times(before);
-        costs.1 += price.times(tokens - before);
-    }
-    costs
 }
 
 /// The price of a model's tokens.
@@ -207,6 +72,19 @@ impl Cost {
             + self.request
             + self.tools
     }
+}
+
+/// What the first `first` tokens cost of parts that follow each other, and what the rest.
+fn split(parts: [(UnitPrice, u64); 4], first: u64) -> (Money, Money) {
+    let mut left = first;
+    let mut costs = (Money::ZERO, Money::ZERO);
+    for (price, tokens) in parts {
+        let before = tokens.min(left);
+        left -= before;
+        costs.0 += price.times(before);
+        costs.1 += price.times(tokens - before);
+    }
+    costs
 }
 
 impl Price {
@@ -283,7 +161,7 @@ impl Price {
             output: read,
             drained_output: drained,
             request: self.request,
-            tools: self.searches(usage.tools.web_searches),
+            tools: self.searches(usage.web_searches),
         }
     }
 
@@ -418,7 +296,7 @@ mod tests {
             audio_output: 7,
             image_output: Some(5),
             drained_output: 4,
-            tools: ToolCalls { web_searches: 3, ..ToolCalls::default() },
+            web_searches: 3,
             ..TokenUsage::default()
         };
         let cost = price().cost(usage);

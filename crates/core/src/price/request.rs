@@ -1,6 +1,6 @@
 //! A request as far as its cost is concerned, and how far answers have exceeded what requests were bounded to.
 
-use super::{Bound, Cost, Kinds, MILLION, Price, PriceVersion, Tier, TokenUsage, ToolCalls};
+use super::{Bound, Cost, Kinds, MILLION, Price, PriceVersion, Tier, TokenUsage};
 use crate::money::Money;
 
 /// By how much more than they were bounded to a model's answers have taken, or made: the worst of each kind.
@@ -166,9 +166,9 @@ impl Request {
         self.price.filter(|_| self.is_priced()).map(|price| price.version)
     }
 
-    /// Whether it is known what tools cost that were run.
-    pub fn knows_tools(&self, tools: ToolCalls) -> bool {
-        tools.web_searches == 0 || self.price.is_none_or(|price| price.web_search.is_some())
+    /// Whether it is known what so many searches of the web cost.
+    pub fn knows_web_searches(&self, searches: u64) -> bool {
+        searches == 0 || self.price.is_none_or(|price| price.web_search.is_some())
     }
 
     /// Whether it costs nothing, however much it takes and makes.

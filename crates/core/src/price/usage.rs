@@ -48,27 +48,16 @@ pub struct TokenUsage {
     pub image_output: Option<u64>,
     /// Of the output, what was made after the client had gone.
     pub drained_output: u64,
-    /// Of tools that the provider ran.
-    pub tools: ToolCalls,
+    /// That the provider ran, and charges for each.
+    pub web_searches: u64,
     /// In which it was served; `None` if that is not known.
     pub tier: Option<Tier>,
 }
 
-/// How often tools were called that the provider runs, and charges for each time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ToolCalls {
-    pub web_searches: u64,
-    pub file_searches: u64,
-    /// Sessions, whatever was run in one.
-    pub code_interpreters: u64,
-}
-
-impl ToolCalls {
-    /// More searches than anybody waits for: nobody asks for more, and a report of more is nonsense.
-    pub const SEARCHES_MAX: u64 = 1_000;
-}
-
 impl TokenUsage {
+    /// More than anybody waits for: nobody asks for more, and a report of more is nonsense.
+    pub const WEB_SEARCHES_MAX: u64 = 1_000;
+
     /// Input that was neither read from nor written to the cache. A report that contradicts itself is read so that
     /// no part counts twice.
     pub fn uncached_input(self) -> u64 {

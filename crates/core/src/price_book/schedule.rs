@@ -74,8 +74,8 @@ impl Versions {
         Ok(())
     }
 
-    /// Ends a version now, or withdraws it if its time has not come; what it had ended then goes on in its place.
-    /// `false` if it has ended before.
+    /// Ends a version now, or withdraws it if its time has not come; what it had ended then goes on in its place, as one
+    /// with what was to go on after it. `false` if it has ended before.
     pub fn end(&mut self, version: i64, now: Timestamp, next: &mut i64) -> bool {
         let Some(at) = self.0.iter().position(|price| price.version == version) else { return false };
         let price = self.0[at];
@@ -83,27 +83,42 @@ impl Versions {
             return false;
         }
         // What was to end then ends.
-        let was_cut = |other: &&mut OwnPrice| {
+        let was_cut = |other: &OwnPrice| {
             other.from <= price.from
                 && other.version != price.version
                 && other.until == Some(price.from)
                 && other.asked_until != Some(price.from)
         };
-        let before = self.0.iter_mut().find(was_cut);
-        if price.from > now {
-            if let Some(before) = before {
-                before.until = [price.until, before.asked_until].into_iter().flatten().min();
+        let before = self.0.iter().position(was_cut);
+        let until = before.and_then(|before| {
+            let OwnPrice { figures, asked_until, .. } = self.0[before];
+            let is_rest = |other: &&mut OwnPrice| {
+                Some(other.from) == price.until
+                    && !other.is_withdrawn()
+                    && (other.figures, other.asked_until) == (figures, asked_until)
+            };
+            // Left where it is, it would end whatever is set in the meantime.
+            match self.0.iter_mut().find(is_rest) {
+                Some(rest) => {
+                    let until = rest.until;
+                    rest.withdraw();
+                    until
+                }
+                None => [price.until, asked_until].into_iter().flatten().min(),
             }
+        });
+        if price.from > now {
             self.0[at].withdraw();
+            if let Some(before) = before {
+                self.0[before].until = until;
+            }
             return true;
         }
-        let until = |before: &OwnPrice| [price.until, before.asked_until].into_iter().flatten().min();
-        let goes_on = before
-            .map(|before| OwnPrice { version: *next, from: now, until: until(before), ..*before })
-            .filter(|rest| rest.until.is_none_or(|until| until > now));
         self.0[at].until = Some(now);
-        if let Some(rest) = goes_on {
-            self.0.push(rest);
+        if let Some(before) = before
+            && until.is_none_or(|until| until > now)
+        {
+            self.0.push(OwnPrice { version: *next, from: now, until, ..self.0[before] });
             *next += 1;
             self.0.sort_by_key(|price| (price.from, price.version));
         }
@@ -121,12 +136,6 @@ impl Versions {
     pub fn end_all(&mut self, now: Timestamp) {
         self.end_current(now);
         self.0.iter_mut().filter(|price| price.from > now).for_each(OwnPrice::withdraw);
-    }
-
-    /// Withdraws what is planned to begin at a moment.
-    pub fn withdraw_at(&mut self, from: Timestamp, now: Timestamp) {
-        let planned = |price: &&mut OwnPrice| price.from == from && from > now && !price.is_withdrawn();
-        self.0.iter_mut().filter(planned).for_each(OwnPrice::withdraw);
     }
 }
 
@@ -288,6 +297,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_to_go_on_after_a_temporary_price_does_not_end_what_is_set_in_its_place() {
+        let (now, mut next) = (Timestamp(1_000), 9);
+        let mut versions = Versions(vec![own(1, 500, None, 1)]);
+        versions.set(own(2, 2_000, Some(5_000), 2), now, &mut next).unwrap();
+        assert_eq!(times(&versions), [(1, 500, Some(2_000)), (2, 2_000, Some(5_000)), (9, 5_000, None)]);
+        assert!(versions.end(2, now, &mut next));
+        assert_eq!(times(&versions), [(1, 500, None), (2, 2_000, Some(2_000)), (9, 5_000, Some(5_000))]);
+        assert!(versions.0[1].is_withdrawn() && versions.0[2].is_withdrawn());
+        // Until what comes after it, if something does.
+        versions.set(own(3, 2_000, Some(5_000), 3), now, &mut next).unwrap();
+        versions.set(own(4, 6_000, None, 4), now, &mut next).unwrap();
+        assert!(versions.end(3, now, &mut next));
+        assert_eq!(times(&versions)[0], (1, 500, Some(6_000)));
+        versions.set(own(5, 1_000, None, 5), now, &mut next).unwrap();
+        let input = |at| versions.in_force(Timestamp(at)).unwrap().version;
+        assert_eq!([1_000, 2_000, 5_000, 6_000].map(input), [5, 5, 5, 4]);
+    }
+
+    #[test]
     fn where_a_temporary_price_is_ended_early_what_was_before_goes_on_at_once() {
         let (start, mut next) = (Timestamp(1_000), 9);
         let mut versions = Versions(vec![own(1, 500, None, 1)]);
@@ -296,7 +324,7 @@ mod tests {
         assert!(versions.end(2, Timestamp(3_000), &mut next));
         assert_eq!(
             times(&versions),
-            [(1, 500, Some(1_000)), (2, 1_000, Some(3_000)), (10, 3_000, Some(5_000)), (9, 5_000, None)]
+            [(1, 500, Some(1_000)), (2, 1_000, Some(3_000)), (10, 3_000, None), (9, 5_000, Some(5_000))]
         );
         assert_eq!(versions.in_force(Timestamp(3_000)).unwrap().figures, versions.0[0].figures);
         versions.end_all(Timestamp(4_000));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 use serde_json::value::RawValue;
-use tollgate_core::price::ToolCalls;
+use tollgate_core::price::TokenUsage;
 use tollgate_core::{Error, Result, input};
 
 use super::{Call, DESCRIPTION_TOKENS, Search, missing};
@@ -150,10 +150,10 @@ impl Call {
 fn search(tools: &NativeTools) -> Result<Option<Search>> {
     let Some((at, kind, max_uses)) = &tools.search else { return Ok(None) };
     let calls_param = format!("tools[{at}].max_uses");
-    if let Some(uses) = max_uses.filter(|uses| !(1..=ToolCalls::SEARCHES_MAX).contains(uses)) {
+    if let Some(uses) = max_uses.filter(|uses| !(1..=TokenUsage::WEB_SEARCHES_MAX).contains(uses)) {
         let message = format!(
             "Invalid '{calls_param}': expected a value from 1 to {}, but got {uses}.",
-            ToolCalls::SEARCHES_MAX
+            TokenUsage::WEB_SEARCHES_MAX
         );
         return Err(Error::invalid(calls_param, message));
     }

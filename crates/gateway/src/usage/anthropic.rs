@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tollgate_core::price::{Tier, TokenUsage, ToolCalls};
+use tollgate_core::price::{Tier, TokenUsage};
 use tollgate_ledger::{Flags, Reported};
 
 use super::{KEPT_BYTES_MAX, Report, TOKENS_MAX};
@@ -174,7 +174,7 @@ impl Counts {
             cache_write,
             cache_write_1h: count(kept[1]),
             output: output.unsigned_abs(),
-            tools: ToolCalls { web_searches: count(self.searches()), ..ToolCalls::default() },
+            web_searches: count(self.searches()),
             ..TokenUsage::default()
         };
         (Some(usage), flags)

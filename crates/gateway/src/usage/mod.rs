@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use tollgate_core::price::{Tier, TokenUsage, ToolCalls};
+use tollgate_core::price::{Tier, TokenUsage};
 use tollgate_ledger::{Flags, Reported};
 
 use crate::route::Endpoint;
@@ -113,8 +113,7 @@ fn of_answer(endpoint: Endpoint, answer: &Answer<'_>) -> Report {
     let (tier, is_unknown) = tier(answer.service_tier.map(RawValue::get));
     flags.service_tier = is_unknown;
     let web_searches = answer.output.filter(|_| endpoint == Endpoint::Responses).map_or(0, searches);
-    let tools = ToolCalls { web_searches, ..ToolCalls::default() };
-    let usage = usage.map(|usage| TokenUsage { tier, tools, ..usage });
+    let usage = usage.map(|usage| TokenUsage { tier, web_searches, ..usage });
     let text = flags.is_any().then(|| raw.to_owned()).filter(|text| text.len() <= KEPT_BYTES_MAX);
     let is_only_usage = usage.is_some() && answer.choices.as_ref().is_some_and(Vec::is_empty);
     Report { reported: Reported { usage, flags, text }, is_only_usage, is_last_word: is_only_usage }
@@ -305,7 +304,7 @@ mod tests {
     fn searches_are_counted_and_what_follows_them_is_not() {
         let read = |items: &str| {
             let answer = format!(r#"{{"usage":{{"input_tokens":5,"output_tokens":7}},"output":[{items}]}}"#);
-            read(Endpoint::Responses, answer.as_bytes()).reported.usage.unwrap().tools.web_searches
+            read(Endpoint::Responses, answer.as_bytes()).reported.usage.unwrap().web_searches
         };
         assert_eq!(read(""), 0);
         assert_eq!(read(r#"{"type":"message","content":[{"text":"web_search_call"}]}"#), 0);

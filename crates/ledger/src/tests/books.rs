@@ -255,3 +255,26 @@ async fn old_requests_are_deleted_and_the_books_still_balance() {
     fixture.ledger.flush().await;
     fixture.assert_balanced().await;
 }
+
+#[tokio::test]
+async fn an_organization_that_comes_to_it_during_a_pass_is_not_passed_over() {
+    let fixture = Fixture::new().await;
+    for _ in 0..3 {
+        fixture.ledger.hold(fixture.attempt(), None).await.unwrap().dispatch().settle(reported(1_000, 1_000));
+        fixture.ledger.flush().await;
+        fixture.clock.advance(Duration::from_hours(24));
+    }
+    let later = fixture.clock.now();
+    fixture.clock.advance(Duration::from_hours(24 * 90));
+    fixture.execute("UPDATE organization SET requests_days = 35").await;
+    // The pass has gone through what came before, for others.
+    let (now, until) = (fixture.clock.now(), later.plus_seconds(86_400));
+    let step = fixture
+        .db
+        .write(move |tx| Box::pin(async move { retention::clear_some(tx, later, until, now).await }));
+    assert_eq!(step.await.unwrap(), (0, until));
+    let from = fixture.db.read(|tx| Box::pin(tx.one::<Row>("SELECT requests_from FROM organization", &[])));
+    assert_eq!(from.await.unwrap().at::<i64>(0).unwrap(), 0, "nothing of it is gone");
+    assert_eq!(retention::clear(&fixture.db, &fixture.clock).await.unwrap(), 3);
+    fixture.assert_balanced().await;
+}

@@ -114,32 +114,33 @@ impl Session {
         query.push(("bucket_width", command.bucket));
         query.extend(command.by.iter().map(|by| ("group_by", by.name().to_owned())));
         query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
-        let labels: Vec<String> = command.labels.iter().map(|name| format!("label:{name}")).collect();
-        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-        if to == ExportFormat::Csv {
-            let header: Vec<String> = EXPORTED
-                .iter()
-                .map(|name| (*name).to_owned())
-                .chain(labels.iter().map(|label| csv_cell(label, &Value::String(label.clone()))))
-                .collect();
-            writeln!(out, "{}", header.join(","))?;
-        }
-        let write = |row: Value| {
-            match to {
-                ExportFormat::Csv => {
-                    let of_labels =
-                        command.labels.iter().map(|name| csv_cell("label", &row["labels"][name.as_str()]));
-                    let cells: Vec<String> =
-                        EXPORTED.iter().map(|name| csv_cell(name, &row[name])).chain(of_labels).collect();
-                    writeln!(out, "{}", cells.join(","))?;
-                }
-                ExportFormat::Jsonl => writeln!(out, "{row}")?,
+        let out = std::io::BufWriter::new(std::io::stdout().lock());
+        match to {
+            ExportFormat::Jsonl => {
+                let mut out = out;
+                self.each_result("/tollgate/v1/usage", query, |row| Ok(writeln!(out, "{row}")?)).await?;
+                Ok(out.flush()?)
             }
-            Ok(())
-        };
-        self.each_result("/tollgate/v1/usage", query, write).await?;
-        Ok(out.flush()?)
+            ExportFormat::Csv => {
+                let mut sheet = csv::Writer::from_writer(out);
+                let names = EXPORTED.iter().map(|name| (*name).to_owned());
+                let labels = command.labels.iter().map(|name| format!("label:{name}"));
+                write_row(&mut sheet, names.chain(labels))?;
+                let write = |row: Value| {
+                    let cells = EXPORTED.iter().map(|name| csv_cell(name, &row[name]));
+                    let labels =
+                        command.labels.iter().map(|name| csv_cell("label", &row["labels"][name.as_str()]));
+                    write_row(&mut sheet, cells.chain(labels))
+                };
+                self.each_result("/tollgate/v1/usage", query, write).await?;
+                Ok(sheet.flush()?)
+            }
+        }
     }
+}
+
+fn write_row(sheet: &mut csv::Writer<impl Write>, cells: impl Iterator<Item = String>) -> Done {
+    Ok(sheet.write_record(cells.map(String::into_bytes)).map_err(std::io::Error::from)?)
 }
 
 /// Adds a row of costs to what is of the same groups. Amounts are numbers of nine places, so that they add up exactly.
@@ -205,7 +206,7 @@ const EXPORTED: [&str; 34] = [
     "cost",
 ];
 
-/// A value as RFC 4180 writes it. A spreadsheet takes a text that begins like a formula for one, and people choose names: such a
+/// A value as it stands in a sheet. A spreadsheet takes a text that begins like a formula for one, and people choose names: such a
 /// text gets an apostrophe in front.
 fn csv_cell(column: &str, value: &Value) -> String {
     let text = match value {
@@ -217,8 +218,7 @@ fn csv_cell(column: &str, value: &Value) -> String {
         other => other.to_string(),
     };
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
-    let text = if is_formula { format!("'{text}") } else { text };
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    if is_formula { format!("'{text}") } else { text }
 }
 
 impl ExportBy {
