@@ -195,7 +195,8 @@ def test_no_request_of_the_document_s_making_is_answered_by_a_fault(server, tmp_
     }
     flags = ["-H", f"Authorization: Bearer {server.admin_key}", "--checks", "not_a_server_error,response_schema_conformance,content_type_conformance",
              "--continue-on-failure", "--suppress-health-check", "all", "--generation-database", "none",
-             "--warnings", "off", "--no-color", "--workers", "2"]
+             # One worker: two threads that parse Python at once fail now and then before 3.12 (CPython's gh-106905).
+             "--warnings", "off", "--no-color", "--workers", "1"]
 
     def fuzz(examples, phases, *more, **parameters):
         config = tmp_path / "schemathesis.toml"
