@@ -106,6 +106,8 @@ def allowed(world, caller, operation, variant):
     needs, is_at_own_project = operation["needs"], variant == "own" and "{project_id}" in operation["path"]
     if caller in REFUSED:
         return False
+    if operation["oneself"]:
+        return caller in ("reader", "member", "project owner", "owner", "foreign owner")
     if needs is None:
         return True
     if caller in ("project key", "service-account key"):

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use tollgate_core::key::KeyKind;
 use tollgate_core::{
     Error, KeyId, Kind, OrganizationId, Permission, Permissions, Principal, ProjectId, Result, Scopes,
-    Timestamp, UserId,
+    SessionId, Timestamp, UserId,
 };
 use tollgate_replica::{Key, Snapshot};
 use tollgate_store::{Row, Tx, params};
 
 use crate::access;
 use crate::operation::Access;
+use crate::session::{self, Session};
 
 /// Where a request came from, for the audit log.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +23,19 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
-/// The holder of a key, as of now.
+/// What proves who somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    Key(KeyId),
+    /// A person who is signed in to the console.
+    Session(SessionId),
+}
+
+/// The holder of a key, or whoever is signed in, as of now.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    pub key: KeyId,
+    pub credential: Credential,
+    /// A person who is signed in acts as with an unrestricted admin key of theirs.
     pub kind: KeyKind,
     pub organization: OrganizationId,
     pub project: Option<ProjectId>,
@@ -51,7 +61,7 @@ impl Actor {
         let user = key.owner.user().and_then(|id| snapshot.user(id));
         let at = at.or(key.project);
         Self {
-            key: key.id,
+            credential: Credential::Key(key.id),
             kind: key.kind,
             organization: key.organization,
             project: key.project,
@@ -74,9 +84,47 @@ impl Actor {
         }
     }
 
+    /// Whoever is signed in, about to do something at a project or at the organization.
+    pub(crate) fn of_session(
+        session: &Session,
+        snapshot: &Snapshot,
+        at: Option<ProjectId>,
+        origin: Origin,
+    ) -> Self {
+        Self {
+            credential: Credential::Session(session.id),
+            kind: KeyKind::Admin,
+            organization: session.organization,
+            project: None,
+            owner: Principal::User(session.user),
+            email: Some(session.email.clone()),
+            scopes: Scopes::UNRESTRICTED,
+            expires_at: None,
+            at,
+            permissions: snapshot.permissions(session.user, session.organization, at),
+            restricted_to: None,
+            is_operator: snapshot.user(session.user).is_some_and(|user| user.is_operator),
+            calls_models: false,
+            origin,
+        }
+    }
+
+    /// The key that asks.
+    pub(crate) fn key(&self) -> Result<KeyId> {
+        match self.credential {
+            Credential::Key(key) => Ok(key),
+            Credential::Session(_) => Err(Error::not_found("API key")),
+        }
+    }
+
     pub(crate) fn authorize(&self, access: Access) -> Result<()> {
         match access {
             Access::AnyKey => Ok(()),
+            Access::Oneself if self.is_oneself() => Ok(()),
+            Access::Oneself => {
+                let message = "This is about a person's own: it takes an unrestricted admin key of a person.";
+                Err(Error::new(Kind::Forbidden, message).code("person_required"))
+            }
             Access::Needs(permission) if self.may(permission) => Ok(()),
             Access::WithinProjects(permission) if self.may_within_projects(permission) => Ok(()),
             Access::OperatorOr(permission) if self.may(permission) || self.acts_as_operator() => Ok(()),
@@ -106,6 +154,14 @@ impl Actor {
             Access::Operator if self.acts_as_operator() => Ok(()),
             Access::Operator => Err(Error::forbidden(Permission::Operator.as_str())),
         }
+    }
+
+    /// Whether a person acts with all that they may.
+    fn is_oneself(&self) -> bool {
+        self.kind == KeyKind::Admin
+            && self.owner.user().is_some()
+            && self.scopes.is_unrestricted()
+            && self.restricted_to.is_none()
     }
 
     /// What the owner may, as far as the key's scopes let it. A project's key opens nothing of the administration.
@@ -166,6 +222,10 @@ impl Actor {
     /// Judges the actor anew, on what this very transaction sees: a key that was revoked, or an owner who was demoted,
     /// while the request waited for its turn, changes nothing any more.
     pub(crate) async fn judge_anew(&mut self, tx: &mut Tx, now: Timestamp) -> Result<()> {
+        let key = match self.credential {
+            Credential::Key(key) => key,
+            Credential::Session(session) => return self.judge_session_anew(session, tx, now).await,
+        };
         let row: Option<Row> = tx
             .optional(
                 "SELECT k.expires_at, k.scopes, COALESCE(u.is_operator, $4) AS is_operator
@@ -176,7 +236,7 @@ impl Actor {
                  WHERE k.id = $1 AND k.revoked_at IS NULL AND k.is_active = $2 AND k.frozen_at IS NULL
                     AND o.frozen_at IS NULL AND p.frozen_at IS NULL AND p.archived_at IS NULL
                     AND (k.expires_at IS NULL OR k.expires_at > $3)",
-                &params![self.key, true, now, false],
+                &params![key, true, now, false],
             )
             .await?;
         let gone = || Error::new(Kind::Unauthenticated, "The API key was revoked.").code("invalid_api_key");
@@ -187,14 +247,37 @@ impl Actor {
         Ok(())
     }
 
+    async fn judge_session_anew(&mut self, session: SessionId, tx: &mut Tx, now: Timestamp) -> Result<()> {
+        let row: Option<Row> = tx
+            .optional(
+                "SELECT u.is_operator FROM person_session s JOIN app_user u ON u.id = s.user_id
+                    JOIN organization_user o ON o.user_id = s.user_id AND o.organization_id = $2
+                 WHERE s.id = $1 AND s.organization_id = $2 AND s.expires_at > $3 AND o.frozen_at IS NULL",
+                &params![session, self.organization, now],
+            )
+            .await?;
+        let row = row.ok_or_else(session::ended)?;
+        self.permissions = self.permissions_at(tx, self.at).await?;
+        self.is_operator = row.get("is_operator")?;
+        Ok(())
+    }
+
     /// OpenAI's actor object.
     pub(crate) fn wire(&self) -> Value {
+        let key = match self.credential {
+            Credential::Key(key) => key,
+            Credential::Session(_) => {
+                let ip = self.origin.ip.map(|ip| ip.to_string()).unwrap_or_default();
+                let user = json!({"id": self.owner, "email": self.email.as_deref().unwrap_or("")});
+                return json!({"type": "session", "session": {"user": user, "ip_address": ip}});
+            }
+        };
         let key = match self.owner {
             Principal::User(user) => json!({
-                "id": self.key, "type": "user", "user": {"id": user, "email": self.email.as_deref().unwrap_or("")},
+                "id": key, "type": "user", "user": {"id": user, "email": self.email.as_deref().unwrap_or("")},
             }),
             Principal::ServiceAccount(account) => json!({
-                "id": self.key, "type": "service_account", "service_account": {"id": account},
+                "id": key, "type": "service_account", "service_account": {"id": account},
             }),
         };
         json!({"type": "api_key", "api_key": key})

@@ -46,6 +46,11 @@ impl Arguments {
 pub(crate) struct PathId<K>(Option<Id<K>>);
 
 impl<K: Identified> PathId<K> {
+    /// One that is known to be an id.
+    pub(crate) fn of(id: Id<K>) -> Self {
+        Self(Some(id))
+    }
+
     pub(crate) fn id(&self) -> Result<Id<K>> {
         self.0.ok_or_else(|| Error::not_found(K::NAME))
     }

@@ -37,7 +37,9 @@ events! {
     InviteSent = "invite.sent",
     InviteAccepted = "invite.accepted",
     InviteDeleted = "invite.deleted",
+    LoginSucceeded = "login.succeeded",
     LoginFailed = "login.failed",
+    LogoutSucceeded = "logout.succeeded",
     OrganizationUpdated = "organization.updated",
     ProjectCreated = "project.created",
     ProjectUpdated = "project.updated",
@@ -117,7 +119,7 @@ pub(crate) async fn write(
     let id: AuditLogId = clock.next_id();
     let (actor_id, actor_email, actor_key) = match author {
         Author::Actor(actor) => {
-            (Some(actor.owner.to_string()), actor.email.clone(), Some(actor.key.to_string()))
+            (Some(actor.owner.to_string()), actor.email.clone(), actor.key().ok().map(|key| key.to_string()))
         }
         Author::Person { user, email, .. } => (Some(user.to_string()), Some((*email).to_owned()), None),
         Author::Operator | Author::Host => (None, None, None),

@@ -125,6 +125,16 @@ impl Admin {
         }
     }
 
+    /// The time as this node has it.
+    pub fn now(&self) -> Timestamp {
+        self.desk.clock.now()
+    }
+
+    /// Where people reach this server, without a slash at its end.
+    pub fn public_url(&self) -> &str {
+        &self.desk.public_url
+    }
+
     /// Calls an operation for an actor and returns the JSON of its answer.
     pub(crate) async fn call(
         &self,

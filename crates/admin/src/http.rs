@@ -1,5 +1,6 @@
 //! The administration API over HTTP: path, query and body to arguments, result to answer.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -52,11 +53,15 @@ impl TrustedProxies {
 type PathNames = Vec<(String, String)>;
 
 /// Which operation a method and a path call.
-pub(crate) struct Routes(matchit::Router<Vec<Arc<Operation>>>);
+pub(crate) struct Routes {
+    paths: matchit::Router<Vec<Arc<Operation>>>,
+    ids: HashMap<&'static str, Arc<Operation>>,
+}
 
 impl Routes {
     pub(crate) fn new(operations: Operations) -> Self {
         let mut paths: Vec<(String, Vec<Arc<Operation>>)> = Vec::new();
+        let mut ids = HashMap::new();
         let mut add = |path: String, operation: &Arc<Operation>| match paths
             .iter_mut()
             .find(|(known, _)| *known == path)
@@ -66,6 +71,7 @@ impl Routes {
         };
         for operation in operations.into_rows().into_iter().map(Arc::new) {
             add(operation.path.to_owned(), &operation);
+            ids.insert(operation.id, Arc::clone(&operation));
             // The article that started this project spells the resource so.
             if let Some((before, after)) = operation.path.split_once("/projects/{project_id}/api_keys") {
                 add(format!("{before}/projects/{{project_id}}/apikeys{after}"), &operation);
@@ -75,13 +81,17 @@ impl Routes {
         for (path, operations) in paths {
             router.insert(path, operations).expect("the paths of the tables do not contradict each other");
         }
-        Self(router)
+        Self { paths: router, ids }
+    }
+
+    pub(crate) fn by_id(&self, id: &str) -> Option<&Arc<Operation>> {
+        self.ids.get(id)
     }
 
     /// The operation and what its path names.
     fn find(&self, method: &str, path: &str) -> Result<(&Arc<Operation>, PathNames)> {
         let unknown = || not_served::unknown_url(method, path);
-        let found = self.0.at(path).map_err(|_| unknown())?;
+        let found = self.paths.at(path).map_err(|_| unknown())?;
         let Some(operation) = found.value.iter().find(|operation| operation.method.as_str() == method) else {
             return Err(self.wrong_method(method, path, found.value));
         };
@@ -95,7 +105,7 @@ impl Routes {
         let mut message = format!("Method {method} is not allowed for {path}. Allowed: {allowed}.");
         let item = format!("{path}/_");
         let deletes_items = self
-            .0
+            .paths
             .at(&item)
             .is_ok_and(|item| item.value.iter().any(|operation| operation.method == Method::Delete));
         if method == "DELETE" && deletes_items {
@@ -111,11 +121,6 @@ impl Admin {
     /// Says which path it was, with names in place of what it names.
     pub async fn serve(&self, exchange: &mut Exchange) -> Option<&'static str> {
         let mut route = None;
-        if exchange.head.path() == acceptance::PAGE {
-            let origin = self.origin(exchange);
-            acceptance::serve_page(self, exchange, origin).await;
-            return Some(acceptance::PAGE);
-        }
         match self.answer(exchange, &mut route).await {
             // Some answers show a secret, all of them show what is not for caches.
             Ok(body) => exchange.respond(&Reply::json(200, body).header("cache-control", "no-store")).await,
@@ -189,7 +194,8 @@ impl Admin {
         Ok(Actor::of(key, &snapshot, project, self.origin(exchange)))
     }
 
-    fn origin(&self, exchange: &Exchange) -> Origin {
+    /// Where a request comes from.
+    pub fn origin(&self, exchange: &Exchange) -> Origin {
         const USER_AGENT_MAX: usize = 256;
         let headers = &exchange.head.headers;
         let forwarded: Vec<&str> =

@@ -19,12 +19,16 @@ mod operation;
 mod password;
 mod query;
 mod resource;
+mod session;
+mod token;
 
-pub use actor::{Actor, Origin};
+pub use acceptance::{Acceptance, Accepted, Invited};
+pub use actor::{Actor, Credential, Origin};
 pub use audit::Event;
 pub use gate::{Admin, Parts};
 pub use http::TrustedProxies;
-pub use operation::{Access, Operation, Operations};
+pub use operation::{Access, Method, Operation, Operations};
+pub use session::{Given, ListedSession, OpenedSession, Proof, Session};
 
 /// The table of all operations.
 pub fn operations() -> Operations {

@@ -148,6 +148,7 @@ fn describe(operation: &Operation, questions: &mut SchemaGenerator, answers: &mu
             permission.as_str(),
         Access::Operator => "tollgate.operator",
         Access::AnyKey => "any key",
+        Access::Oneself => "a person",
     });
     if let Some(event) = operation.event {
         described["x-tollgate-event"] = json!(event.as_str());

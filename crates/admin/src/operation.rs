@@ -27,6 +27,8 @@ pub enum Access {
     OperatorOr(Permission),
     /// Any valid key, project keys included.
     AnyKey,
+    /// A person, about what is their own: signed in, or with an unrestricted admin key of theirs.
+    Oneself,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,15 @@ impl Query {
         Ok(query)
     }
 
+    /// Of names and values as they are; a name given again makes a list.
+    pub(crate) fn of(pairs: Vec<(String, String)>) -> Self {
+        let mut query = Self::default();
+        for (name, value) in pairs {
+            query.add_plain(&name, value);
+        }
+        query
+    }
+
     fn add(&mut self, name: &str, value: String) -> Result<()> {
         if let Some((name, key)) = name.strip_suffix(']').and_then(|name| name.split_once('[')) {
             if key.is_empty() { self.add_to_list(name, value) } else { self.add_to_map(name, key, value) }

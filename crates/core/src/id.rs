@@ -193,6 +193,8 @@ ids! {
     InviteId = Invite, "invite-", "invite";
     SpendAlertId = SpendAlert, "spend_alert_", "spend alert";
     EventAlertId = EventAlert, "event_alert_", "event alert";
+    /// Somebody who is signed in to the console.
+    SessionId = Session, "session_", "session";
     NotificationId = Notification, "notification_", "notification";
 }
 

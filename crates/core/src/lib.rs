@@ -36,7 +36,7 @@ pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
     AdjustmentId, AttemptId, AuditLogId, EventAlertId, GroupId, InviteId, KeyId, NotificationId,
-    OrganizationId, Principal, ProjectId, RoleId, ServiceAccountId, SpendAlertId, SpendLimitId, UpstreamId,
+    OrganizationId, Principal, ProjectId, RoleId, ServiceAccountId, SessionId, SpendAlertId, SpendLimitId, UpstreamId,
     UserId,
 };
 pub use money::{Money, UnitPrice};

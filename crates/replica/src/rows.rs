@@ -100,7 +100,7 @@ fn read_key(row: &Row, locator: Locator, (verifier, pepper_version): ([u8; 32], 
 
 const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
         k.id, k.number, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
-        k.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role,
+        s.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role,
         k.labels
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
@@ -469,7 +469,9 @@ pub(crate) async fn write_last_use(tx: &mut Tx, uses: &[(Locator, String, Timest
     for (locator, key, at) in uses {
         let values: [Value; 2] = params![at, locator];
         tx.execute("UPDATE api_key_secret SET last_used_at = $1 WHERE locator = $2", &values).await?;
-        tx.execute("UPDATE api_key SET last_used_at = $1 WHERE id = $2", &params![at, key]).await?;
+        // That of its other secret may be later.
+        let sql = "UPDATE api_key SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)";
+        tx.execute(sql, &params![at, key]).await?;
     }
     Ok(())
 }

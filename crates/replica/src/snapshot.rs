@@ -356,6 +356,29 @@ impl Snapshot {
         is_of_owner && key.scopes.allows(permission)
     }
 
+    /// The organizations of which somebody is a member and not frozen in.
+    pub fn organizations_of(&self, user: UserId) -> impl Iterator<Item = &Arc<Organization>> {
+        let user = self.user(user);
+        let of_user = user.into_iter().flat_map(|user| {
+            user.organizations.iter().filter(|id| !user.frozen_in.contains(id))
+        });
+        of_user.filter_map(|id| self.organization(*id))
+    }
+
+    /// The projects of an organization at which somebody has a role, their own or one of their groups'.
+    pub fn projects_of(&self, user: UserId, organization: OrganizationId) -> Vec<ProjectId> {
+        let Some(user) = self.user(user) else { return Vec::new() };
+        let of_groups = user.groups.iter().filter_map(|group| self.groups.get(group));
+        let all = user.roles.iter().chain(of_groups.flat_map(|group| &group.roles));
+        let mut projects: Vec<ProjectId> = all
+            .filter_map(|(resource, _)| resource.project())
+            .filter(|id| self.project(*id).is_some_and(|own| own.organization == organization && !own.is_archived))
+            .collect();
+        projects.sort_unstable();
+        projects.dedup();
+        projects
+    }
+
     pub fn organization(&self, id: OrganizationId) -> Option<&Arc<Organization>> {
         self.organizations.get(&id)
     }

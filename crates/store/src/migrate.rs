@@ -37,6 +37,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 18, sql: include_str!("../../../migrations/0018_prices_and_labels.sql") },
     Migration { version: 19, sql: include_str!("../../../migrations/0019_event_alerts.sql") },
     Migration { version: 20, sql: include_str!("../../../migrations/0020_retention.sql") },
+    Migration { version: 21, sql: include_str!("../../../migrations/0021_rotation.sql") },
+    Migration { version: 22, sql: include_str!("../../../migrations/0022_sessions.sql") },
 ];
 
 const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (

@@ -162,6 +162,19 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+impl Config {
+    /// Whether people reach it without TLS from other machines, because the operator accepts that.
+    pub fn is_plain(&self) -> bool {
+        let is_this_machine = |host: &str| {
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        match &self.public_url {
+            Some(url) => !url.is_tls && !is_this_machine(&url.host),
+            None => self.tls.is_none() && !self.listen.ip().is_loopback(),
+        }
+    }
+}
+
 impl ServeOptions {
     /// Completes what was given by the file and the defaults, and checks it.
     pub fn config(self) -> Result<Config> {

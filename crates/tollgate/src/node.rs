@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tollgate_admin::{Admin, Parts, chain};
 use tollgate_alerts::{Alerts, UpstreamState};
+use tollgate_console::Console;
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Result};
 use tollgate_gateway::{Gateway, Pool};
@@ -173,6 +174,7 @@ impl Node {
             public_url: config.public_url.as_ref().map_or_else(|| self.url.clone(), ToString::to_string),
         }));
         self.admin = Some(Arc::clone(&admin));
+        let console = Arc::new(Console::new(Arc::clone(&admin), config.is_plain()));
         let telling = Arc::clone(&admin);
         let telling = async move {
             loop {
@@ -208,6 +210,7 @@ impl Node {
         for number in 0..config.workers {
             let worker = Arc::new(Worker {
                 admin: Arc::clone(&admin),
+                console: Arc::clone(&console),
                 gateway: Arc::clone(&gateway),
                 pool: Pool::default(),
                 clock: clock.clone(),

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tollgate_admin::Admin;
+use tollgate_console::Console;
 use tollgate_core::{AttemptId, Clock, not_served};
 use tollgate_gateway::{Gateway, Pool, Served};
 use tollgate_store::Db;
@@ -15,6 +16,7 @@ use crate::otel::{Exporter, Seen, Trace};
 
 pub(crate) struct Worker {
     pub(crate) admin: Arc<Admin>,
+    pub(crate) console: Arc<Console>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) pool: Pool,
     pub(crate) clock: Clock,
@@ -53,8 +55,7 @@ impl Service for Worker {
         let path = exchange.head.path();
         let is_admin = ["/v1/organization/", "/v1/projects/", "/tollgate/v1/"]
             .iter()
-            .any(|plane| path.starts_with(plane))
-            || path == "/invite";
+            .any(|plane| path.starts_with(plane));
         let tracer = self.exporter.as_ref().filter(|_| !is_admin && tollgate_gateway::is_of_gateway(path));
         let trace = tracer.map(|_| Trace::of(exchange.head.headers.get("traceparent")));
         let served = if is_admin {
@@ -131,6 +132,7 @@ impl Worker {
                 }
                 Some("/metrics")
             }
+            (_, path) if tollgate_console::is_of_console(path) => self.console.serve(exchange).await,
             // What anybody can read in the repository.
             ("GET" | "HEAD", "/openapi.json") => {
                 exchange.respond(&Reply::json(200, openapi().to_vec())).await;
@@ -182,4 +184,15 @@ async fn show_metrics(metrics: &Arc<Metrics>, exchange: &mut Exchange) {
 
 async fn respond(exchange: &mut Exchange, status: u16, word: &str) {
     exchange.respond(&Reply::json(status, format!("{{\"status\":\"{word}\"}}").into_bytes())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_page_is_a_path_of_the_gateways() {
+        for route in tollgate_console::ROUTES {
+            let path = route.path.replace("{}", "x");
+            assert!(!tollgate_gateway::is_of_gateway(&path), "{path}");
+        }
+    }
 }

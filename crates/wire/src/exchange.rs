@@ -122,6 +122,19 @@ impl Exchange {
         self.headers.push((name, value));
     }
 
+    /// A header that was put on the answer.
+    pub fn answer_header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Logs an error that is a fault of ours, for whoever answers with it in a form of their own.
+    pub fn log_fault(&self, error: &Error) {
+        if error.status() >= 500 {
+            let (request_id, path) = (self.answer_header("x-request-id"), self.head.path());
+            tracing::error!(request_id, path, status = error.status(), %error, "a request failed");
+        }
+    }
+
     /// Names the header that says how many milliseconds passed until the answer began.
     pub fn set_timing_header(&mut self, name: &'static str) {
         self.timing_header = Some(name);
@@ -149,11 +162,7 @@ impl Exchange {
 
     /// The same with a body of the caller's, for clients that do not read OpenAI's envelope.
     pub async fn fail_with(&mut self, error: &Error, body: Vec<u8>) {
-        if error.status() >= 500 {
-            let request_id =
-                self.headers.iter().find(|(name, _)| *name == "x-request-id").map(|(_, id)| id.as_str());
-            tracing::error!(request_id, path = self.head.path(), status = error.status(), %error, "a request failed");
-        }
+        self.log_fault(error);
         self.respond(&Reply { body, ..Reply::error(error) }).await;
     }
 

@@ -5,7 +5,6 @@
 //! never gives it another password.
 
 mod failures;
-mod page;
 mod throttle;
 
 use schemars::JsonSchema;
@@ -24,34 +23,40 @@ use crate::password;
 use crate::resource::invites::{self, Invite};
 use crate::resource::users;
 
-use failures::Failure;
-pub(crate) use failures::Failures;
-pub(crate) use page::serve_page;
+pub(crate) use failures::{Failure, Failures};
 pub(crate) use throttle::Throttle;
 
 /// The longest form or body.
 pub(crate) const FORM_MAX: usize = 16 * 1024;
-/// Where the API takes it, and where people do.
+/// Where the API takes it; people do it on a page of the console.
 pub(crate) const API: &str = "/tollgate/v1/invites/accept";
-pub(crate) const PAGE: &str = "/invite";
 
-const SIGN_IN_FAILED: &str = "sign_in_failed";
+pub(crate) const SIGN_IN_FAILED: &str = "sign_in_failed";
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Acceptance {
+pub struct Acceptance {
     token: Secret,
     name: Option<String>,
     password: Option<Secret>,
 }
 
 #[derive(Serialize, JsonSchema)]
-pub(crate) struct Accepted {
+pub struct Accepted {
     object: &'static str,
     id: InviteId,
     organization_id: OrganizationId,
-    user_id: UserId,
-    email: String,
+    pub(crate) user_id: UserId,
+    pub(crate) email: String,
+}
+
+/// What a page says to whoever opens the link of an invite.
+#[derive(Clone, Debug)]
+pub struct Invited {
+    pub email: String,
+    pub organization: String,
+    /// Whether there is an account of the address, which whoever accepts has to prove to be theirs.
+    pub has_account: bool,
 }
 
 /// Whose invite it is to be.
@@ -72,6 +77,24 @@ struct Known {
 }
 
 impl Admin {
+    /// What the invite of a link is, if it can still be accepted.
+    pub async fn invited(&self, token: &Secret, origin: &Origin) -> Result<Invited> {
+        self.throttle.pass_address(origin.ip, self.desk.clock.now())?;
+        let (desk, token) = (self.desk.clone(), token.clone());
+        let looking = self.db.read(move |tx| {
+            Box::pin(async move {
+                let (invite, row) = pending(tx, &desk, &token).await?;
+                let organization: OrganizationId = row.get("organization_id")?;
+                let named: Row =
+                    tx.one("SELECT name FROM organization WHERE id = $1", &params![organization]).await?;
+                let known = known(tx, &invite.email).await?;
+                let has_account = known.is_some_and(|known| known.password.is_some() || known.is_in_use);
+                Ok(Invited { email: invite.email, organization: named.at(0)?, has_account })
+            })
+        });
+        looking.await
+    }
+
     /// Accepts an invite. `owner` is whoever presents a key besides the token. The address was let pass before.
     pub(crate) async fn accept(
         &self,
@@ -135,7 +158,7 @@ impl Admin {
         told
     }
 
-    async fn tell_failure(&self, failure: Failure) -> Result<()> {
+    pub(crate) async fn tell_failure(&self, failure: Failure) -> Result<()> {
         let Failure { organization, user, email, origin, attempts, throttled } = failure;
         let message = if throttled == attempts {
             "There were too many attempts."

@@ -29,7 +29,7 @@ impl Throttle {
         self.pass(address.map_or(Source::Other, |address| Source::Address(network(address))), now)
     }
 
-    pub(super) fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
+    pub(crate) fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
         self.pass(Source::Account(email.to_owned()), now)
     }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::id::{Principal, kind};
-use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::key::KeyKind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::secret::ShownOnce;
 use tollgate_core::{Error, KeyId, Permission, ProjectId, Result, Scopes, ServiceAccountId, Timestamp};
@@ -16,6 +16,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::secrets::{self, PreviousSecret, Secrets};
 use crate::resource::{Deleted, NewKeyRow, api_keys, freezes, key_policy, projects};
 
 pub(crate) fn operations() -> Operations {
@@ -27,6 +28,20 @@ pub(crate) fn operations() -> Operations {
         .post(ALL, "admin-api-keys-create", Needs(AdminApiKeysWrite), Event::ApiKeyCreated, create)
         .get(ONE, "admin-api-keys-get", Needs(AdminApiKeysRead), retrieve)
         .delete(ONE, "admin-api-keys-delete", Needs(AdminApiKeysWrite), Event::ApiKeyDeleted, delete)
+        .post(
+            "/v1/organization/admin_api_keys/{key_id}/rotate",
+            "admin-api-keys-rotate",
+            Needs(AdminApiKeysWrite),
+            Event::ApiKeyUpdated,
+            rotate,
+        )
+        .delete(
+            "/v1/organization/admin_api_keys/{key_id}/previous_secret",
+            "admin-api-keys-delete-previous-secret",
+            Needs(AdminApiKeysWrite),
+            Event::ApiKeyUpdated,
+            end_previous_secret,
+        )
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -45,8 +60,12 @@ pub(crate) struct AdminKey {
     project_ids: Option<Vec<ProjectId>>,
     /// Extension.
     frozen_at: Option<Timestamp>,
+    /// Extension: when its secret was last replaced by another.
+    rotated_at: Option<Timestamp>,
+    /// Extension: the secret it had before, while that can still be used.
+    previous_secret: Option<PreviousSecret>,
     #[serde(skip)]
-    locator: Locator,
+    secrets: Secrets,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -62,19 +81,20 @@ struct Owner {
     role: Option<String>,
 }
 
-const KEYS: &str = "SELECT k.*, s.locator, COALESCE(u.name, a.name) AS owner_name,
+const KEYS: &str = "SELECT k.*, ";
+const OWNERS: &str = "COALESCE(u.name, a.name) AS owner_name,
         COALESCE(u.created_at, a.created_at) AS owner_created_at, a.role AS account_role,
         CASE WHEN o.user_id IS NOT NULL THEN ";
 const OF_ORGANIZATION: &str = " END AS user_role
-    FROM api_key k
-        JOIN api_key_secret s ON s.api_key_id = k.id
-        LEFT JOIN app_user u ON u.id = k.user_id
+    FROM api_key k";
+const OF_OWNERS: &str = "LEFT JOIN app_user u ON u.id = k.user_id
         LEFT JOIN service_account a ON a.id = k.service_account_id
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
     WHERE k.organization_id = $1 AND k.project_id IS NULL AND k.revoked_at IS NULL";
 
 fn keys() -> Sql {
-    Sql::from(KEYS).push(access::ORGANIZATION_ROLE).push(OF_ORGANIZATION)
+    let sql = Sql::from(KEYS).push(secrets::COLUMNS).push(OWNERS).push(access::ORGANIZATION_ROLE);
+    sql.push(OF_ORGANIZATION).push(secrets::JOINS).push(OF_OWNERS)
 }
 
 impl FromRow for AdminKey {
@@ -99,6 +119,7 @@ impl FromRow for AdminKey {
             (None, None) => return Err(Error::internal("an admin key without an owner")),
         };
         let restricted_to: Option<String> = row.get("restricted_to")?;
+        let secrets = Secrets::read(row)?;
         Ok(Self {
             object: "organization.admin_api_key",
             id: row.get("id")?,
@@ -111,14 +132,17 @@ impl FromRow for AdminKey {
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
             project_ids: restricted_to.map(|text| read_projects(&text).to_vec()),
             frozen_at: row.get("frozen_at")?,
-            locator: row.get("locator")?,
+            rotated_at: secrets.rotated_at,
+            previous_secret: None,
+            secrets,
         })
     }
 }
 
 impl AdminKey {
     fn seen_by(mut self, cx: &Cx) -> Self {
-        self.last_used_at = self.last_used_at.max(cx.desk.replica.last_used_at(&self.locator));
+        self.last_used_at = self.last_used_at.max(self.secrets.last_used_at(cx));
+        self.previous_secret = self.secrets.previous(cx);
         self
     }
 }
@@ -281,8 +305,55 @@ async fn retrieve(cx: &mut Cx, input: OneAdminKey) -> Result<AdminKey> {
     find(cx, input.key_id.id()?).await
 }
 
-async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotateAdminKey {
+    key_id: PathId<kind::Key>,
+    /// For so long the secret before can be used as well; at most 30 days.
+    grace_seconds: Option<i64>,
+}
+
+/// Whoever rotates an admin key gets to know a secret of it, and so must be able to make it: it is their own, or that of a
+/// machine that may no more than they; it has at most their scopes, and does not outlive the key that rotates it.
+async fn rotate(cx: &mut Cx, input: RotateAdminKey) -> Result<CreatedAdminKey> {
+    let grace = secrets::grace(input.grace_seconds)?;
     let key = find(cx, input.key_id.id()?).await?;
+    if key.expires_at.is_some_and(|at| at <= cx.now) {
+        let message = "The key has expired. An expired key cannot be rotated; create another.";
+        return Err(Error::bad_request(message).code("api_key_expired"));
+    }
+    let forbidden = |message: &str| Err(Error::new(tollgate_core::Kind::Forbidden, message));
+    match key.owner.id {
+        owner if owner == cx.actor.owner => {}
+        Principal::User(_) => {
+            return forbidden("An admin key acts for its owner, and only its owner can rotate it.");
+        }
+        Principal::ServiceAccount(_) if cx.actor.owner.user().is_none() => {
+            return forbidden("A service account rotates admin keys of its own only.");
+        }
+        Principal::ServiceAccount(_) => access::refuse_machine_beyond_own(cx, key.scopes).await?,
+    }
+    if !key.scopes.within(cx.actor.scopes) {
+        return forbidden("A key can rotate only keys whose scopes it has itself.");
+    }
+    let is_itself = cx.actor.key().is_ok_and(|own| own == key.id);
+    if cx.actor.expires_at.is_some_and(|own| !is_itself && key.expires_at.is_none_or(|at| at > own)) {
+        return forbidden("A key cannot rotate one that outlives it.");
+    }
+    let value = secrets::rotate(cx, key.id, KeyKind::Admin, None, grace).await?;
+    Ok(CreatedAdminKey { key: find(cx, key.id).await?, value })
+}
+
+async fn end_previous_secret(cx: &mut Cx, input: OneAdminKey) -> Result<AdminKey> {
+    let key = find(cx, input.key_id.id()?).await?;
+    key.previous_secret.as_ref().ok_or_else(secrets::no_previous)?;
+    refuse_ending(cx, &key).await?;
+    secrets::end_previous(cx, key.id, None).await?;
+    find(cx, key.id).await
+}
+
+/// Nobody ends a key of somebody who may more than they.
+async fn refuse_ending(cx: &mut Cx, key: &AdminKey) -> Result<()> {
     match key.owner.id {
         Principal::User(user) => freezes::refuse_of_stronger(cx, Some(user)).await?,
         owner @ Principal::ServiceAccount(_) if owner != cx.actor.owner => {
@@ -290,6 +361,12 @@ async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
         }
         Principal::ServiceAccount(_) => {}
     }
+    Ok(())
+}
+
+async fn delete(cx: &mut Cx, input: OneAdminKey) -> Result<Deleted<KeyId>> {
+    let key = find(cx, input.key_id.id()?).await?;
+    refuse_ending(cx, &key).await?;
     let key = key.id;
     api_keys::revoke(cx, key, None).await?;
     Ok(Deleted::new("organization.admin_api_key.deleted", key))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::budget::Scope;
 use tollgate_core::id::{Principal, kind};
-use tollgate_core::key::{KeyKind, Locator};
+use tollgate_core::key::KeyKind;
 use tollgate_core::labels::{Labels, LabelsSaid};
 use tollgate_core::page::{self, Page};
 use tollgate_core::patch::Patch;
@@ -21,6 +21,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::secrets::{self, PreviousSecret, Secrets};
 use crate::resource::{Deleted, NewKeyRow, key_policy, labels, projects, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
@@ -33,6 +34,20 @@ pub(crate) fn operations() -> Operations {
         .get(ONE, "retrieve-project-api-key", Needs(ProjectApiKeysRead), retrieve)
         .post(ONE, "modify-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyUpdated, update)
         .delete(ONE, "delete-project-api-key", Needs(ProjectApiKeysWrite), Event::ApiKeyDeleted, delete)
+        .post(
+            "/v1/organization/projects/{project_id}/api_keys/{api_key_id}/rotate",
+            "rotate-project-api-key",
+            Needs(ProjectApiKeysWrite),
+            Event::ApiKeyUpdated,
+            rotate,
+        )
+        .delete(
+            "/v1/organization/projects/{project_id}/api_keys/{api_key_id}/previous_secret",
+            "delete-project-api-key-previous-secret",
+            Needs(ProjectApiKeysWrite),
+            Event::ApiKeyUpdated,
+            end_previous_secret,
+        )
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -52,8 +67,12 @@ pub(crate) struct ApiKey {
     frozen_at: Option<Timestamp>,
     /// Extension: its own, which go before those of its project and of the service account that owns it.
     labels: Labels,
+    /// Extension: when its secret was last replaced by another.
+    rotated_at: Option<Timestamp>,
+    /// Extension: the secret it had before, while that can still be used.
+    previous_secret: Option<PreviousSecret>,
     #[serde(skip)]
-    locator: Locator,
+    secrets: Secrets,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -84,8 +103,8 @@ struct OwnerServiceAccount {
 
 /// Keys with their owners and the locator of their secret. An owner of the organization owns in every project. COALESCE hides from
 /// PostgreSQL that it is one project all over, or it reads all members of it, thinking that they are few.
-const KEYS: &str = "SELECT k.*, s.locator,
-        u.name AS user_name, u.email AS user_email, u.created_at AS user_created_at,
+const KEYS: &str = "SELECT k.*, ";
+const OWNERS: &str = "u.name AS user_name, u.email AS user_email, u.created_at AS user_created_at,
         CASE WHEN p.user_id IS NOT NULL THEN ";
 const OR_OF_ORGANIZATION: &str = " WHEN EXISTS (SELECT 1 FROM group_user gm
                 JOIN project_group pg ON pg.group_id = gm.group_id
@@ -93,17 +112,17 @@ const OR_OF_ORGANIZATION: &str = " WHEN EXISTS (SELECT 1 FROM group_user gm
             WHEN o.user_id IS NOT NULL THEN ";
 const OF_PROJECT: &str = " ELSE 'none' END AS user_role,
         a.name AS account_name, a.role AS account_role, a.created_at AS account_created_at
-    FROM api_key k
-        JOIN api_key_secret s ON s.api_key_id = k.id
-        LEFT JOIN app_user u ON u.id = k.user_id
+    FROM api_key k";
+const OF_OWNERS: &str = "LEFT JOIN app_user u ON u.id = k.user_id
         LEFT JOIN project_user p ON p.project_id = COALESCE(k.project_id, '') AND p.user_id = k.user_id
         LEFT JOIN organization_user o ON o.organization_id = k.organization_id AND o.user_id = k.user_id
         LEFT JOIN service_account a ON a.id = k.service_account_id
     WHERE k.project_id = $1 AND k.revoked_at IS NULL";
 
 fn keys() -> Sql {
-    let sql = Sql::from(KEYS).push(access::PROJECT_ROLE).push(OR_OF_ORGANIZATION);
-    sql.push(access::ORGANIZATION_ROLE).push(OF_PROJECT)
+    let sql = Sql::from(KEYS).push(secrets::COLUMNS).push(OWNERS).push(access::PROJECT_ROLE);
+    let sql = sql.push(OR_OF_ORGANIZATION).push(access::ORGANIZATION_ROLE).push(OF_PROJECT);
+    sql.push(secrets::JOINS).push(OF_OWNERS)
 }
 
 impl FromRow for ApiKey {
@@ -129,6 +148,7 @@ impl FromRow for ApiKey {
                 },
             },
         };
+        let secrets = Secrets::read(row)?;
         Ok(Self {
             object: "organization.project.api_key",
             id: row.get("id")?,
@@ -142,7 +162,9 @@ impl FromRow for ApiKey {
             scopes: Scopes::from_stored(&row.get::<String>("scopes")?),
             frozen_at: row.get("frozen_at")?,
             labels: labels::read(row)?,
-            locator: row.get("locator")?,
+            rotated_at: secrets.rotated_at,
+            previous_secret: None,
+            secrets,
         })
     }
 }
@@ -150,8 +172,24 @@ impl FromRow for ApiKey {
 impl ApiKey {
     /// With its last use as this node has seen it, which is written only now and then.
     fn seen_by(mut self, cx: &Cx) -> Self {
-        self.last_used_at = self.last_used_at.max(cx.desk.replica.last_used_at(&self.locator));
+        self.last_used_at = self.last_used_at.max(self.secrets.last_used_at(cx));
+        self.previous_secret = self.secrets.previous(cx);
         self
+    }
+
+    fn kind(&self) -> KeyKind {
+        match self.owner {
+            Owner::User { .. } => KeyKind::Project,
+            Owner::ServiceAccount { .. } => KeyKind::ServiceAccount,
+        }
+    }
+
+    fn refuse_expired(&self, cx: &Cx, done: &str) -> Result<()> {
+        if self.expires_at.is_none_or(|at| at > cx.now) {
+            return Ok(());
+        }
+        let message = format!("The key has expired. An expired key cannot be {done}; create another.");
+        Err(Error::bad_request(message).code("api_key_expired"))
     }
 }
 
@@ -196,15 +234,15 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<ApiKey>> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateKey {
-    project_id: PathId<kind::Project>,
-    name: String,
-    user_id: Option<String>,
-    service_account_id: Option<String>,
+    pub(crate) project_id: PathId<kind::Project>,
+    pub(crate) name: String,
+    pub(crate) user_id: Option<String>,
+    pub(crate) service_account_id: Option<String>,
     #[serde(default)]
-    scopes: Vec<String>,
-    expires_in_seconds: Option<i64>,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) expires_in_seconds: Option<i64>,
     #[serde(default)]
-    labels: Patch<LabelsSaid>,
+    pub(crate) labels: Patch<LabelsSaid>,
 }
 
 /// A new key with its secret, which is never shown again.
@@ -215,7 +253,7 @@ pub(crate) struct CreatedKey {
     value: ShownOnce,
 }
 
-async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
+pub(crate) async fn create(cx: &mut Cx, input: CreateKey) -> Result<CreatedKey> {
     let name = arguments::name("name", &input.name)?;
     let labels = labels::checked(&input.labels)?.unwrap_or_default();
     let expires_at = key_policy::expiry(cx, input.expires_in_seconds).await?;
@@ -262,6 +300,11 @@ pub(crate) async fn insert(cx: &mut Cx, new: &NewKeyRow) -> Result<(KeyId, Shown
 /// Scopes of a new key. Nobody can give what they do not hold.
 pub(crate) fn granted_scopes(cx: &Cx, wished: &[String], kind: KeyKind) -> Result<Scopes> {
     let scopes = Scopes::parse(wished, kind)?;
+    refuse_scopes_beyond_own(cx, scopes)?;
+    Ok(scopes)
+}
+
+fn refuse_scopes_beyond_own(cx: &Cx, scopes: Scopes) -> Result<()> {
     let own = cx.actor.permissions;
     let beyond = |permission: &&Permission| scopes.allows(**permission) && !own.allows(**permission);
     let modelling = [Permission::ModelRequest, Permission::ModelRead];
@@ -272,7 +315,7 @@ pub(crate) fn granted_scopes(cx: &Cx, wished: &[String], kind: KeyKind) -> Resul
     if scopes.names(usage) && !(own.allows(usage) && cx.actor.scopes.allows(usage)) {
         return Err(Error::forbidden(usage.as_str()));
     }
-    Ok(scopes)
+    Ok(())
 }
 
 /// Whose key it is to be: a member of the project or an owner of the organization, or a service account of the project.
@@ -323,8 +366,8 @@ async fn owner(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneKey {
-    project_id: PathId<kind::Project>,
-    api_key_id: PathId<kind::Key>,
+    pub(crate) project_id: PathId<kind::Project>,
+    pub(crate) api_key_id: PathId<kind::Key>,
 }
 
 async fn retrieve(cx: &mut Cx, input: OneKey) -> Result<ApiKey> {
@@ -362,18 +405,9 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     }
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let key = find(cx, project, input.api_key_id.id()?).await?;
-    if key.expires_at.is_some_and(|at| at <= cx.now) {
-        return Err(Error::bad_request(
-            "The key has expired. An expired key cannot be updated; create another.",
-        )
-        .code("api_key_expired"));
-    }
-    let kind = match key.owner {
-        Owner::User { .. } => KeyKind::Project,
-        Owner::ServiceAccount { .. } => KeyKind::ServiceAccount,
-    };
+    key.refuse_expired(cx, "updated")?;
     let scopes = match &input.scopes {
-        Some(wished) => granted_scopes(cx, wished, kind)?,
+        Some(wished) => granted_scopes(cx, wished, key.kind())?,
         None => key.scopes,
     };
     let expires_at = match input.expires_in_seconds {
@@ -402,6 +436,34 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     labels::tell(&mut changes, "labels", labels.as_ref());
     let payload = json!({"id": key.id, "changes_requested": changes});
     cx.record(Event::ApiKeyUpdated, key.id, Some(project), payload);
+    find(cx, project, key.id).await
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotateKey {
+    pub(crate) project_id: PathId<kind::Project>,
+    pub(crate) api_key_id: PathId<kind::Key>,
+    /// For so long the secret before can be used as well; at most 30 days.
+    pub(crate) grace_seconds: Option<i64>,
+}
+
+/// Whoever rotates a key gets to know a secret of it: they need every scope of it, as if they made it.
+pub(crate) async fn rotate(cx: &mut Cx, input: RotateKey) -> Result<CreatedKey> {
+    let grace = secrets::grace(input.grace_seconds)?;
+    let project = projects::live(cx, input.project_id.id()?).await?.id;
+    let key = find(cx, project, input.api_key_id.id()?).await?;
+    key.refuse_expired(cx, "rotated")?;
+    refuse_scopes_beyond_own(cx, key.scopes)?;
+    let value = secrets::rotate(cx, key.id, key.kind(), Some(project), grace).await?;
+    Ok(CreatedKey { key: find(cx, project, key.id).await?, value })
+}
+
+pub(crate) async fn end_previous_secret(cx: &mut Cx, input: OneKey) -> Result<ApiKey> {
+    let project = projects::find(cx, input.project_id.id()?).await?.id;
+    let key = find(cx, project, input.api_key_id.id()?).await?;
+    key.previous_secret.ok_or_else(secrets::no_previous)?;
+    secrets::end_previous(cx, key.id, Some(project)).await?;
     find(cx, project, key.id).await
 }
 

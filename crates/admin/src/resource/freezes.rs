@@ -132,7 +132,7 @@ async fn admin_key<const IS_FROZEN: bool>(cx: &mut Cx, input: OneAdminKey) -> Re
     let sql = "SELECT frozen_at, user_id, service_account_id, scopes FROM api_key
         WHERE id = $1 AND organization_id = $2 AND project_id IS NULL AND revoked_at IS NULL";
     let id = input.key_id.id()?;
-    if id == cx.actor.key {
+    if cx.actor.key().is_ok_and(|own| own == id) {
         let message = "This is the key that you ask with. Freeze it with another.";
         return Err(Error::invalid("key_id", message).code("own_key"));
     }

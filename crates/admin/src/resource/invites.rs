@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
-use tollgate_core::secret::{Keyring, Secret, ShownOnce, hex, random_bytes};
+use tollgate_core::secret::{Keyring, Secret, ShownOnce};
 use tollgate_core::{Error, InviteId, Permission, Predefined, ProjectId, Resource, Result, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, Tx, params};
 
@@ -16,6 +16,7 @@ use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::{Deleted, projects, users};
+use crate::token::{self, Token};
 
 pub(crate) fn operations() -> Operations {
     use Permission::{InvitesRead, InvitesWrite};
@@ -32,6 +33,7 @@ pub(crate) fn operations() -> Operations {
 
 /// How long an invite can be accepted.
 const WEEK_SECONDS: i64 = 7 * 86_400;
+const PURPOSE: &str = "invite";
 /// More projects are for a group.
 const PROJECTS_MAX: usize = 100;
 
@@ -170,7 +172,7 @@ async fn create(cx: &mut Cx, input: CreateInvite) -> Result<SentInvite> {
         return Err(Error::invalid("email", message).code("already_exists"));
     }
     let id: InviteId = cx.id();
-    let token = Token::new(&cx.desk.keyring);
+    let token = Token::new(&cx.desk.keyring, PURPOSE);
     let projects = json!(invited).to_string();
     cx.tx
         .execute(
@@ -227,39 +229,13 @@ async fn sent(cx: &mut Cx, id: InviteId, token: Token) -> Result<SentInvite> {
     Ok(SentInvite { invite: find(cx, id).await?, accept_url: ShownOnce(Secret::new(url)) })
 }
 
-/// What opens an invite, and what of it is stored.
-struct Token {
-    text: Secret,
-    pepper_version: i64,
-    verifier: [u8; 32],
-}
-
-impl Token {
-    fn new(keyring: &Keyring) -> Self {
-        let bytes: [u8; 32] = random_bytes();
-        let text = Secret::new(hex(&bytes));
-        let pepper = keyring.pepper();
-        let verifier = pepper.verifier(&bound(text.reveal()));
-        Self { pepper_version: pepper.key.version, verifier, text }
-    }
-}
-
-/// So that what verifies a token verifies nothing else.
-fn bound(token: &str) -> String {
-    format!("tollgate invite\0{token}")
-}
-
 /// The invite that a token opens, and who sent it and for which organization, whatever its state.
 pub(crate) async fn opened(tx: &mut Tx, keyring: &Keyring, token: &str) -> Result<Option<(Invite, Row)>> {
-    const TOKEN_MAX: usize = 128;
-    if token.len() > TOKEN_MAX {
-        return Ok(None);
-    }
-    for pepper in &keyring.peppers {
+    for (version, verifier) in token::verifiers(keyring, PURPOSE, token) {
         let row: Option<Row> = tx
             .optional(
                 "SELECT * FROM invite WHERE verifier = $1 AND pepper_version = $2",
-                &params![pepper.verifier(&bound(token)).to_vec(), pepper.key.version],
+                &params![verifier, version],
             )
             .await?;
         if let Some(row) = row {
@@ -290,7 +266,7 @@ async fn resend(cx: &mut Cx, input: OneInvite) -> Result<SentInvite> {
         vec![Grant::of(Resource::Organization(cx.organization()), users::read_role(&invite.role)?)];
     grants.extend(read_projects(cx, &invite.projects).await?);
     access::refuse_beyond_own(cx, &grants).await?;
-    let token = Token::new(&cx.desk.keyring);
+    let token = Token::new(&cx.desk.keyring, PURPOSE);
     cx.tx
         .execute(
             "UPDATE invite SET expires_at = $1, created_by = $2, pepper_version = $3, verifier = $4 WHERE id = $5",

@@ -4,12 +4,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::page::{self, Page};
 use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, Timestamp};
-use tollgate_store::{FromRow, Row, Sql, params};
+use tollgate_store::{FromRow, Row, Sql, ToValue, Value, params};
 
 use crate::arguments::Order;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::search::{ESCAPED, pattern};
 
 pub(crate) fn operations() -> Operations {
     Operations::new().get(
@@ -18,6 +19,7 @@ pub(crate) fn operations() -> Operations {
         Needs(Permission::ProjectApiKeysRead),
         list,
     )
+    .reading_long()
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -66,6 +68,31 @@ pub(crate) struct ListKeys {
     after: Option<String>,
     limit: Option<i64>,
     has_spend_limit: Option<bool>,
+    /// What is in their names, in capitals or not.
+    name: Option<String>,
+    project_id: Option<String>,
+    /// The user or service account that owns them.
+    user_id: Option<String>,
+    #[serde(default)]
+    status: Status,
+    /// Whether they have an end at all.
+    expires: Option<bool>,
+    /// Those that end before this unix time.
+    expires_before: Option<i64>,
+    /// Those that were made before this unix time and not used since.
+    unused_since: Option<i64>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// They can be used.
+    #[default]
+    Active,
+    /// Their owner has no access to the project.
+    Inactive,
+    Frozen,
+    Expired,
 }
 
 const LIMITED: &str = "EXISTS (SELECT 1 FROM spend_limit l
@@ -73,21 +100,46 @@ const LIMITED: &str = "EXISTS (SELECT 1 FROM spend_limit l
             l.scope = 'organization' OR (l.scope = 'project' AND l.scope_id = k.project_id)
             OR (l.scope = 'user' AND l.scope_id = k.user_id) OR (l.scope = 'api_key' AND l.scope_id = k.id)))";
 
-/// Keys that can be used, in the order they were made.
+/// Keys of what is not archived, in the order they were made.
 async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let mut sql = Sql::from("SELECT k.*, p.name AS project_name, ").push(LIMITED).push(
         " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
-         WHERE k.organization_id = $1 AND k.id > $2 AND k.revoked_at IS NULL AND k.is_active = $3
-            AND (k.expires_at IS NULL OR k.expires_at > $4) AND p.archived_at IS NULL",
+         WHERE k.organization_id = $1 AND k.id > $2 AND k.revoked_at IS NULL AND p.archived_at IS NULL",
     );
+    let mut values =
+        params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1].to_vec();
+    sql = sql.push(match input.status {
+        Status::Active => " AND k.is_active = $3 AND k.frozen_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $4)",
+        Status::Inactive => " AND k.is_active <> $3 AND (k.expires_at IS NULL OR k.expires_at > $4)",
+        Status::Frozen => " AND k.frozen_at IS NOT NULL AND $3 AND (k.expires_at IS NULL OR k.expires_at > $4)",
+        Status::Expired => " AND $3 AND k.expires_at <= $4",
+    });
+    sql = match input.expires {
+        None => sql,
+        Some(true) => sql.push(" AND k.expires_at IS NOT NULL"),
+        Some(false) => sql.push(" AND k.expires_at IS NULL"),
+    };
     sql = match input.has_spend_limit {
         None => sql,
         Some(true) => sql.push(" AND ").push(LIMITED),
         Some(false) => sql.push(" AND NOT ").push(LIMITED),
     };
-    let values = params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1];
+    let mut and = |sql: Sql, condition: &'static str, value: Option<Value>, end: &'static str| match value {
+        Some(value) => {
+            values.push(value);
+            sql.push(condition).push_param(values.len()).push(end)
+        }
+        None => sql,
+    };
+    sql = and(sql, " AND k.project_id = ", input.project_id.map(|id| id.to_value()), "");
+    sql = and(sql, " AND COALESCE(k.user_id, k.service_account_id) = ", input.user_id.map(|id| id.to_value()), "");
+    sql = and(sql, " AND k.expires_at < ", input.expires_before.map(|at| at.to_value()), "");
+    let unused = input.unused_since.map(|at| at.to_value());
+    sql = and(sql, " AND k.created_at < ", unused.clone(), "");
+    sql = and(sql, " AND (k.last_used_at IS NULL OR k.last_used_at < ", unused, ")");
+    sql = and(sql, " AND LOWER(k.name) LIKE ", input.name.as_deref().map(pattern), ESCAPED);
     let rows = cx.tx.all(sql.push(" ORDER BY k.id LIMIT $5"), &values).await?;
     Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
 }

@@ -64,7 +64,7 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
         .optional(
             "SELECT k.name, k.redacted_value, k.created_at, p.name AS project_name
              FROM api_key k LEFT JOIN project p ON p.id = k.project_id WHERE k.id = $1 AND k.revoked_at IS NULL",
-            &params![cx.actor.key],
+            &params![cx.actor.key()?],
         )
         .await?
         .ok_or_else(|| Error::not_found("API key"))?;
@@ -72,7 +72,7 @@ async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
     let remaining = remaining(cx).await?;
     Ok(Me {
         object: "tollgate.me",
-        id: cx.actor.key,
+        id: cx.actor.key()?,
         name: row.get("name")?,
         kind: cx.actor.kind.as_str(),
         redacted_value: row.get("redacted_value")?,
@@ -108,7 +108,7 @@ fn models(cx: &Cx) -> Option<Vec<String>> {
 
 /// What the key has spent and holds this month in UTC, and how many of its requests were clamped.
 async fn spent(cx: &mut Cx) -> Result<(Money, Money, u64)> {
-    let (month, key) = (Period::month_of(cx.now), Scope::Key(cx.actor.key));
+    let (month, key) = (Period::month_of(cx.now), Scope::Key(cx.actor.key()?));
     let settled = spend_limit::settled(&mut cx.tx, key, month).await?;
     let (held, _) = spend_limit::in_flight(&mut cx.tx, key, month).await?;
     let row: Row = cx
@@ -117,7 +117,7 @@ async fn spent(cx: &mut Cx) -> Result<(Money, Money, u64)> {
             "SELECT CAST(COALESCE(SUM(clamped_requests), 0) AS BIGINT) FROM usage_rollup
              WHERE key_number = (SELECT number FROM api_key WHERE id = $1) AND width = 86400
                 AND bucket_start >= $2 AND bucket_start < $3",
-            &params![cx.actor.key, month.start, month.end],
+            &params![cx.actor.key()?, month.start, month.end],
         )
         .await?;
     Ok((settled, held, row.at(0)?))
@@ -127,7 +127,7 @@ async fn spent(cx: &mut Cx) -> Result<(Money, Money, u64)> {
 async fn remaining(cx: &mut Cx) -> Result<Option<Money>> {
     let Some(project) = cx.actor.project else { return Ok(None) };
     let payer =
-        Payer { organization: cx.organization(), project, user: cx.actor.owner.user(), key: cx.actor.key };
+        Payer { organization: cx.organization(), project, user: cx.actor.owner.user(), key: cx.actor.key()? };
     let mut tightest: Option<Money> = None;
     for scope in payer.scopes() {
         for limit in spend_limit::of_scope(&mut cx.tx, scope).await? {
@@ -141,7 +141,7 @@ async fn remaining(cx: &mut Cx) -> Result<Option<Money>> {
 }
 
 async fn delete(cx: &mut Cx, _: Nothing) -> Result<Deleted<KeyId>> {
-    let key = cx.actor.key;
+    let key = cx.actor.key()?;
     api_keys::revoke(cx, key, cx.actor.project).await?;
     Ok(Deleted::new("tollgate.me.deleted", key))
 }

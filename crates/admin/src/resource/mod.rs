@@ -20,6 +20,7 @@ mod models;
 mod new_key;
 mod notifications;
 mod organizations;
+mod own;
 mod permissions;
 mod project_groups;
 mod project_users;
@@ -28,6 +29,8 @@ mod requests;
 mod retention;
 mod role_assignments;
 mod roles;
+mod search;
+mod secrets;
 mod service_accounts;
 mod spend_alerts;
 mod spend_defaults;
@@ -76,6 +79,7 @@ pub(crate) fn operations() -> Operations {
         .and(costs::operations())
         .and(organizations::operations())
         .and(me::operations())
+        .and(own::operations())
         .and(permissions::operations())
         .and(requests::operations())
         .and(adjustments::operations())

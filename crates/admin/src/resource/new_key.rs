@@ -8,6 +8,24 @@ use tollgate_store::{Entity, Tx, params};
 
 use crate::resource::labels;
 
+/// Stores what verifies a secret, as the one of its key that was made last.
+pub(crate) async fn insert_secret(
+    tx: &mut Tx,
+    keyring: &Keyring,
+    id: KeyId,
+    key: &NewKey,
+    now: Timestamp,
+) -> Result<()> {
+    let pepper = keyring.pepper();
+    tx.execute(
+        "INSERT INTO api_key_secret (locator, api_key_id, scheme, pepper_version, verifier, created_at)
+         VALUES ($1, $2, 'hmac-sha256', $3, $4, $5)",
+        &params![key.locator, id, pepper.key.version, pepper.verifier(key.text.reveal()).to_vec(), now],
+    )
+    .await?;
+    Ok(())
+}
+
 /// What a new key is to be.
 pub(crate) struct NewKeyRow {
     pub(crate) kind: KeyKind,
@@ -34,7 +52,6 @@ impl NewKeyRow {
     ) -> Result<(KeyId, ShownOnce)> {
         let (id, now): (KeyId, _) = (clock.next_id(), clock.now());
         let key = NewKey::generate(self.kind);
-        let pepper = keyring.pepper();
         tx.execute(
             "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, service_account_id, name, scopes,
                 redacted_value, created_at, created_by, expires_at, is_active, restricted_to, labels, number)
@@ -61,12 +78,7 @@ impl NewKeyRow {
             ],
         )
         .await?;
-        tx.execute(
-            "INSERT INTO api_key_secret (locator, api_key_id, scheme, pepper_version, verifier, created_at)
-             VALUES ($1, $2, 'hmac-sha256', $3, $4, $5)",
-            &params![key.locator, id, pepper.key.version, pepper.verifier(key.text.reveal()).to_vec(), now],
-        )
-        .await?;
+        insert_secret(tx, keyring, id, &key, now).await?;
         tx.log_change(Some(self.organization), Entity::ApiKey, &id.to_string()).await?;
         Ok((id, ShownOnce(key.text)))
     }

@@ -18,6 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
+use crate::resource::search::{ESCAPED, NAMED, pattern};
 use crate::resource::{labels, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
@@ -95,6 +96,8 @@ pub(crate) struct ListProjects {
     limit: Option<i64>,
     #[serde(default)]
     include_archived: bool,
+    /// Extension: what is in their names, in capitals or not.
+    name: Option<String>,
 }
 
 /// In the order they were made.
@@ -105,8 +108,12 @@ async fn list(cx: &mut Cx, input: ListProjects) -> Result<Page<Project>> {
     if !input.include_archived {
         sql = sql.push(" AND archived_at IS NULL");
     }
-    let sql = sql.push(" ORDER BY id LIMIT $3");
-    let rows = cx.tx.all(sql, &params![cx.organization(), Order::Asc.beyond(after), limit + 1]).await?;
+    let mut values = params![cx.organization(), Order::Asc.beyond(after), limit + 1].to_vec();
+    if let Some(name) = &input.name {
+        values.push(pattern(name));
+        sql = sql.push(" AND ").push(NAMED).push_param(values.len()).push(ESCAPED);
+    }
+    let rows = cx.tx.all(sql.push(" ORDER BY id LIMIT $3"), &values).await?;
     Ok(Page::new(rows, limit, |project: &Project| project.id.to_string()))
 }
 

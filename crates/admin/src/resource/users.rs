@@ -22,6 +22,7 @@ use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::roles::Role;
+use crate::resource::search::{ESCAPED, pattern};
 use crate::resource::{api_keys, invites, role_assignments};
 
 pub(crate) fn operations() -> Operations {
@@ -100,6 +101,8 @@ pub(crate) struct ListUsers {
     limit: Option<i64>,
     #[serde(default)]
     emails: Vec<String>,
+    /// Extension: what is in their names or addresses, in capitals or not.
+    name: Option<String>,
 }
 
 async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
@@ -110,6 +113,10 @@ async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
     if !input.emails.is_empty() {
         let emails = input.emails.iter().map(|email| email.trim().to_lowercase().to_value());
         sql = sql.push(" AND u.email IN ").push_list(&mut values, emails);
+    }
+    if let Some(name) = &input.name {
+        values.push(pattern(name));
+        sql = sql.push(" AND LOWER(u.name || ' ' || u.email) LIKE ").push_param(values.len()).push(ESCAPED);
     }
     let rows = cx.tx.all(sql.push(" ORDER BY o.user_id LIMIT $3"), &values).await?;
     Ok(Page::new(rows, limit, |user: &User| user.id.to_string()))

@@ -174,10 +174,11 @@ pub fn operations() -> Result<()> {
             }
             Access::OperatorOr(permission) => (Some(permission.as_str()), true),
             Access::Operator => (Some(Permission::Operator.as_str()), false),
-            Access::AnyKey => (None, false),
+            Access::AnyKey | Access::Oneself => (None, false),
         };
         json!({"id": operation.id, "method": operation.method.as_str(), "path": operation.path, "needs": needs,
-            "or_operator": or_operator, "within_projects": matches!(operation.access, Access::WithinProjects(_)), "event": operation.event.map(Event::as_str)})
+            "or_operator": or_operator, "within_projects": matches!(operation.access, Access::WithinProjects(_)),
+            "oneself": operation.access == Access::Oneself, "event": operation.event.map(Event::as_str)})
     };
     let rows: Vec<Value> = operations.iter().map(row).collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;

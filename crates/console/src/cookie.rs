@@ -1,0 +1,48 @@
+//! The cookie that says who somebody is.
+
+use tollgate_core::secret::Secret;
+use tollgate_wire::Headers;
+
+/// Bound to this host, and sent over TLS alone (browsers count this machine as that).
+const SAFE: &str = "__Host-tollgate";
+/// Of an installation that is reached without TLS because its operator said so.
+const PLAIN: &str = "tollgate";
+
+pub(crate) struct Cookies {
+    is_plain: bool,
+}
+
+impl Cookies {
+    pub(crate) const fn new(is_plain: bool) -> Self {
+        Self { is_plain }
+    }
+
+    const fn name(&self) -> &'static str {
+        if self.is_plain { PLAIN } else { SAFE }
+    }
+
+    /// The token that a browser sends.
+    pub(crate) fn session(&self, headers: &Headers) -> Option<Secret> {
+        self.value(headers, self.name()).map(Secret::new)
+    }
+
+    fn value(&self, headers: &Headers, name: &str) -> Option<String> {
+        let lines = headers.all("cookie").filter_map(|line| std::str::from_utf8(line).ok());
+        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        pairs.find(|(known, value)| *known == name && !value.is_empty()).map(|(_, value)| value.to_owned())
+    }
+
+    pub(crate) fn begin(&self, token: &Secret) -> String {
+        self.set(self.name(), token.reveal(), "Strict", None)
+    }
+
+    pub(crate) fn end(&self) -> String {
+        self.set(self.name(), "", "Strict", Some(0))
+    }
+
+    fn set(&self, name: &str, value: &str, same_site: &str, max_age: Option<i64>) -> String {
+        let secure = if self.is_plain { "" } else { "; Secure" };
+        let max_age = max_age.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
+        format!("{name}={value}; Path=/; HttpOnly; SameSite={same_site}{secure}{max_age}")
+    }
+}

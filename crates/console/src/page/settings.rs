@@ -1,0 +1,125 @@
+//! Settings of the organization.
+
+use maud::html;
+use serde_json::Value;
+use tollgate_admin::Given;
+use tollgate_core::{Error, Permission, Result};
+
+use super::plain;
+use crate::answer::Answer;
+use crate::fields::Fields;
+use crate::layout::{Question, action, token};
+use crate::show;
+use crate::visit::{Visit, is_for_form};
+
+const DAY: i64 = 86_400;
+
+pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
+    page(visit, None).await
+}
+
+async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
+    let policy = visit.call("retrieve-key-policy", Given::default()).await?;
+    let retention = visit.call("retrieve-retention", Given::default()).await?;
+    let session = visit.session()?;
+    let may_write = visit.may(Permission::OrganizationWrite);
+    let fields = Fields::new(&visit.form, error);
+    let days = |name: &str| {
+        policy[name].as_i64().map(|seconds| (seconds / DAY).to_string()).unwrap_or_default()
+    };
+    let body = html! {
+        p { (session.organization_name) " " (show::id(&session.organization.to_string())) }
+        (fields.alert())
+        section {
+            h2 { "New keys" }
+            form method="post" action="/settings/key-policy" {
+                (token(visit))
+                (fields.of_kind("number", "default_expires_in_seconds", "Days until a key ends of which nothing else is said", "Empty for never.", &days("default_expires_in_seconds")))
+                (fields.of_kind("number", "max_expires_in_seconds", "Days that a key lives at most", "Empty for no limit.", &days("max_expires_in_seconds")))
+                (fields.choice("key_owners", "Keys of projects are", "", &[("any", "anybody's"), ("service_accounts", "service accounts' alone")], show::text(&policy, "key_owners")))
+                @if may_write { div.buttons { button { "Save" } } }
+            }
+        }
+        section {
+            h2 { "Requests" }
+            form method="post" action="/settings/retention" {
+                (token(visit))
+                (fields.of_kind("number", "requests_days", "Days that single requests are kept", "35 or more; empty for ever. What was used and spent stays.",
+                    &retention["requests_days"].as_i64().map(|days| days.to_string()).unwrap_or_default()))
+                @if may_write { div.buttons { button { "Save" } } }
+            }
+        }
+        @if may_write {
+            section {
+                h2 { "Stop everything" }
+                p { "Freezing refuses every model request of the organization from the next one on. Administration goes on, and it can be taken back." }
+                (action(visit, "/settings/unfreeze", "Unfreeze", "")) " " a.button.danger href="/settings/freeze" { "Freeze…" }
+            }
+        }
+    };
+    Ok(Answer::page("Settings", body).because(error))
+}
+
+fn seconds(visit: &Visit<'_>, name: &str) -> Result<Value> {
+    let days = visit.form.number(name)?;
+    let too_much = || Error::invalid(name, "That is too long.");
+    match days {
+        Some(days) => days.checked_mul(DAY).map(Value::from).ok_or_else(too_much),
+        None => Ok(Value::Null),
+    }
+}
+
+async fn saved(visit: &Visit<'_>, result: Result<Value>) -> Result<Answer> {
+    match result {
+        Ok(_) => Ok(Answer::see("/settings")),
+        Err(error) if is_for_form(&error) => page(visit, Some(&error)).await,
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn change_key_policy(visit: &Visit<'_>) -> Result<Answer> {
+    let changed = async {
+        let given = Given::default()
+            .body("default_expires_in_seconds", seconds(visit, "default_expires_in_seconds")?)
+            .body("max_expires_in_seconds", seconds(visit, "max_expires_in_seconds")?)
+            .body("key_owners", visit.form.text("key_owners"));
+        visit.call("modify-key-policy", given).await
+    };
+    saved(visit, changed.await).await
+}
+
+pub(crate) async fn change_retention(visit: &Visit<'_>) -> Result<Answer> {
+    let changed = async {
+        let days = visit.form.number("requests_days")?;
+        visit.call("modify-retention", Given::default().body("requests_days", days)).await
+    };
+    saved(visit, changed.await).await
+}
+
+fn freezing<'a>(visit: &'a Visit<'_>) -> Result<Question<'a>> {
+    Ok(Question {
+        title: "Freeze the organization".to_owned(),
+        told: plain("Every model request of every key is refused until it is unfrozen."),
+        name: Some(&visit.session()?.organization_name),
+        button: "Freeze it",
+        back: "/settings".to_owned(),
+    })
+}
+
+pub(crate) async fn ask_freeze(visit: &Visit<'_>) -> Result<Answer> {
+    Ok(freezing(visit)?.ask(visit, None))
+}
+
+pub(crate) async fn freeze(visit: &Visit<'_>) -> Result<Answer> {
+    let question = freezing(visit)?;
+    if let Err(error) = question.is_confirmed(visit) {
+        return Ok(question.ask(visit, Some(&error)));
+    }
+    visit.call("freeze-organization", Given::default()).await?;
+    Ok(Answer::see("/settings"))
+}
+
+pub(crate) async fn unfreeze(visit: &Visit<'_>) -> Result<Answer> {
+    visit.call("unfreeze-organization", Given::default()).await?;
+    Ok(Answer::see("/settings"))
+}

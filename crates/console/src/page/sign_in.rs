@@ -1,0 +1,150 @@
+//! Signing in and out, the first password, the link of an invite.
+
+use maud::html;
+use serde_json::json;
+use tollgate_admin::Acceptance;
+use tollgate_core::secret::Secret;
+use tollgate_core::{Error, OrganizationId, Result};
+
+use crate::answer::Answer;
+use crate::fields::Fields;
+use crate::form::Form;
+use crate::html::local;
+use crate::visit::{Visit, is_for_form};
+
+/// Where somebody was when they had to sign in.
+fn next(form: &Form) -> String {
+    local(form.typed("next").unwrap_or("/"))
+}
+
+pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
+    if visit.session.is_some() {
+        return Ok(Answer::see(next(&visit.query)));
+    }
+    Ok(login(visit, &visit.query, None))
+}
+
+fn login(visit: &Visit<'_>, typed: &Form, error: Option<&Error>) -> Answer {
+    let fields = Fields::new(typed, error);
+    let body = html! {
+        form method="post" action="/login" {
+            input type="hidden" name="next" value=(next(typed));
+            (fields.alert())
+            (fields.of_kind("email", "email", "E-mail address", "", ""))
+            (fields.secret("password", "Password", "", "current-password"))
+            div.buttons { button.primary { "Sign in" } }
+        }
+        p.hint {
+            "No password yet, or forgotten? " a href="/setup" { "Set one with an admin key" }
+            "; the first start has written one into its bootstrap file."
+        }
+    };
+    Answer::bare("Sign in", body).because(error)
+}
+
+pub(crate) async fn sign_in(visit: &Visit<'_>) -> Result<Answer> {
+    let password = Secret::new(visit.form.get("password").unwrap_or(""));
+    let email = visit.form.text("email");
+    let signed_in = visit.admin.sign_in(email, password, visit.origin.clone(), visit.token.clone()).await;
+    match signed_in {
+        Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: next(&visit.form) }),
+        Err(error) if is_for_form(&error) => Ok(login(visit, &visit.form, Some(&error))),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn show_setup(visit: &Visit<'_>) -> Result<Answer> {
+    Ok(setup(&visit.query, None))
+}
+
+fn setup(typed: &Form, error: Option<&Error>) -> Answer {
+    let fields = Fields::new(typed, error);
+    let body = html! {
+        p {
+            "An admin key proves who you are. The first start of Tollgate has written one into its bootstrap file, as "
+            code { "admin_api_key" } "; " code { "tollgate recover" } " makes another."
+        }
+        form method="post" action="/setup" {
+            (fields.alert())
+            (fields.secret("admin_key", "Admin key", "It is neither stored nor shown.", "off"))
+            (fields.secret("password", "New password", "12 characters or more.", "new-password"))
+            div.buttons { button.primary { "Set the password and sign in" } a.button href="/login" { "Back" } }
+        }
+    };
+    Answer::bare("Set a password", body).because(error)
+}
+
+pub(crate) async fn set_up(visit: &Visit<'_>) -> Result<Answer> {
+    let key = Secret::new(visit.form.text("admin_key"));
+    let password = Secret::new(visit.form.get("password").unwrap_or(""));
+    match visit.admin.claim(&key, password, visit.origin.clone(), visit.token.clone()).await {
+        Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
+        Err(error) if is_for_form(&error) => Ok(setup(&visit.form, Some(&error))),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn show_invite(visit: &Visit<'_>) -> Result<Answer> {
+    let token = Secret::new(visit.query.text("token"));
+    match visit.admin.invited(&token, &visit.origin).await {
+        Ok(invited) => Ok(invite(&visit.query, &invited, None)),
+        Err(error) if is_for_form(&error) => Ok(refused(&error)),
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(error: &Error) -> Answer {
+    let body = html! { p role="alert" { (error.message) } p { a href="/login" { "Sign in" } } };
+    Answer::bare("Invite", body).because(Some(error))
+}
+
+fn invite(typed: &Form, invited: &tollgate_admin::Invited, error: Option<&Error>) -> Answer {
+    let fields = Fields::new(typed, error);
+    let body = html! {
+        p { "As " strong { (invited.email) } " into " strong { (invited.organization) } "." }
+        form method="post" action="/invite" {
+            input type="hidden" name="token" value=(typed.text("token"));
+            (fields.alert())
+            @if invited.has_account {
+                (fields.secret("password", "Your password", "There is an account of this address: prove that it is yours.", "current-password"))
+            } @else {
+                (fields.text("name", "Your name", "", ""))
+                (fields.secret("password", "Password", "12 characters or more.", "new-password"))
+            }
+            div.buttons { button.primary { "Accept" } }
+        }
+    };
+    Answer::bare("You are invited", body).because(error)
+}
+
+pub(crate) async fn accept_invite(visit: &Visit<'_>) -> Result<Answer> {
+    let token = visit.form.text("token").to_owned();
+    let said = json!({
+        "token": token, "name": visit.form.typed("name"),
+        "password": visit.form.get("password").filter(|password| !password.is_empty()),
+    });
+    let acceptance: Acceptance = tollgate_core::input::from_value(said)?;
+    let accepted = visit.admin.accept_and_sign_in(acceptance, visit.origin.clone(), visit.token.clone()).await;
+    match accepted {
+        Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
+        // What can be mended in the form is mended there.
+        Err(error) if matches!(error.param.as_deref(), Some("password" | "name")) => {
+            let invited = visit.admin.invited(&Secret::new(token), &visit.origin).await?;
+            Ok(invite(&visit.form, &invited, Some(&error)))
+        }
+        Err(error) if is_for_form(&error) => Ok(refused(&error)),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn sign_out(visit: &Visit<'_>) -> Result<Answer> {
+    visit.admin.sign_out(visit.session()?, visit.origin.clone()).await?;
+    Ok(Answer::SignedOut)
+}
+
+pub(crate) async fn switch(visit: &Visit<'_>) -> Result<Answer> {
+    let unknown = || Error::not_found("organization");
+    let organization = OrganizationId::parse(visit.form.text("organization")).ok_or_else(unknown)?;
+    visit.admin.look_at(visit.session()?, organization).await?;
+    Ok(Answer::see("/"))
+}
