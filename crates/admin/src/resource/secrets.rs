@@ -19,7 +19,9 @@ const GRACE_SECONDS_MAX: i64 = 30 * 86_400;
 /// The columns and joins by which a query over keys finds their secrets; read by [`Secrets::read`].
 pub(crate) const COLUMNS: &str = "s.locator, s.created_at AS secret_created_at, old.locator AS old_locator,
         old.redacted_value AS old_redacted_value, old.replaced_at AS old_replaced_at, old.expires_at AS old_expires_at,
-        old.last_used_at AS old_last_used_at, ";
+        old.last_used_at AS old_last_used_at,
+        EXISTS (SELECT 1 FROM api_key_secret was WHERE was.api_key_id = k.id AND was.replaced_at IS NOT NULL)
+            AS is_rotated, ";
 /// Revoking wipes the verifiers, and so does the next rotation: there is one of an earlier secret at most.
 pub(crate) const JOINS: &str = " JOIN api_key_secret s ON s.api_key_id = k.id AND s.replaced_at IS NULL
         LEFT JOIN api_key_secret old ON old.api_key_id = k.id AND old.replaced_at IS NOT NULL
@@ -46,7 +48,7 @@ pub(crate) struct Secrets {
 
 impl Secrets {
     pub(crate) fn read(row: &Row) -> Result<Self> {
-        let (made, of_key): (Timestamp, Timestamp) = (row.get("secret_created_at")?, row.get("created_at")?);
+        let made: Timestamp = row.get("secret_created_at")?;
         let previous = match row.get::<Option<Locator>>("old_locator")? {
             None => None,
             Some(locator) => Some(PreviousSecret {
@@ -57,7 +59,7 @@ impl Secrets {
                 locator,
             }),
         };
-        let rotated_at = previous.as_ref().map(|old| old.replaced_at).or(Some(made).filter(|at| *at != of_key));
+        let rotated_at = row.get::<bool>("is_rotated")?.then_some(made);
         Ok(Self { locator: row.get("locator")?, rotated_at, previous })
     }
 
