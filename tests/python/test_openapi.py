@@ -181,6 +181,7 @@ def test_the_comparison_sees_what_is_missing(document):
     assert "status" in differences["GET /v1/organization/projects/{project_id}"]["fields we do not answer"]
 
 
+@pytest.mark.timeout(1500 if FULL else 300)
 def test_no_request_of_the_document_s_making_is_answered_by_a_fault(server, tmp_path, report):
     """Well-formed and broken requests of every operation: none is a 5xx, and what is answered is what the document says."""
     project = server.project("Fuzzed")

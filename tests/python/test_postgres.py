@@ -169,9 +169,16 @@ def test_connections_cut_at_any_moment_lose_nothing_and_leave_no_hold(node, simu
     assert set(answers) == {200, 503}, set(answers)
     until(lambda: node.chat(key).status == 200)
     until(lambda: ready(node) and node.get("/tollgate/v1/requests").status == 200)
-    # Without a restart: what was granted and not told is void again.
-    until(lambda: all(r["state"] != "held" for r in node.requests()))
-    settled = [r for r in node.requests() if r["state"] == "settled"]
+    # Without a restart: what was granted and not told is void again. A reader that was cut while it rested says so once.
+    def ended():
+        try:
+            found = node.requests()
+        except AssertionError as refused:
+            assert "database_unavailable" in str(refused)
+            return None
+        return found if all(r["state"] != "held" for r in found) else None
+
+    settled = [r for r in until(ended) if r["state"] == "settled"]
     assert len(settled) >= answers.count(200)
     billed = sum(r["billed_input"] + r["billed_output"] for r in simulator.requests)
     assert sum(r["input_tokens"] + r["output_tokens"] for r in settled) == billed
