@@ -18,6 +18,7 @@ use crate::arguments::Arguments;
 use crate::audit::{self, Author, Event, Recorded};
 use crate::http::{Routes, TrustedProxies};
 use crate::operation::Operation;
+use crate::session::{OidcOptions, Provider};
 
 /// The control plane of a node.
 pub struct Admin {
@@ -29,6 +30,7 @@ pub struct Admin {
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) throttle: Throttle,
     pub(crate) failures: Failures,
+    pub(crate) provider: Option<Box<Provider>>,
 }
 
 /// Parts an [`Admin`] is made of.
@@ -42,6 +44,8 @@ pub struct Parts {
     pub trusted_proxies: TrustedProxies,
     /// Where people reach this server, without a slash at its end.
     pub public_url: String,
+    /// Whom people may sign in by.
+    pub oidc: Option<OidcOptions>,
 }
 
 /// What operations work with that outlives them.
@@ -64,7 +68,7 @@ pub(crate) struct Cx {
 }
 
 impl Cx {
-    fn new(tx: Tx, desk: Desk, actor: Actor) -> Self {
+    pub(crate) fn new(tx: Tx, desk: Desk, actor: Actor) -> Self {
         let now = desk.clock.now();
         Self { tx, now, desk, actor, recorded: Vec::new(), is_unchanged: false }
     }
@@ -89,6 +93,16 @@ impl Cx {
         self.recorded.push(Recorded { event, resource_id: resource.to_string(), project, payload });
     }
 
+    /// Writes what was noted.
+    pub(crate) async fn write_recorded(&mut self) -> Result<()> {
+        for recorded in std::mem::take(&mut self.recorded) {
+            let author = Author::Actor(&self.actor);
+            let keeping = (&self.desk.clock, &*self.desk.keyring);
+            audit::write(&mut self.tx, keeping, self.actor.organization, &author, &recorded).await?;
+        }
+        Ok(())
+    }
+
     /// Notes what the replica has to read again.
     pub(crate) async fn changed<K: Identified>(&mut self, entity: Entity, id: Id<K>) -> Result<()> {
         self.changed_named(entity, &id.to_string()).await
@@ -109,11 +123,12 @@ impl Cx {
 const SETTLING_MAX: Duration = Duration::from_secs(2);
 
 impl Admin {
-    pub fn new(parts: Parts) -> Self {
-        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies, public_url } = parts;
+    pub fn new(parts: Parts) -> Result<Self> {
+        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies, public_url, oidc } = parts;
         let routes = Routes::new(crate::operations());
         let desk = Desk { clock, keyring, replica, public_url: Arc::from(public_url) };
-        Self {
+        Ok(Self {
+            provider: oidc.map(Provider::new).transpose()?.map(Box::new),
             db,
             desk,
             dialer,
@@ -122,7 +137,7 @@ impl Admin {
             trusted_proxies,
             throttle: Throttle::default(),
             failures: Failures::default(),
-        }
+        })
     }
 
     /// The time as this node has it.
@@ -210,16 +225,6 @@ async fn change_in(
             event.as_str()
         )));
     }
-    for recorded in std::mem::take(&mut cx.recorded) {
-        let author = Author::Actor(&cx.actor);
-        audit::write(
-            &mut cx.tx,
-            (&cx.desk.clock, &cx.desk.keyring),
-            cx.actor.organization,
-            &author,
-            &recorded,
-        )
-        .await?;
-    }
+    cx.write_recorded().await?;
     Ok(reply)
 }

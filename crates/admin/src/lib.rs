@@ -28,7 +28,7 @@ pub use audit::Event;
 pub use gate::{Admin, Parts};
 pub use http::TrustedProxies;
 pub use operation::{Access, Method, Operation, Operations};
-pub use session::{Given, ListedSession, OpenedSession, Proof, Session};
+pub use session::{Given, ListedSession, Meaning, OidcOptions, OpenedSession, Pending, Proof, Session};
 
 /// The table of all operations.
 pub fn operations() -> Operations {

@@ -17,6 +17,12 @@ pub(crate) enum Answer {
     Bare(Page),
     /// A piece of a page, for the script.
     Fragment(Markup),
+    /// Go to the provider of identities, and keep what it is asked until it answers.
+    ToProvider {
+        url: String,
+        pending: Secret,
+        next: String,
+    },
     /// Go there now.
     See(String),
     SignedIn {

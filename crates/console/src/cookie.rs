@@ -8,6 +8,10 @@ const SAFE: &str = "__Host-tollgate";
 /// Of an installation that is reached without TLS because its operator said so.
 const PLAIN: &str = "tollgate";
 
+/// Of what was asked of the provider of identities, with whose answer one comes back from its site.
+const PENDING: &str = "oidc";
+const PENDING_SECONDS: i64 = 600;
+
 pub(crate) struct Cookies {
     is_plain: bool,
 }
@@ -34,6 +38,26 @@ impl Cookies {
 
     pub(crate) fn begin(&self, token: &Secret) -> String {
         self.set(self.name(), token.reveal(), "Strict", None)
+    }
+
+    fn pending_name(&self) -> String {
+        format!("{}-{PENDING}", self.name())
+    }
+
+    /// It comes back with whoever comes from the provider's site, and so is not strict.
+    pub(crate) fn keep_pending(&self, pending: &Secret, next: &str) -> String {
+        let value = format!("{}~{}", pending.reveal(), crate::form::encoded(next));
+        self.set(&self.pending_name(), &value, "Lax", Some(PENDING_SECONDS))
+    }
+
+    pub(crate) fn pending(&self, headers: &Headers) -> Option<(Secret, String)> {
+        let value = self.value(headers, &self.pending_name())?;
+        let (pending, next) = value.split_once('~')?;
+        Some((Secret::new(pending), tollgate_wire::percent_decoded(next)?))
+    }
+
+    pub(crate) fn end_pending(&self) -> String {
+        self.set(&self.pending_name(), "", "Lax", Some(0))
     }
 
     pub(crate) fn end(&self) -> String {

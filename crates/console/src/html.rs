@@ -75,6 +75,13 @@ pub(crate) fn file(name: &str, kind: &'static str, body: Vec<u8>) -> Reply {
     Reply { status: 200, headers, body }
 }
 
+/// Go to another site, whose address is the operator's word.
+pub(crate) fn elsewhere(url: &str) -> Reply {
+    let mut headers = headers("text/plain; charset=utf-8");
+    headers.push(("location", url.to_owned()));
+    Reply { status: 303, headers, body: Vec::new() }
+}
+
 /// Only paths of this site are gone to.
 pub(crate) fn local(path: &str) -> String {
     let is_local = path.starts_with('/')

@@ -115,7 +115,9 @@ impl Console {
         } else {
             Form::default()
         };
+        let pending = self.cookies.pending(&exchange.head.headers);
         Ok(Visit {
+            pending,
             admin: &self.admin,
             session,
             token,
@@ -136,7 +138,14 @@ impl Console {
             Answer::See(path) => html::see(&path),
             Answer::SignedIn { token, next } => {
                 // Whoever comes from another site brings no strict cookie, so the way on must begin here.
-                return html::go_on(&next).header("set-cookie", self.cookies.begin(&token));
+                let mut reply = html::go_on(&next);
+                if visit.pending.is_some() {
+                    reply = reply.header("set-cookie", self.cookies.end_pending());
+                }
+                return reply.header("set-cookie", self.cookies.begin(&token));
+            }
+            Answer::ToProvider { url, pending, next } => {
+                html::elsewhere(&url).header("set-cookie", self.cookies.keep_pending(&pending, &next))
             }
             Answer::SignedOut => html::see("/login").header("set-cookie", self.cookies.end()),
             Answer::File { name, kind, body } => html::file(&name, kind, body),

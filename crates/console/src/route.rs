@@ -53,6 +53,8 @@ routes! {
     Anyone POST "/setup" => sign_in::set_up;
     Anyone GET "/invite" => sign_in::show_invite;
     Anyone POST "/invite" => sign_in::accept_invite;
+    Anyone GET "/oidc" => sign_in::begin_oidc;
+    Anyone GET "/oidc/callback" => sign_in::end_oidc;
     SignedIn POST "/logout" => sign_in::sign_out;
     SignedIn POST "/organization" => sign_in::switch;
 

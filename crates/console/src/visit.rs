@@ -12,6 +12,8 @@ pub(crate) struct Visit<'a> {
     pub(crate) session: Option<Session>,
     /// That of the session, as the browser sent it.
     pub(crate) token: Option<Secret>,
+    /// What was asked of the provider of identities, and where one was then.
+    pub(crate) pending: Option<(Secret, String)>,
     pub(crate) origin: Origin,
     pub(crate) path: String,
     /// What the path names, in its order.

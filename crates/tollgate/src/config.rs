@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
-use tollgate_admin::TrustedProxies;
+use tollgate_admin::{Meaning, OidcOptions, TrustedProxies};
 use tollgate_alerts::Mailer;
 use tollgate_core::network::Networks;
-use tollgate_core::{Address, Error, Result};
+use tollgate_core::secret::Secret;
+use tollgate_core::{Address, Error, OrganizationId, Result};
 use tollgate_ledger::Durability;
 use tollgate_store::Home;
 
@@ -109,6 +110,39 @@ pub struct ServeOptions {
     #[arg(long, env = "TOLLGATE_WEBHOOK_NETWORKS", value_name = "CIDR", value_delimiter = ',', num_args = 1..)]
     #[serde(default)]
     pub webhook_networks: Vec<String>,
+    /// Provider of identities that people sign in to the console by (OpenID Connect), such as https://id.example.com. Its redirect
+    /// is to PUBLIC_URL/oidc/callback. The client's secret is read from TOLLGATE_OIDC_CLIENT_SECRET
+    #[arg(long, env = "TOLLGATE_OIDC_ISSUER", value_name = "URL")]
+    pub oidc_issuer: Option<String>,
+    /// What the provider calls this installation
+    #[arg(long, env = "TOLLGATE_OIDC_CLIENT_ID", value_name = "ID")]
+    pub oidc_client_id: Option<String>,
+    /// May be secret, and so no flag
+    #[arg(skip)]
+    pub oidc_client_secret: Option<String>,
+    /// What is asked of the provider besides openid [default: email,profile]
+    #[arg(long, env = "TOLLGATE_OIDC_SCOPES", value_name = "SCOPE", value_delimiter = ',', num_args = 1..)]
+    #[serde(default)]
+    pub oidc_scopes: Vec<String>,
+    /// The claim that lists somebody's groups [default: groups]
+    #[arg(long, env = "TOLLGATE_OIDC_GROUPS_CLAIM", value_name = "CLAIM")]
+    pub oidc_groups_claim: Option<String>,
+    /// What a group of the provider's is here, as NAME=owner, NAME=reader, or NAME= and the id of a role or a group. It is given and
+    /// taken at every signing in
+    #[arg(long, env = "TOLLGATE_OIDC_GROUPS", value_name = "NAME=MEANING", value_delimiter = ',', num_args = 1..)]
+    #[serde(default)]
+    pub oidc_groups: Vec<String>,
+    /// What everybody is whom the provider knows: owner, reader, or the id of a role or a group. Without it only members can sign
+    /// in, and those whose groups make them members
+    #[arg(long, env = "TOLLGATE_OIDC_DEFAULT", value_name = "MEANING")]
+    pub oidc_default: Option<String>,
+    /// The organization that people join by it, where there are several
+    #[arg(long, env = "TOLLGATE_OIDC_ORGANIZATION", value_name = "ID")]
+    pub oidc_organization: Option<String>,
+    /// Believe addresses of which the provider does not say whether it has verified them
+    #[arg(long, env = "TOLLGATE_OIDC_TRUST_ADDRESSES")]
+    #[serde(default)]
+    pub oidc_trust_addresses: bool,
     /// Connections open at a time; more wait to be accepted [default: 20000, or as many as the
     /// limit of open files has room for, two for each]
     #[arg(long, env = "TOLLGATE_CONNECTIONS_MAX", value_name = "COUNT")]
@@ -150,6 +184,7 @@ pub struct Config {
     pub otlp: Option<OtlpOptions>,
     pub mailer: Option<Mailer>,
     pub webhook_networks: Networks,
+    pub oidc: Option<OidcOptions>,
     /// `None` for as many as there is room for.
     pub connections_max: Option<usize>,
     pub in_flight_max: usize,
@@ -166,7 +201,7 @@ impl Config {
     /// Whether people reach it without TLS from other machines, because the operator accepts that.
     pub fn is_plain(&self) -> bool {
         let is_this_machine = |host: &str| {
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
         };
         match &self.public_url {
             Some(url) => !url.is_tls && !is_this_machine(&url.host),
@@ -189,6 +224,7 @@ impl ServeOptions {
         if options.take_over && home.data().is_none() {
             return Err(Error::bad_request("--take-over needs --data DIR: there the two processes meet."));
         }
+        let oidc = options.oidc()?;
         let tls = match (options.tls_cert, options.tls_key) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -233,6 +269,7 @@ impl ServeOptions {
                 _ => return Err(Error::bad_request("--smtp-url and --mail-from go together.")),
             },
             webhook_networks: Networks::parse(&options.webhook_networks)?,
+            oidc,
             take_over: options.take_over,
             connections_max: options.connections_max.map(|count| count.max(1)),
             in_flight_max: options.in_flight_max.unwrap_or(IN_FLIGHT_MAX_USUAL).max(1),
@@ -277,11 +314,63 @@ impl ServeOptions {
                 self.webhook_networks
             },
             otlp_headers: self.otlp_headers.or(file.otlp_headers).or_else(otlp_headers),
+            oidc_issuer: self.oidc_issuer.or(file.oidc_issuer),
+            oidc_client_id: self.oidc_client_id.or(file.oidc_client_id),
+            oidc_client_secret: self.oidc_client_secret.or(file.oidc_client_secret),
+            oidc_scopes: if self.oidc_scopes.is_empty() { file.oidc_scopes } else { self.oidc_scopes },
+            oidc_groups_claim: self.oidc_groups_claim.or(file.oidc_groups_claim),
+            oidc_groups: if self.oidc_groups.is_empty() { file.oidc_groups } else { self.oidc_groups },
+            oidc_default: self.oidc_default.or(file.oidc_default),
+            oidc_organization: self.oidc_organization.or(file.oidc_organization),
+            oidc_trust_addresses: self.oidc_trust_addresses || file.oidc_trust_addresses,
             connections_max: self.connections_max.or(file.connections_max),
             in_flight_max: self.in_flight_max.or(file.in_flight_max),
             take_over: self.take_over,
             config: None,
         })
+    }
+
+    /// Whom people sign in by.
+    fn oidc(&self) -> Result<Option<OidcOptions>> {
+        let (issuer, client_id) = match (&self.oidc_issuer, &self.oidc_client_id) {
+            (Some(issuer), Some(client_id)) => (issuer.clone(), client_id.clone()),
+            (None, None) => return Ok(None),
+            _ => return Err(Error::bad_request("--oidc-issuer and --oidc-client-id go together.")),
+        };
+        let meaning = |text: &str| {
+            Meaning::parse(text).ok_or_else(|| {
+                let message = format!("`{text}` is none of owner, reader, the id of a role and the id of a group.");
+                Error::bad_request(message)
+            })
+        };
+        let mut groups = Vec::with_capacity(self.oidc_groups.len());
+        for pair in &self.oidc_groups {
+            let wrong = || Error::bad_request(format!("--oidc-groups `{pair}` is not NAME=MEANING."));
+            let (name, means) = pair.rsplit_once('=').ok_or_else(wrong)?;
+            groups.push((name.to_owned(), meaning(means)?));
+        }
+        let organization = match &self.oidc_organization {
+            Some(id) => Some(OrganizationId::parse(id).ok_or_else(|| {
+                Error::bad_request(format!("--oidc-organization `{id}` is no id of an organization."))
+            })?),
+            None => None,
+        };
+        let scopes = match self.oidc_scopes.as_slice() {
+            [] => vec!["email".to_owned(), "profile".to_owned()],
+            scopes => scopes.to_vec(),
+        };
+        let secret = self.oidc_client_secret.clone().or_else(oidc_client_secret);
+        Ok(Some(OidcOptions {
+            issuer,
+            client_id,
+            client_secret: secret.map(Secret::new),
+            scopes,
+            groups_claim: self.oidc_groups_claim.clone().unwrap_or_else(|| "groups".to_owned()),
+            groups,
+            usual: self.oidc_default.as_deref().map(meaning).transpose()?,
+            organization,
+            trusts_addresses: self.oidc_trust_addresses,
+        }))
     }
 
     /// A setting that would be accepted and not enforced is refused.
@@ -305,6 +394,11 @@ fn read_file(path: &Path) -> Result<ServeOptions> {
 #[expect(clippy::disallowed_methods, reason = "a secret has no flag that clap could read it for")]
 fn otlp_headers() -> Option<String> {
     std::env::var("TOLLGATE_OTLP_HEADERS").ok()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a secret has no flag that clap could read it for")]
+fn oidc_client_secret() -> Option<String> {
+    std::env::var("TOLLGATE_OIDC_CLIENT_SECRET").ok()
 }
 
 fn read_public_url(url: &str) -> Result<Address> {

@@ -172,7 +172,8 @@ impl Node {
             ledger: self.ledger.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             public_url: config.public_url.as_ref().map_or_else(|| self.url.clone(), ToString::to_string),
-        }));
+            oidc: config.oidc.clone(),
+        })?);
         self.admin = Some(Arc::clone(&admin));
         let console = Arc::new(Console::new(Arc::clone(&admin), config.is_plain()));
         let telling = Arc::clone(&admin);

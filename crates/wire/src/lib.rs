@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod dial;
 mod exchange;
+mod fetch;
 #[doc(hidden)]
 pub mod fuzz;
 mod h2_client;
@@ -23,6 +24,7 @@ pub use body::{BodyError, ChunkFrame};
 pub use client::{ClientConnection, Exchange as ClientExchange, ResponseError};
 pub use dial::{DialError, Dialer};
 pub use exchange::{Exchange, Reply};
+pub use fetch::{Asked, fetch};
 pub use head::{Headers, RequestHead, ResponseHead, percent_decoded};
 pub use models::{Listed, Listing, list_models};
 pub use server::{Limits, Server, Service};

@@ -27,7 +27,7 @@ mod project_users;
 mod projects;
 mod requests;
 mod retention;
-mod role_assignments;
+pub(crate) mod role_assignments;
 mod roles;
 mod search;
 mod secrets;

@@ -321,6 +321,11 @@ async fn changed(cx: &mut Cx, holder: Holder) -> Result<()> {
     }
 }
 
+/// Notes that a user was given a role, or lost it.
+pub(crate) fn record_user(cx: &mut Cx, event: Event, resource: Resource, user: UserId, role: RoleRef) {
+    record(cx, event, resource, Holder::User(user), role);
+}
+
 fn record(cx: &mut Cx, event: Event, resource: Resource, holder: Holder, role: RoleRef) {
     let id = format!("role_assignment_{}_{}", role.to_stored(), holder.id());
     let payload = json!({"id": id, "principal_id": holder.id(), "principal_type": holder.kind(),

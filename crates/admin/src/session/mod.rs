@@ -3,6 +3,7 @@
 //! A session is a row, found by what verifies the token in a cookie; it is read anew for every request, so that it ends when
 //! the row does, on every node. It acts as an unrestricted admin key of the person would, and is judged as one.
 
+mod oidc;
 mod perform;
 mod sign_in;
 
@@ -16,6 +17,8 @@ use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::{Admin, Desk};
 use crate::token::{self, Token};
 
+pub(crate) use oidc::Provider;
+pub use oidc::{Meaning, OidcOptions, Pending};
 pub use perform::Given;
 
 /// A week after signing in it ends, whatever was done.

@@ -2,9 +2,9 @@
 
 use maud::html;
 use serde_json::json;
-use tollgate_admin::Acceptance;
+use tollgate_admin::{Acceptance, Pending};
 use tollgate_core::secret::Secret;
-use tollgate_core::{Error, OrganizationId, Result};
+use tollgate_core::{Error, Kind, OrganizationId, Result};
 
 use crate::answer::Answer;
 use crate::fields::Fields;
@@ -34,6 +34,9 @@ fn login(visit: &Visit<'_>, typed: &Form, error: Option<&Error>) -> Answer {
             (fields.secret("password", "Password", "", "current-password"))
             div.buttons { button.primary { "Sign in" } }
         }
+        @if let Some(provider) = visit.admin.identity_provider() {
+            p { a.button href=(format!("/oidc?next={}", crate::form::encoded(&next(typed)))) { "Sign in by " (provider) } }
+        }
         p.hint {
             "No password yet, or forgotten? " a href="/setup" { "Set one with an admin key" }
             "; the first start has written one into its bootstrap file."
@@ -50,6 +53,39 @@ pub(crate) async fn sign_in(visit: &Visit<'_>) -> Result<Answer> {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: next(&visit.form) }),
         Err(error) if is_for_form(&error) => Ok(login(visit, &visit.form, Some(&error))),
         Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn begin_oidc(visit: &Visit<'_>) -> Result<Answer> {
+    match visit.admin.begin_oidc().await {
+        Ok((url, pending)) => Ok(Answer::ToProvider { url, pending: pending.to_text(), next: next(&visit.query) }),
+        Err(error) => told_at_sign_in(visit, error),
+    }
+}
+
+/// What is wrong with the provider is told where one can sign in by a password still.
+fn told_at_sign_in(visit: &Visit<'_>, error: Error) -> Result<Answer> {
+    if is_for_form(&error) && !error.is_not_found() || error.code == Some("identity_provider_failed") {
+        return Ok(login(visit, &Form::default(), Some(&error)));
+    }
+    Err(error)
+}
+
+pub(crate) async fn end_oidc(visit: &Visit<'_>) -> Result<Answer> {
+    let failed = |message: &str| Error::new(Kind::Unauthenticated, message).code("sign_in_failed");
+    let kept = visit.pending.as_ref().and_then(|(pending, next)| Some((Pending::parse(pending.reveal())?, next)));
+    let Some((pending, next)) = kept else {
+        return told_at_sign_in(visit, failed("It took too long, or was begun in another browser. Please sign in again."));
+    };
+    if let Some(word) = visit.query.typed("error") {
+        let said = visit.query.typed("error_description").unwrap_or(word);
+        return told_at_sign_in(visit, failed(&format!("The provider says: {said}")));
+    }
+    let code = Secret::new(visit.query.text("code"));
+    let state = visit.query.text("state");
+    match visit.admin.end_oidc(&pending, state, &code, visit.origin.clone(), visit.token.clone()).await {
+        Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: local(next) }),
+        Err(error) => told_at_sign_in(visit, error),
     }
 }
 
