@@ -27,10 +27,10 @@ use tollgate_wire::{Exchange, Reply};
 use crate::answer::Answer;
 use crate::cookie::Cookies;
 use crate::form::Form;
-use crate::route::{Found, Route, Who};
+use crate::route::Found;
 use crate::visit::Visit;
 
-pub use crate::route::{ROUTES, is_of_console};
+pub use crate::route::{ROUTES, Route, Who, is_of_console};
 
 /// No form is longer.
 const FORM_BYTES_MAX: usize = 256 * 1024;
@@ -215,11 +215,4 @@ fn referring_path(exchange: &Exchange) -> Option<String> {
     let (_, rest) = exchange.head.headers.get("referer")?.split_once("://")?;
     let path = rest.strip_prefix(host)?;
     path.starts_with('/').then(|| path.to_owned())
-}
-
-impl Route {
-    /// What the tables of tests call it.
-    pub fn name(&self) -> String {
-        format!("{} {}", self.method, self.path)
-    }
 }

@@ -94,6 +94,11 @@ impl Visit<'_> {
         project.is_some() && session.is_some_and(|session| self.admin.may(session, permission, project))
     }
 
+    /// That somebody may not do what a form is for is said before it is filled in.
+    pub(crate) fn needs(&self, permission: Permission) -> Result<()> {
+        if self.may(permission) { Ok(()) } else { Err(Error::forbidden(permission.as_str())) }
+    }
+
     pub(crate) fn is_operator(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.is_operator)
     }

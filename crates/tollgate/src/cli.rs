@@ -89,7 +89,11 @@ pub enum Command {
     #[command(subcommand)]
     Password(PasswordCommand),
     /// Print the table of the administration's operations, as JSON: what each is called, where it is, what it needs
-    Operations,
+    Operations {
+        /// The pages of the console instead
+        #[arg(long)]
+        pages: bool,
+    },
     /// Print the OpenAPI document of the administration, which a server shows at /openapi.json
     Openapi,
     /// The audit log, in a data directory

@@ -70,7 +70,8 @@ async fn run(cli: Cli) -> u8 {
         }
         Command::Password(command) => done(maintenance::password(&command).await),
         Command::Openapi => done(maintenance::openapi()),
-        Command::Operations => done(maintenance::operations()),
+        Command::Operations { pages: true } => done(maintenance::pages()),
+        Command::Operations { pages: false } => done(maintenance::operations()),
         Command::Operator(command) => done(maintenance::operator(&command).await),
         command => over_api(command, &cli.api).await,
     }

@@ -54,6 +54,7 @@ fn scopes(key: &Value) -> String {
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
+    visit.needs(Permission::AdminApiKeysWrite)?;
     form(visit, None).await
 }
 

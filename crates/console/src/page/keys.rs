@@ -133,6 +133,11 @@ fn scopes(key: &Value) -> String {
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
+    if !visit.may_at(Permission::ProjectApiKeysWrite, visit.name()) {
+        // Whether there is such a project is for those to know who may see it.
+        Project::of(visit).await?;
+        return Err(Error::forbidden(Permission::ProjectApiKeysWrite.as_str()));
+    }
     form(visit, None).await
 }
 

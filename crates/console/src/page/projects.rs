@@ -105,6 +105,7 @@ async fn row(visit: &Visit<'_>, project: &Value, costs: &HashMap<String, Money>)
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
+    visit.needs(Permission::ProjectsWrite)?;
     Ok(form(visit, None))
 }
 

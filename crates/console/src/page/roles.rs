@@ -39,6 +39,7 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
+    visit.needs(Permission::RolesWrite)?;
     form(visit, None).await
 }
 

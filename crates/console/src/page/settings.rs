@@ -107,6 +107,7 @@ fn freezing<'a>(visit: &'a Visit<'_>) -> Result<Question<'a>> {
 }
 
 pub(crate) async fn ask_freeze(visit: &Visit<'_>) -> Result<Answer> {
+    visit.needs(Permission::OrganizationWrite)?;
     Ok(freezing(visit)?.ask(visit, None))
 }
 

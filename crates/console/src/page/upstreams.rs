@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 use tollgate_admin::Given;
-use tollgate_core::{Error, Result};
+use tollgate_core::{Error, Permission, Result};
 
 use super::{plain, table};
 use crate::answer::Answer;
@@ -40,6 +40,9 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
+    if !visit.is_operator() {
+        return Err(Error::forbidden(Permission::Operator.as_str()));
+    }
     Ok(new_form(visit, None))
 }
 

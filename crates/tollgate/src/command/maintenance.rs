@@ -186,6 +186,17 @@ pub fn operations() -> Result<()> {
     Ok(())
 }
 
+/// Prints the table of the console's pages.
+pub fn pages() -> Result<()> {
+    let row = |route: &tollgate_console::Route| {
+        json!({"method": route.method, "path": route.path, "signed_in": route.who == tollgate_console::Who::SignedIn})
+    };
+    let rows: Vec<Value> = tollgate_console::ROUTES.iter().map(row).collect();
+    let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;
+    say(&text);
+    Ok(())
+}
+
 /// Prints the document of the API.
 pub fn openapi() -> Result<()> {
     let document = tollgate_admin::openapi::document(&tollgate_admin::operations());
