@@ -19,8 +19,9 @@ pub(crate) fn bars(told: &str, bars: &[Bar]) -> Markup {
     const STEP: usize = 24;
     let highest = bars.iter().map(|bar| bar.height).max().unwrap_or(0).max(1);
     let width = bars.len().max(1) * STEP;
-    let height_of =
-        |bar: &Bar| i64::try_from(i128::from(bar.height.max(0)) * i128::from(HEIGHT) / i128::from(highest)).unwrap_or(0);
+    let height_of = |bar: &Bar| {
+        i64::try_from(i128::from(bar.height.max(0)) * i128::from(HEIGHT) / i128::from(highest)).unwrap_or(0)
+    };
     html! {
         svg.chart viewBox=(format!("0 0 {width} {}", HEIGHT + 4)) role="img" aria-label=(told)
             preserveAspectRatio="none" {
@@ -55,7 +56,13 @@ pub(crate) fn budget(limit: &Value, now: Timestamp) -> Markup {
         show::dollars(cap),
         Timestamp(end).to_string().get(..16).unwrap_or("").replace('T', " ") + " UTC"
     );
-    let state = if spent_to >= 1000 { "full" } else if spent_to >= 800 { "high" } else { "fine" };
+    let state = if spent_to >= 1000 {
+        "full"
+    } else if spent_to >= 800 {
+        "high"
+    } else {
+        "fine"
+    };
     html! {
         div.budget {
             svg class=(format!("bar {state}")) viewBox="0 0 1000 20" preserveAspectRatio="none" role="img"

@@ -27,10 +27,10 @@ impl Cookies {
 
     /// The token that a browser sends.
     pub(crate) fn session(&self, headers: &Headers) -> Option<Secret> {
-        self.value(headers, self.name()).map(Secret::new)
+        Self::value(headers, self.name()).map(Secret::new)
     }
 
-    fn value(&self, headers: &Headers, name: &str) -> Option<String> {
+    fn value(headers: &Headers, name: &str) -> Option<String> {
         let lines = headers.all("cookie").filter_map(|line| std::str::from_utf8(line).ok());
         let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         pairs.find(|(known, value)| *known == name && !value.is_empty()).map(|(_, value)| value.to_owned())
@@ -51,7 +51,7 @@ impl Cookies {
     }
 
     pub(crate) fn pending(&self, headers: &Headers) -> Option<(Secret, String)> {
-        let value = self.value(headers, &self.pending_name())?;
+        let value = Self::value(headers, &self.pending_name())?;
         let (pending, next) = value.split_once('~')?;
         Some((Secret::new(pending), tollgate_wire::percent_decoded(next)?))
     }

@@ -61,7 +61,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn input(&self, kind: &str, name: &str, label: &str, hint: &str, usual: &str, is_required: bool) -> Markup {
+    fn input(
+        &self,
+        kind: &str,
+        name: &str,
+        label: &str,
+        hint: &str,
+        usual: &str,
+        is_required: bool,
+    ) -> Markup {
         let input = html! {
             input id=(name) name=(name) type=(kind) value=(self.value(name, usual)) required[is_required]
                 aria-invalid[self.is_wrong(name)] aria-describedby=[self.described(name, hint)]

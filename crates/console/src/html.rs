@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn nobody_is_sent_to_another_site() {
-        for elsewhere in ["https://evil.example", "//evil.example", "/\\evil.example", "evil", "", "/a b", "/a\r\nx: y"] {
+        for elsewhere in
+            ["https://evil.example", "//evil.example", "/\\evil.example", "evil", "", "/a b", "/a\r\nx: y"]
+        {
             assert_eq!(local(elsewhere), "/", "{elsewhere}");
         }
         assert_eq!(local("/projects?after=x"), "/projects?after=x");

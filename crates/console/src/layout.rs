@@ -136,9 +136,8 @@ fn entries(visit: &Visit<'_>) -> Vec<(&'static str, Vec<Entry>)> {
 }
 
 fn navigation(visit: &Visit<'_>) -> Markup {
-    let is_here = |path: &str| {
-        visit.path == path || (path != "/" && visit.path.starts_with(&format!("{path}/")))
-    };
+    let is_here =
+        |path: &str| visit.path == path || (path != "/" && visit.path.starts_with(&format!("{path}/")));
     html! {
         nav aria-label="Pages" {
             @for (group, entries) in entries(visit) {

@@ -131,7 +131,7 @@ impl Console {
     }
 
     fn reply(&self, visit: &Visit<'_>, answer: Answer) -> Reply {
-        let reply = match answer {
+        match answer {
             Answer::Page(page) => html::document(page.status, &layout::page(visit, &page)),
             Answer::Bare(page) => html::alone(page.status, &layout::bare(&page)),
             Answer::Fragment(markup) => html::fragment(&markup),
@@ -142,15 +142,14 @@ impl Console {
                 if visit.pending.is_some() {
                     reply = reply.header("set-cookie", self.cookies.end_pending());
                 }
-                return reply.header("set-cookie", self.cookies.begin(&token));
+                reply.header("set-cookie", self.cookies.begin(&token))
             }
             Answer::ToProvider { url, pending, next } => {
                 html::elsewhere(&url).header("set-cookie", self.cookies.keep_pending(&pending, &next))
             }
             Answer::SignedOut => html::see("/login").header("set-cookie", self.cookies.end()),
             Answer::File { name, kind, body } => html::file(&name, kind, body),
-        };
-        reply
+        }
     }
 
     /// To the page for signing in, from which one comes back.

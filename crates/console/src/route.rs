@@ -8,8 +8,8 @@ use tollgate_wire::percent_decoded;
 
 use crate::answer::Answer;
 use crate::page::{
-    admin_keys, alerts, audit, groups, keys, limits, me, models, overview, palette, people, project, projects,
-    requests, roles, settings, sign_in, upstreams, usage,
+    admin_keys, alerts, audit, groups, keys, limits, me, models, overview, palette, people, project,
+    projects, requests, roles, settings, sign_in, upstreams, usage,
 };
 use crate::visit::Visit;
 
@@ -214,19 +214,15 @@ pub(crate) fn find(method: &str, path: &str) -> Result<Found> {
         return Err(not_served::unknown_url(method, path));
     }
     let method = if method == "HEAD" { "GET" } else { method };
-    match all.iter().position(|(route, _)| route.method == method) {
-        Some(position) => {
-            let (route, names) = all.swap_remove(position);
-            Ok(Found { route, names })
-        }
-        None => {
-            let allowed: Vec<&str> = all.iter().map(|(route, _)| route.method).collect();
-            let message = format!("Method {method} is not allowed for {path}.");
-            Err(tollgate_core::Error::new(tollgate_core::Kind::MethodNotAllowed, message)
-                .code("method_not_allowed")
-                .header("allow", allowed.join(", ")))
-        }
+    if let Some(position) = all.iter().position(|(route, _)| route.method == method) {
+        let (route, names) = all.swap_remove(position);
+        return Ok(Found { route, names });
     }
+    let allowed: Vec<&str> = all.iter().map(|(route, _)| route.method).collect();
+    let message = format!("Method {method} is not allowed for {path}.");
+    Err(tollgate_core::Error::new(tollgate_core::Kind::MethodNotAllowed, message)
+        .code("method_not_allowed")
+        .header("allow", allowed.join(", ")))
 }
 
 /// Whether a path belongs to the console.
@@ -253,7 +249,9 @@ mod tests {
     #[test]
     fn no_page_is_in_the_way_of_an_api() {
         for route in ROUTES {
-            for plane in ["/v1", "/tollgate", "/healthz", "/readyz", "/metrics", "/openapi.json", "/oauth", "/openai"] {
+            for plane in
+                ["/v1", "/tollgate", "/healthz", "/readyz", "/metrics", "/openapi.json", "/oauth", "/openai"]
+            {
                 assert!(!route.path.starts_with(plane), "{}", route.path);
             }
         }

@@ -78,13 +78,9 @@ pub(crate) fn amount(money: Money) -> Markup {
 
 /// A time in UTC; the script shows it in the zone of whoever looks.
 pub(crate) fn time(at: Option<i64>) -> Markup {
-    match at {
-        Some(at) => {
-            let text = Timestamp(at).to_string();
-            html! { time datetime=(text) title=(text) { (minutes(&text)) } }
-        }
-        None => html! { span.none { "–" } },
-    }
+    let Some(at) = at else { return html! { span.none { "–" } } };
+    let text = Timestamp(at).to_string();
+    html! { time datetime=(text) title=(text) { (minutes(&text)) } }
 }
 
 /// `2026-11-26T07:05:09Z` without its seconds.
@@ -111,13 +107,9 @@ pub(crate) fn span(seconds: i64) -> String {
 
 /// When something was last used, as people say it.
 pub(crate) fn ago(at: Option<i64>, now: Timestamp) -> Markup {
-    match at {
-        Some(at) => {
-            let text = Timestamp(at).to_string();
-            html! { time datetime=(text) title=(text) { (span(now.0 - at)) " ago" } }
-        }
-        None => html! { span.none { "never" } },
-    }
+    let Some(at) = at else { return html! { span.none { "never" } } };
+    let text = Timestamp(at).to_string();
+    html! { time datetime=(text) title=(text) { (span(now.0 - at)) " ago" } }
 }
 
 /// When something ends.
@@ -171,7 +163,10 @@ mod tests {
 
     #[test]
     fn spans_of_time_are_in_one_unit() {
-        assert_eq!((span(1), span(59), span(61)), ("1 second".into(), "59 seconds".into(), "1 minute".into()));
+        assert_eq!(
+            (span(1), span(59), span(61)),
+            ("1 second".into(), "59 seconds".into(), "1 minute".into())
+        );
         assert_eq!((span(-7_200), span(172_800)), ("2 hours".into(), "2 days".into()));
     }
 }

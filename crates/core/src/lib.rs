@@ -36,8 +36,8 @@ pub use address::Address;
 pub use error::{Error, Kind, Result};
 pub use id::{
     AdjustmentId, AttemptId, AuditLogId, EventAlertId, GroupId, InviteId, KeyId, NotificationId,
-    OrganizationId, Principal, ProjectId, RoleId, ServiceAccountId, SessionId, SpendAlertId, SpendLimitId, UpstreamId,
-    UserId,
+    OrganizationId, Principal, ProjectId, RoleId, ServiceAccountId, SessionId, SpendAlertId, SpendLimitId,
+    UpstreamId, UserId,
 };
 pub use money::{Money, UnitPrice};
 pub use period::{Interval, Period, Zone};

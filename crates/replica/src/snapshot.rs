@@ -359,9 +359,9 @@ impl Snapshot {
     /// The organizations of which somebody is a member and not frozen in.
     pub fn organizations_of(&self, user: UserId) -> impl Iterator<Item = &Arc<Organization>> {
         let user = self.user(user);
-        let of_user = user.into_iter().flat_map(|user| {
-            user.organizations.iter().filter(|id| !user.frozen_in.contains(id))
-        });
+        let of_user = user
+            .into_iter()
+            .flat_map(|user| user.organizations.iter().filter(|id| !user.frozen_in.contains(id)));
         of_user.filter_map(|id| self.organization(*id))
     }
 
@@ -372,7 +372,9 @@ impl Snapshot {
         let all = user.roles.iter().chain(of_groups.flat_map(|group| &group.roles));
         let mut projects: Vec<ProjectId> = all
             .filter_map(|(resource, _)| resource.project())
-            .filter(|id| self.project(*id).is_some_and(|own| own.organization == organization && !own.is_archived))
+            .filter(|id| {
+                self.project(*id).is_some_and(|own| own.organization == organization && !own.is_archived)
+            })
             .collect();
         projects.sort_unstable();
         projects.dedup();

@@ -8,9 +8,12 @@ use crate::api::Format;
 use crate::api::arguments::{
     CostCommand, KeyCommand, OrganizationCommand, ProjectCommand, ServiceAccountCommand, UsageCommand,
 };
+use crate::api::declared::{ApplyOptions, ExportOptions, PlanOptions};
 use crate::api::ledger::LedgerCommand;
 use crate::api::limits::SpendLimitCommand;
 use crate::api::models::ModelCommand;
+use crate::api::operation::ApiCommand;
+use crate::api::profile::{LoginCommand, ProfileCommand};
 use crate::api::reconcile::ReconcileCommand;
 use crate::api::upstreams::UpstreamCommand;
 use crate::challenge::ChallengeOptions;
@@ -46,15 +49,44 @@ pub struct ApiOptions {
     /// File with the admin key, or - for stdin; else TOLLGATE_ADMIN_KEY, or TOLLGATE_ADMIN_KEY_FILE
     #[arg(long, env = "TOLLGATE_ADMIN_KEY_FILE", global = true, value_name = "FILE", help_heading = "API")]
     pub admin_key_file: Option<PathBuf>,
+    /// Server and key by the name that `tollgate login --profile NAME` gave them
+    #[arg(long, env = "TOLLGATE_PROFILE", global = true, value_name = "NAME", help_heading = "API")]
+    pub profile: Option<String>,
     /// How to show results
     #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "API")]
     pub output: Format,
+    /// Only these fields of the result, as JSON, such as id,name,owner.type
+    #[arg(long, global = true, value_name = "FIELDS", value_delimiter = ',', help_heading = "API")]
+    pub json: Option<Vec<String>>,
+    /// Show what would be changed and change nothing
+    #[arg(long, global = true, help_heading = "API")]
+    pub dry_run: bool,
+    /// Do not ask before something is lost
+    #[arg(short = 'y', long, global = true, help_heading = "API")]
+    pub yes: bool,
+    /// Seconds to wait for an answer [default: 60]
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = "API")]
+    pub timeout: Option<u64>,
+    /// No colours, on a terminal too; NO_COLOR says the same
+    #[arg(long, global = true, help_heading = "API")]
+    pub no_color: bool,
+    /// Whether server and profile were said on the command line, and not by the environment.
+    #[arg(skip)]
+    pub said: Said,
     /// Say nothing but the result
     #[arg(short, long, global = true, help_heading = "API")]
     pub quiet: bool,
     /// Refused: a secret on the command line is seen by every user of the machine and kept by shells
     #[arg(long, global = true, hide = true, value_name = "SECRET", aliases = ["admin-key", "key", "token"])]
     pub api_key: Option<String>,
+}
+
+/// What of [`ApiOptions`] was said on the command line itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    pub url: bool,
+    pub profile: bool,
+    pub admin_key_file: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -96,6 +128,25 @@ pub enum Command {
     },
     /// Print the OpenAPI document of the administration, which a server shows at /openapi.json
     Openapi,
+    /// Call any operation by its id, or by its method and path
+    Api(ApiCommand),
+    /// Keep a server and its admin key under the name of a profile
+    Login(LoginCommand),
+    /// Forget the key of a profile
+    Logout,
+    /// Say what the key is that would be used
+    Whoami,
+    /// Servers and keys by their names
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Write an organization as YAML: projects, people, groups, roles, limits, policies, alerts, keys without their secrets
+    Export(ExportOptions),
+    /// Show what would have to change for the organization to be as a file says
+    Plan(PlanOptions),
+    /// Change the organization so that it is as a file says. It can be run again, and goes on where it was cut off
+    Apply(ApplyOptions),
+    /// Print the completions of a shell
+    Completion { shell: clap_complete::Shell },
     /// The audit log, in a data directory
     #[command(subcommand)]
     Audit(AuditCommand),

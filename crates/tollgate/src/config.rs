@@ -200,9 +200,8 @@ pub struct TlsFiles {
 impl Config {
     /// Whether people reach it without TLS from other machines, because the operator accepts that.
     pub fn is_plain(&self) -> bool {
-        let is_this_machine = |host: &str| {
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        };
+        let is_this_machine =
+            |host: &str| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         match &self.public_url {
             Some(url) => !url.is_tls && !is_this_machine(&url.host),
             None => self.tls.is_none() && !self.listen.ip().is_loopback(),
@@ -339,7 +338,8 @@ impl ServeOptions {
         };
         let meaning = |text: &str| {
             Meaning::parse(text).ok_or_else(|| {
-                let message = format!("`{text}` is none of owner, reader, the id of a role and the id of a group.");
+                let message =
+                    format!("`{text}` is none of owner, reader, the id of a role and the id of a group.");
                 Error::bad_request(message)
             })
         };

@@ -1,13 +1,17 @@
 //! The `tollgate` command.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tollgate::api::client::Client;
 use tollgate::api::complain_of_usage;
+use tollgate::api::nouns;
+use tollgate::api::profile::{self, LoginCommand, Place};
 use tollgate::api::session::{Failure, Session};
 use tollgate::challenge::ChallengeOptions;
-use tollgate::cli::{ApiOptions, Cli, Command};
+use tollgate::cli::{ApiOptions, Cli, Command, Said};
 use tollgate::command::maintenance::{AuditCommand, FsckOptions};
 use tollgate::command::{dev, maintenance, serve, simulate};
 use tollgate_core::secret::Secret;
@@ -23,7 +27,28 @@ const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = nouns::added_to(Cli::command()).get_matches();
+    // What is of the table of nouns has no place in the types of the others, and stands beside them.
+    let noun = nouns::find(&matches);
+    let cli = match noun {
+        Some(_) => api_options(&matches).map(|api| Cli { command: Command::Whoami, api }),
+        None => Cli::from_arg_matches(&matches),
+    };
+    let mut cli = cli.unwrap_or_else(|error| error.exit());
+    let is_said = |name: &str| {
+        let mut matches = &matches;
+        loop {
+            if matches.value_source(name) == Some(ValueSource::CommandLine) {
+                return true;
+            }
+            match matches.subcommand() {
+                Some((_, deeper)) => matches = deeper,
+                None => return false,
+            }
+        }
+    };
+    cli.api.said =
+        Said { url: is_said("url"), profile: is_said("profile"), admin_key_file: is_said("admin_key_file") };
     if cli.api.api_key.is_some() {
         complain(
             "A secret on the command line is seen by every user of the machine and kept in the shell's history. Use \
@@ -34,10 +59,35 @@ fn main() -> ExitCode {
     start_log(&cli.command);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => ExitCode::from(runtime.block_on(run(cli))),
+        Ok(runtime) => ExitCode::from(runtime.block_on(async {
+            match noun {
+                Some((noun, verb, said)) => by_table(noun, verb, said, &cli.api).await,
+                None => run(cli).await,
+            }
+        })),
         Err(error) => {
             complain(&format!("The program cannot start: {error}."));
             ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// The options of every command, where the command is one of the table's.
+fn api_options(matches: &ArgMatches) -> Result<ApiOptions, clap::Error> {
+    // They are global: the deepest has them all.
+    let mut matches = matches;
+    while let Some((_, deeper)) = matches.subcommand() {
+        matches = deeper;
+    }
+    ApiOptions::from_arg_matches(matches)
+}
+
+async fn by_table(noun: &str, verb: &str, said: &ArgMatches, options: &ApiOptions) -> u8 {
+    match session(options) {
+        Ok(session) => ended(session.noun(noun, verb, said).await.map(|()| true), options),
+        Err(message) => {
+            complain_of_usage(options.output, &message);
+            WRONG_USAGE
         }
     }
 }
@@ -73,7 +123,57 @@ async fn run(cli: Cli) -> u8 {
         Command::Operations { pages: true } => done(maintenance::pages()),
         Command::Operations { pages: false } => done(maintenance::operations()),
         Command::Operator(command) => done(maintenance::operator(&command).await),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut nouns::added_to(Cli::command()),
+                "tollgate",
+                &mut std::io::stdout(),
+            );
+            0
+        }
+        Command::Login(command) => ended(login(&command, &cli.api).await.map(|()| true), &cli.api),
+        Command::Logout => {
+            let done = profile::logout(cli.api.profile.as_deref());
+            ended(
+                done.map(|name| say(&cli.api, &format!("Profile {name} has no key any more.")))
+                    .map(|()| true),
+                &cli.api,
+            )
+        }
+        Command::Profile(command) => {
+            let shown = profile::profile(&command).and_then(|shown| match shown {
+                Some(list) => profile::show(cli.api.output, &list),
+                None => Ok(()),
+            });
+            ended(shown.map(|()| true), &cli.api)
+        }
         command => over_api(command, &cli.api).await,
+    }
+}
+
+async fn login(command: &LoginCommand, options: &ApiOptions) -> Result<(), Failure> {
+    let known = Place::usual().map(|place| place.config()).transpose()?.unwrap_or_default();
+    // A profile that is there already keeps its server unless another is named.
+    let url = match (&options.url, options.profile.as_deref()) {
+        (Some(url), _) => url.clone(),
+        (None, Some(name)) => known
+            .meant(Some(name))
+            .ok()
+            .flatten()
+            .map_or_else(|| URL_USUAL.to_owned(), |(_, profile)| profile.url),
+        (None, None) => URL_USUAL.to_owned(),
+    };
+    let (name, who) = profile::login(command, options.profile.as_deref(), &url).await?;
+    profile::show(options.output, &who)?;
+    say(options, &format!("Profile {name} is in use."));
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "what is not the result goes there")]
+fn say(options: &ApiOptions, text: &str) {
+    if !options.quiet {
+        eprintln!("{text}");
     }
 }
 
@@ -90,6 +190,11 @@ async fn over_api(command: Command, options: &ApiOptions) -> u8 {
     let result = match command {
         Command::Fsck(_) => session.fsck().await,
         Command::Doctor => session.doctor().await,
+        Command::Api(command) => session.api(command).await.map(well),
+        Command::Whoami => session.whoami().await.map(well),
+        Command::Export(options) => session.export(&options).await.map(well),
+        Command::Plan(options) => session.plan(&options).await,
+        Command::Apply(options) => session.apply(&options).await.map(well),
         Command::Reconcile(command) => session.reconcile(command).await,
         Command::Audit(command) => session.audit(command).await.map(well),
         Command::Organization(command) => session.organization(command).await.map(well),
@@ -136,23 +241,52 @@ fn from_environment(name: &str) -> Option<Secret> {
     (!text.trim().is_empty()).then(|| Secret::new(text.trim()))
 }
 
+/// Server and key: what a flag says goes before the environment, and that before the profile. A profile that a flag names takes
+/// nothing from the environment, whose key may be another server's.
 fn session(options: &ApiOptions) -> Result<Session, String> {
-    let url = options.url.as_deref().unwrap_or(URL_USUAL);
+    let place = Place::usual();
+    let config = place.as_ref().map(Place::config).transpose()?.unwrap_or_default();
+    let meant = config.meant(options.profile.as_deref())?;
+    let is_flagged = options.said.profile;
+    let url_said = options.url.as_deref().filter(|_| options.said.url || !is_flagged);
+    let url = url_said.or(meant.as_ref().map(|(_, profile)| profile.url.as_str())).unwrap_or(URL_USUAL);
     let address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
-    let key = match &options.admin_key_file {
-        Some(file) => tollgate::api::read_secret(file)?,
-        None => from_environment("TOLLGATE_ADMIN_KEY")
-            // An OpenAI key goes only to a server that was named.
-            .or_else(|| options.url.as_ref().and_then(|_| from_environment("OPENAI_ADMIN_KEY")))
-            .ok_or(
-                "There is no admin key: set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE. OPENAI_ADMIN_KEY is used \
-                 where --url or TOLLGATE_URL names the server.",
-            )?,
+    let from_environment = |name| from_environment(name).filter(|_| !is_flagged);
+    let key_file = options.admin_key_file.as_ref().filter(|_| options.said.admin_key_file || !is_flagged);
+    let key = match key_file {
+        Some(file) => Some(tollgate::api::read_secret(file)?),
+        None => from_environment("TOLLGATE_ADMIN_KEY"),
     };
+    let key = match (key, &meant, &place) {
+        (Some(key), ..) => Some(key),
+        (None, Some((name, profile)), Some(place)) => profile::key_for(place, name, profile, &address)?,
+        (None, ..) => None,
+    };
+    // An OpenAI key goes only to a server that was named.
+    let key = key.or_else(|| url_said.and_then(|_| from_environment("OPENAI_ADMIN_KEY")));
+    let key = key.ok_or(
+        "There is no admin key: `tollgate login`, set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE. OPENAI_ADMIN_KEY is \
+         used where --url or TOLLGATE_URL names the server.",
+    )?;
     if !address.is_tls && !address.is_loopback() {
         complain(&format!("warning: the key is sent to {address} in plain."));
     }
-    Ok(Session { client: Client::new(address, key), format: options.output, is_quiet: options.quiet })
+    let timeout = options.timeout.map(|seconds| Duration::from_secs(seconds.max(1)));
+    Ok(Session {
+        client: Client::new(address, key).with(timeout, options.dry_run),
+        format: options.output,
+        fields: options.json.clone(),
+        is_quiet: options.quiet,
+        is_sure: options.yes,
+        is_coloured: is_coloured(options),
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "every program reads it")]
+fn is_coloured(options: &ApiOptions) -> bool {
+    use std::io::IsTerminal;
+    let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !options.no_color && !is_refused && std::io::stdout().is_terminal()
 }
 
 fn done(result: Result<(), Error>) -> u8 {

@@ -152,6 +152,20 @@ impl Node {
         }
     }
 
+    /// Has the audit log told of sign-ins that were refused and counted together.
+    fn tell_failures(&mut self, admin: &Arc<Admin>) {
+        let telling = Arc::clone(admin);
+        let telling = async move {
+            loop {
+                tokio::time::sleep(FAILURES_EVERY).await;
+                if let Err(error) = telling.tell_failures(false).await {
+                    tracing::error!(%error, "refused sign-ins could not be told the audit log");
+                }
+            }
+        };
+        self.background.push(tokio::spawn(telling).abort_handle());
+    }
+
     fn start_workers(
         &mut self,
         config: &Config,
@@ -176,16 +190,7 @@ impl Node {
         })?);
         self.admin = Some(Arc::clone(&admin));
         let console = Arc::new(Console::new(Arc::clone(&admin), config.is_plain()));
-        let telling = Arc::clone(&admin);
-        let telling = async move {
-            loop {
-                tokio::time::sleep(FAILURES_EVERY).await;
-                if let Err(error) = telling.tell_failures(false).await {
-                    tracing::error!(%error, "refused sign-ins could not be told the audit log");
-                }
-            }
-        };
-        self.background.push(tokio::spawn(telling).abort_handle());
+        self.tell_failures(&admin);
         let options = tollgate_gateway::Options {
             answer_time_max: config.upstream_timeout,
             stall_time_max: config.upstream_timeout,

@@ -13,13 +13,14 @@ use crate::operation::Operations;
 use crate::resource::search::{ESCAPED, pattern};
 
 pub(crate) fn operations() -> Operations {
-    Operations::new().get(
-        "/tollgate/v1/api_keys",
-        "list-organization-api-keys",
-        Needs(Permission::ProjectApiKeysRead),
-        list,
-    )
-    .reading_long()
+    Operations::new()
+        .get(
+            "/tollgate/v1/api_keys",
+            "list-organization-api-keys",
+            Needs(Permission::ProjectApiKeysRead),
+            list,
+        )
+        .reading_long()
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -108,12 +109,15 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
         " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
          WHERE k.organization_id = $1 AND k.id > $2 AND k.revoked_at IS NULL AND p.archived_at IS NULL",
     );
-    let mut values =
-        params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1].to_vec();
+    let mut values = params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1].to_vec();
     sql = sql.push(match input.status {
-        Status::Active => " AND k.is_active = $3 AND k.frozen_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $4)",
+        Status::Active => {
+            " AND k.is_active = $3 AND k.frozen_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $4)"
+        }
         Status::Inactive => " AND k.is_active <> $3 AND (k.expires_at IS NULL OR k.expires_at > $4)",
-        Status::Frozen => " AND k.frozen_at IS NOT NULL AND $3 AND (k.expires_at IS NULL OR k.expires_at > $4)",
+        Status::Frozen => {
+            " AND k.frozen_at IS NOT NULL AND $3 AND (k.expires_at IS NULL OR k.expires_at > $4)"
+        }
         Status::Expired => " AND $3 AND k.expires_at <= $4",
     });
     sql = match input.expires {
@@ -134,7 +138,12 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
         None => sql,
     };
     sql = and(sql, " AND k.project_id = ", input.project_id.map(|id| id.to_value()), "");
-    sql = and(sql, " AND COALESCE(k.user_id, k.service_account_id) = ", input.user_id.map(|id| id.to_value()), "");
+    sql = and(
+        sql,
+        " AND COALESCE(k.user_id, k.service_account_id) = ",
+        input.user_id.map(|id| id.to_value()),
+        "",
+    );
     sql = and(sql, " AND k.expires_at < ", input.expires_before.map(|at| at.to_value()), "");
     let unused = input.unused_since.map(|at| at.to_value());
     sql = and(sql, " AND k.created_at < ", unused.clone(), "");

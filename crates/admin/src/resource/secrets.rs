@@ -84,8 +84,9 @@ pub(crate) fn grace(seconds: Option<i64>) -> Result<i64> {
     if (0..=GRACE_SECONDS_MAX).contains(&seconds) {
         return Ok(seconds);
     }
-    let message =
-        format!("Invalid 'grace_seconds': expected a value from 0 to {GRACE_SECONDS_MAX}, but got {seconds}.");
+    let message = format!(
+        "Invalid 'grace_seconds': expected a value from 0 to {GRACE_SECONDS_MAX}, but got {seconds}."
+    );
     let code = if seconds < 0 { "integer_below_min_value" } else { "integer_above_max_value" };
     Err(Error::invalid("grace_seconds", message).code(code))
 }

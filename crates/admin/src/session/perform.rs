@@ -23,16 +23,19 @@ pub struct Given {
 }
 
 impl Given {
+    #[must_use]
     pub fn path(mut self, name: &str, value: impl Into<String>) -> Self {
         self.path.push((name.to_owned(), value.into()));
         self
     }
 
+    #[must_use]
     pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
         self.query.push((name.to_owned(), value.into()));
         self
     }
 
+    #[must_use]
     pub fn body(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.body.insert(name.to_owned(), value.into());
         self
@@ -41,13 +44,7 @@ impl Given {
 
 impl Admin {
     /// Calls an operation, and returns what it answers.
-    pub async fn perform(
-        &self,
-        session: &Session,
-        origin: &Origin,
-        id: &str,
-        given: Given,
-    ) -> Result<Value> {
+    pub async fn perform(&self, session: &Session, origin: &Origin, id: &str, given: Given) -> Result<Value> {
         let operation = self.routes.by_id(id).cloned();
         let operation: Arc<Operation> =
             operation.ok_or_else(|| Error::internal(format!("there is no operation {id}")))?;

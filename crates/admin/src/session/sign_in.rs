@@ -115,7 +115,9 @@ impl Admin {
             return unfit("The key is a machine's, and people sign in here.");
         };
         if !actor.scopes.is_unrestricted() || actor.restricted_to.is_some() || actor.expires_at.is_some() {
-            return unfit("A password is as good as a key without scopes, projects and expiry. This key has some.");
+            return unfit(
+                "A password is as good as a key without scopes, projects and expiry. This key has some.",
+            );
         }
         password::check(&password)?;
         let hashed = password::hash(password).await?;
@@ -128,7 +130,8 @@ impl Admin {
                 tx.execute("DELETE FROM person_session WHERE user_id = $1", &params![user]).await?;
                 let recorded = password_set(user);
                 let author = Author::Actor(&actor);
-                audit::write(tx, (&desk.clock, &desk.keyring), actor.organization, &author, &recorded).await?;
+                audit::write(tx, (&desk.clock, &desk.keyring), actor.organization, &author, &recorded)
+                    .await?;
                 let email = actor.email.clone().unwrap_or_default();
                 open(tx, &desk, (user, &email), Proof::Password, &origin, before.as_ref()).await
             })

@@ -16,8 +16,12 @@ pub(crate) const HEADINGS: [&str; 5] = ["When", "What", "Who", "From", "About"];
 const EXPORTED_MAX: usize = 5_000;
 
 fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
-    let names =
-        [("type", "event_types"), ("actor", "actor_emails"), ("project", "project_ids"), ("resource", "resource_ids")];
+    let names = [
+        ("type", "event_types"),
+        ("actor", "actor_emails"),
+        ("project", "project_ids"),
+        ("resource", "resource_ids"),
+    ];
     for (name, parameter) in names {
         for value in visit.query.text(name).split([',', ' ']).filter(|value| !value.is_empty()) {
             given = given.query(parameter, value);
@@ -80,11 +84,16 @@ pub(crate) fn row(event: &Value) -> Markup {
 fn who(actor: &Value) -> String {
     let key = &actor["api_key"];
     let candidates = [
-        &actor["session"]["user"]["email"], &key["user"]["email"], &key["service_account"]["id"], &key["id"],
+        &actor["session"]["user"]["email"],
+        &key["user"]["email"],
+        &key["service_account"]["id"],
+        &key["id"],
     ];
     let named = candidates.into_iter().filter_map(Value::as_str).find(|name| !name.is_empty());
     let named = named.map(str::to_owned);
-    named.unwrap_or_else(|| if actor["host"].is_boolean() { "the host".to_owned() } else { "an operator".to_owned() })
+    named.unwrap_or_else(|| {
+        if actor["host"].is_boolean() { "the host".to_owned() } else { "an operator".to_owned() }
+    })
 }
 
 pub(crate) async fn export(visit: &Visit<'_>) -> Result<Answer> {

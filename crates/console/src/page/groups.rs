@@ -159,7 +159,9 @@ pub(crate) async fn unassign_role(visit: &Visit<'_>) -> Result<Answer> {
 fn deletion(group: &Value) -> Question<'_> {
     Question {
         title: format!("Delete {}", show::text(group, "name")),
-        told: plain("Its users lose the roles that it has, and their keys stop where they have no access without them."),
+        told: plain(
+            "Its users lose the roles that it has, and their keys stop where they have no access without them.",
+        ),
         name: Some(show::text(group, "name")),
         button: "Delete the group",
         back: path(&["groups", show::text(group, "id")]),

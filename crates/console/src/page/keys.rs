@@ -50,9 +50,14 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         })
         .collect();
     let shown = [
-        ("", "All that work"), ("ending", "Ending within 14 days"), ("unused", "Unused for 90 days"),
-        ("endless", "Without an end"), ("unlimited", "Under no limit"), ("frozen", "Frozen"),
-        ("inactive", "Owner without access"), ("expired", "Expired"),
+        ("", "All that work"),
+        ("ending", "Ending within 14 days"),
+        ("unused", "Unused for 90 days"),
+        ("endless", "Without an end"),
+        ("unlimited", "Under no limit"),
+        ("frozen", "Frozen"),
+        ("inactive", "Owner without access"),
+        ("expired", "Expired"),
     ];
     let chosen = visit.query.text("show");
     let body = html! {
@@ -143,18 +148,23 @@ pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {
 
 async fn form(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let project = Project::of(visit).await?;
-    let accounts = visit.if_allowed("list-project-service-accounts", project.given().query("limit", "100")).await?;
+    let accounts =
+        visit.if_allowed("list-project-service-accounts", project.given().query("limit", "100")).await?;
     let members = visit.if_allowed("list-project-users", project.given().query("limit", "100")).await?;
-    let mut owners = vec![("".to_owned(), "You".to_owned())];
+    let mut owners = vec![(String::new(), "You".to_owned())];
     for account in accounts.iter().flat_map(show::items) {
-        owners.push((show::text(account, "id").to_owned(), format!("Service account {}", show::text(account, "name"))));
+        owners.push((
+            show::text(account, "id").to_owned(),
+            format!("Service account {}", show::text(account, "name")),
+        ));
     }
     for member in members.iter().flat_map(show::items) {
         owners.push((show::text(member, "id").to_owned(), show::text(member, "email").to_owned()));
     }
     let owners: Vec<(&str, &str)> = owners.iter().map(|(id, name)| (id.as_str(), name.as_str())).collect();
     // What is asked for is checked by the operation under the name it has there.
-    let owner_error = error.filter(|error| matches!(error.param.as_deref(), Some("user_id" | "service_account_id")));
+    let owner_error =
+        error.filter(|error| matches!(error.param.as_deref(), Some("user_id" | "service_account_id")));
     let fields = Fields::new(&visit.form, error);
     let body = html! {
         (project.head(visit))
@@ -278,7 +288,8 @@ async fn usage(visit: &Visit<'_>, id: &str) -> Result<Markup> {
     let answer = visit.call("usage-all", given).await?;
     let rows = super::usage::totals(&answer, "model");
     let rows: Vec<Markup> = rows.iter().map(super::usage::Total::row).collect();
-    let last = visit.call("list-requests", Given::default().query("api_key_id", id).query("limit", "20")).await?;
+    let last =
+        visit.call("list-requests", Given::default().query("api_key_id", id).query("limit", "20")).await?;
     Ok(html! {
         section id="usage" data-live="5" {
             h2 { "This month, by model" }
@@ -292,7 +303,7 @@ async fn usage(visit: &Visit<'_>, id: &str) -> Result<Markup> {
 async fn history(visit: &Visit<'_>, id: &str) -> Result<Markup> {
     let given = Given::default().query("resource_ids", id).query("limit", "20");
     let answer = visit.call("list-audit-logs", given).await?;
-    let rows: Vec<Markup> = show::items(&answer).iter().map(|event| super::audit::row(event)).collect();
+    let rows: Vec<Markup> = show::items(&answer).iter().map(super::audit::row).collect();
     Ok(html! {
         section { h2 { "History" } (table("History", &super::audit::HEADINGS, &rows, &plain("Nothing is on record."))) }
     })

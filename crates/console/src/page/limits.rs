@@ -15,7 +15,8 @@ use crate::show;
 use crate::visit::{Visit, is_for_form, path};
 
 pub(crate) const INTERVALS: [(&str, &str); 3] = [("month", "month"), ("week", "week"), ("day", "day")];
-const MODES: [(&str, &str); 2] = [("enforce", "Refuse what does not fit"), ("observe", "Only watch what it would refuse")];
+const MODES: [(&str, &str); 2] =
+    [("enforce", "Refuse what does not fit"), ("observe", "Only watch what it would refuse")];
 
 /// Whose limits they are: the name of its operations, and what their paths name.
 struct Place<'a> {
@@ -112,7 +113,13 @@ async fn project_page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer
     Ok(Answer::page(format!("{}: limits", project.name()), body).because(error))
 }
 
-fn policy_section(visit: &Visit<'_>, project: &Project, policy: &Value, may_write: bool, error: Option<&Error>) -> Markup {
+fn policy_section(
+    visit: &Visit<'_>,
+    project: &Project,
+    policy: &Value,
+    may_write: bool,
+    error: Option<&Error>,
+) -> Markup {
     let fields = Fields::new(&visit.form, error);
     let wait = show::number(policy, "wait_ms").unwrap_or(0).to_string();
     let least = policy["min_output_tokens"].as_i64().map(|least| least.to_string()).unwrap_or_default();
@@ -162,11 +169,17 @@ pub(crate) async fn section_of_key(
         return Ok(html! {});
     }
     let forms = path(&["projects", project, "keys", key, "limits"]);
-    let place = Place { operations: "api-key", given: Given::default().path("api_key_id", key), forms: &forms };
+    let place =
+        Place { operations: "api-key", given: Given::default().path("api_key_id", key), forms: &forms };
     section(visit, &place, visit.may(Permission::SpendLimitsWrite), error).await
 }
 
-async fn section(visit: &Visit<'_>, place: &Place<'_>, may_write: bool, error: Option<&Error>) -> Result<Markup> {
+async fn section(
+    visit: &Visit<'_>,
+    place: &Place<'_>,
+    may_write: bool,
+    error: Option<&Error>,
+) -> Result<Markup> {
     let limits = visit.call(&format!("list-{}-spend-limits", place.operations), place.given.clone()).await?;
     let all = show::items(&limits);
     let fields = Fields::new(&visit.form, error);

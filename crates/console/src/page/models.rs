@@ -20,10 +20,7 @@ const PRICES: [(&str, &str); 4] = [
 ];
 
 fn price(value: &Value) -> Markup {
-    match value.as_str() {
-        Some(price) => html! { "$" (price) },
-        None => html! { span.none { "–" } },
-    }
+    html! { @if let Some(price) = value.as_str() { "$" (price) } @else { span.none { "–" } } }
 }
 
 pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
@@ -82,7 +79,8 @@ async fn one(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
             html! { tr { th scope="row" { (name.replace('_', " ")) } td { (text) } } }
         })
         .collect();
-    let rows: Vec<Markup> = versions.iter().flat_map(show::items).map(|version| row(visit, id, version)).collect();
+    let rows: Vec<Markup> =
+        versions.iter().flat_map(show::items).map(|version| row(visit, id, version)).collect();
     let fields = Fields::new(&visit.form, error);
     let text = |name: &str| model[name].as_str().unwrap_or("").to_owned();
     let number = |name: &str| model[name].as_i64().map(|number| number.to_string()).unwrap_or_default();

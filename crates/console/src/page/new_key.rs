@@ -44,7 +44,9 @@ pub(crate) fn snippets(visit: &Visit<'_>, value: &str, is_admin: bool) -> Markup
     let environment = dotenv(visit, value, is_admin);
     let (curl, python) = if is_admin {
         (
-            format!("curl {base}/v1/organization/projects \\\n  -H \"Authorization: Bearer $OPENAI_ADMIN_KEY\""),
+            format!(
+                "curl {base}/v1/organization/projects \\\n  -H \"Authorization: Bearer $OPENAI_ADMIN_KEY\""
+            ),
             "from openai import OpenAI\nprint(OpenAI().admin.organization.projects.list().data)".to_owned(),
         )
     } else {

@@ -97,8 +97,10 @@ fn days(buckets: &[Value]) -> Markup {
             chart::Bar { of, height: cost.nanos(), told: show::dollars(cost) }
         })
         .collect();
-    let rows: Vec<Markup> =
-        bars.iter().map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } }).collect();
+    let rows: Vec<Markup> = bars
+        .iter()
+        .map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } })
+        .collect();
     html! {
         section aria-labelledby="days" {
             div.bar-of-actions { h2 id="days" { "Spent by day" } a href="/usage" { "More" } }

@@ -26,9 +26,10 @@ async fn page(visit: &Visit<'_>, sent: Option<&Value>, error: Option<&Error>) ->
         given = given.query("name", name);
     }
     let answer = visit.call("list-users", given).await?;
-    let invites = match visit.may(Permission::InvitesRead) {
-        true => visit.all("list-invites", Given::default()).await?,
-        false => Vec::new(),
+    let invites = if visit.may(Permission::InvitesRead) {
+        visit.all("list-invites", Given::default()).await?
+    } else {
+        Vec::new()
     };
     let rows: Vec<Markup> = show::items(&answer)
         .iter()
@@ -110,8 +111,7 @@ fn invitation(visit: &Visit<'_>, error: Option<&Error>) -> Markup {
 
 pub(crate) async fn invite(visit: &Visit<'_>) -> Result<Answer> {
     let projects = visit.form.text("projects").split_whitespace();
-    let projects: Vec<Value> =
-        projects.map(|id| serde_json::json!({"id": id, "role": "member"})).collect();
+    let projects: Vec<Value> = projects.map(|id| serde_json::json!({"id": id, "role": "member"})).collect();
     let given = Given::default()
         .body("email", visit.form.text("email"))
         .body("role", visit.form.text("role"))
@@ -225,7 +225,9 @@ pub(crate) async fn unfreeze(visit: &Visit<'_>) -> Result<Answer> {
 fn removal(user: &Value) -> Question<'_> {
     Question {
         title: format!("Remove {}", show::text(user, "email")),
-        told: plain("All their keys in the organization, admin keys too, are refused from the next request on, for good."),
+        told: plain(
+            "All their keys in the organization, admin keys too, are refused from the next request on, for good.",
+        ),
         name: Some(show::text(user, "email")),
         button: "Remove them",
         back: path(&["people", show::text(user, "id")]),

@@ -46,7 +46,9 @@ impl Project {
 
     /// The tabs that somebody can do something with.
     pub(crate) fn head(&self, visit: &Visit<'_>) -> Markup {
-        use Permission::{ProjectApiKeysRead, ProjectUsersRead, ProjectsWrite, ServiceAccountsRead, SpendLimitsRead};
+        use Permission::{
+            ProjectApiKeysRead, ProjectUsersRead, ProjectsWrite, ServiceAccountsRead, SpendLimitsRead,
+        };
         let mut all = vec![(self.at(&[]), "Overview")];
         let mut if_may = |permission, part, called| {
             if visit.may_at(permission, &self.id) {
@@ -85,7 +87,9 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     };
     let limits = visit.if_allowed("list-project-spend-limits", project.given()).await?;
     let has_requests = usage.as_ref().is_some_and(|usage| {
-        show::items(usage).iter().any(|bucket| bucket["results"].as_array().is_some_and(|all| !all.is_empty()))
+        show::items(usage)
+            .iter()
+            .any(|bucket| bucket["results"].as_array().is_some_and(|all| !all.is_empty()))
     });
     let body = html! {
         (project.head(visit))
@@ -118,8 +122,10 @@ fn days(usage: &Value) -> Markup {
             chart::Bar { of, height: cost.nanos(), told: show::dollars(cost) }
         })
         .collect();
-    let rows: Vec<Markup> =
-        bars.iter().map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } }).collect();
+    let rows: Vec<Markup> = bars
+        .iter()
+        .map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } })
+        .collect();
     html! {
         section {
             h2 { "Spent by day" }
@@ -230,7 +236,8 @@ pub(crate) async fn delete_service_account(visit: &Visit<'_>) -> Result<Answer> 
     Ok(Answer::see(project.at(&["service-accounts"])))
 }
 
-const ROLES: [(&str, &str); 2] = [("member", "member: uses the models"), ("owner", "owner: looks after the project")];
+const ROLES: [(&str, &str); 2] =
+    [("member", "member: uses the models"), ("owner", "owner: looks after the project")];
 
 pub(crate) async fn members(visit: &Visit<'_>) -> Result<Answer> {
     members_page(visit, None).await
@@ -330,7 +337,9 @@ async fn removal(visit: &Visit<'_>, project: &Project) -> Result<(String, Given)
 fn remove<'a>(project: &Project, email: &'a str) -> Question<'a> {
     Question {
         title: format!("Remove {email} from {}", project.name()),
-        told: plain("Their keys in the project are refused from the next request on, unless a group or the organization gives them access."),
+        told: plain(
+            "Their keys in the project are refused from the next request on, unless a group or the organization gives them access.",
+        ),
         name: None,
         button: "Remove them",
         back: project.at(&["members"]),
@@ -424,7 +433,9 @@ async fn frozen(visit: &Visit<'_>, operation: &str) -> Result<Answer> {
 fn archival(project: &Project) -> Question<'_> {
     Question {
         title: format!("Archive {}", project.name()),
-        told: plain("All its keys are refused from the next request on. It cannot be taken back; what it has spent stays on record."),
+        told: plain(
+            "All its keys are refused from the next request on. It cannot be taken back; what it has spent stays on record.",
+        ),
         name: Some(project.name()),
         button: "Archive the project",
         back: project.at(&["settings"]),

@@ -57,9 +57,14 @@ pub(crate) fn listed(visit: &Visit<'_>, answer: &Value) -> Markup {
             }
         })
         .collect();
-    table("Requests", &["When", "Model", "State", "Input", "Output", "Cost", "Upstream"], &rows, &html! {
-        p { "No request yet." }
-    })
+    table(
+        "Requests",
+        &["When", "Model", "State", "Input", "Output", "Cost", "Upstream"],
+        &rows,
+        &html! {
+            p { "No request yet." }
+        },
+    )
 }
 
 fn state(request: &Value) -> Markup {

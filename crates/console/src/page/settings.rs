@@ -24,9 +24,8 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let session = visit.session()?;
     let may_write = visit.may(Permission::OrganizationWrite);
     let fields = Fields::new(&visit.form, error);
-    let days = |name: &str| {
-        policy[name].as_i64().map(|seconds| (seconds / DAY).to_string()).unwrap_or_default()
-    };
+    let days =
+        |name: &str| policy[name].as_i64().map(|seconds| (seconds / DAY).to_string()).unwrap_or_default();
     let body = html! {
         p { (session.organization_name) " " (show::id(&session.organization.to_string())) }
         (fields.alert())

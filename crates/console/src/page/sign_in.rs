@@ -58,7 +58,9 @@ pub(crate) async fn sign_in(visit: &Visit<'_>) -> Result<Answer> {
 
 pub(crate) async fn begin_oidc(visit: &Visit<'_>) -> Result<Answer> {
     match visit.admin.begin_oidc().await {
-        Ok((url, pending)) => Ok(Answer::ToProvider { url, pending: pending.to_text(), next: next(&visit.query) }),
+        Ok((url, pending)) => {
+            Ok(Answer::ToProvider { url, pending: pending.to_text(), next: next(&visit.query) })
+        }
         Err(error) => told_at_sign_in(visit, error),
     }
 }
@@ -73,9 +75,13 @@ fn told_at_sign_in(visit: &Visit<'_>, error: Error) -> Result<Answer> {
 
 pub(crate) async fn end_oidc(visit: &Visit<'_>) -> Result<Answer> {
     let failed = |message: &str| Error::new(Kind::Unauthenticated, message).code("sign_in_failed");
-    let kept = visit.pending.as_ref().and_then(|(pending, next)| Some((Pending::parse(pending.reveal())?, next)));
+    let kept =
+        visit.pending.as_ref().and_then(|(pending, next)| Some((Pending::parse(pending.reveal())?, next)));
     let Some((pending, next)) = kept else {
-        return told_at_sign_in(visit, failed("It took too long, or was begun in another browser. Please sign in again."));
+        return told_at_sign_in(
+            visit,
+            failed("It took too long, or was begun in another browser. Please sign in again."),
+        );
     };
     if let Some(word) = visit.query.typed("error") {
         let said = visit.query.typed("error_description").unwrap_or(word);
@@ -160,7 +166,8 @@ pub(crate) async fn accept_invite(visit: &Visit<'_>) -> Result<Answer> {
         "password": visit.form.get("password").filter(|password| !password.is_empty()),
     });
     let acceptance: Acceptance = tollgate_core::input::from_value(said)?;
-    let accepted = visit.admin.accept_and_sign_in(acceptance, visit.origin.clone(), visit.token.clone()).await;
+    let accepted =
+        visit.admin.accept_and_sign_in(acceptance, visit.origin.clone(), visit.token.clone()).await;
     match accepted {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
         // What can be mended in the form is mended there.

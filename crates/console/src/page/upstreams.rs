@@ -69,7 +69,8 @@ fn asked(visit: &Visit<'_>, mut given: Given) -> Given {
     if let Some(key) = visit.form.typed("api_key") {
         given = given.body("api_key", key);
     }
-    let models: Vec<&str> = visit.form.text("models").split([' ', ',', '\n', '\r']).filter(|one| !one.is_empty()).collect();
+    let models: Vec<&str> =
+        visit.form.text("models").split([' ', ',', '\n', '\r']).filter(|one| !one.is_empty()).collect();
     if models.is_empty() { given } else { given.body("models", models) }
 }
 
@@ -135,7 +136,8 @@ pub(crate) async fn update(visit: &Visit<'_>) -> Result<Answer> {
 pub(crate) async fn test(visit: &Visit<'_>) -> Result<Answer> {
     let (given, upstream) = named(visit).await?;
     let seen = visit.call("test-upstream", given).await?;
-    let millis = |name: &str| seen[name].as_i64().map_or_else(|| "–".to_owned(), |millis| format!("{millis} ms"));
+    let millis =
+        |name: &str| seen[name].as_i64().map_or_else(|| "–".to_owned(), |millis| format!("{millis} ms"));
     let body = html! {
         p {
             @if show::flag(&seen, "ok") { span.badge.good { "answers" } } @else { span.badge.bad { "does not answer" } }

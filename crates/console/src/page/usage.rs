@@ -167,7 +167,11 @@ impl<'a> Asked<'a> {
             .query("bucket_width", self.width)
             .query("limit", if self.width == "1h" { "168" } else { "31" });
         if let Some(by) = by {
-            let by = if ["project", "api_key", "user", "upstream"].contains(&by) { format!("{by}_id") } else { by.to_owned() };
+            let by = if ["project", "api_key", "user", "upstream"].contains(&by) {
+                format!("{by}_id")
+            } else {
+                by.to_owned()
+            };
             given = given.query("group_by", by);
         }
         for (name, _) in FILTERS {
@@ -195,7 +199,11 @@ impl<'a> Asked<'a> {
 pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     let asked = match Asked::read(visit) {
         Ok(asked) => asked,
-        Err(error) => return Ok(Answer::page("Usage and costs", controls(visit, None, Some(&error))).because(Some(&error))),
+        Err(error) => {
+            return Ok(
+                Answer::page("Usage and costs", controls(visit, None, Some(&error))).because(Some(&error))
+            );
+        }
     };
     let by_time = asked.ask(visit, None).await?;
     let grouped = asked.ask(visit, Some(asked.by)).await?;
@@ -206,8 +214,10 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     let rows: Vec<Markup> = totals.iter().take(ROWS_MAX).map(Total::row).collect();
     let mut headings = TOTAL_HEADINGS;
     headings[0] = called;
-    let time_rows: Vec<Markup> =
-        bars.iter().map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } }).collect();
+    let time_rows: Vec<Markup> = bars
+        .iter()
+        .map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } })
+        .collect();
     let what = WHAT.iter().find(|(value, _)| *value == asked.what).map_or("", |(_, called)| *called);
     let export = |format: &str| format!("/usage/export?{}", visit.query.with("format", Some(format)));
     let body = html! {
@@ -229,7 +239,8 @@ fn bars(asked: &Asked<'_>, by_time: &Value) -> Vec<Bar> {
     let bar = |bucket: &Value| {
         let start = show::number(bucket, "start_time").unwrap_or(0);
         let of = Timestamp(start).to_string();
-        let of = if asked.width == "1h" { of.get(..16).unwrap_or("").replace('T', " ") } else { show::day(start) };
+        let of =
+            if asked.width == "1h" { of.get(..16).unwrap_or("").replace('T', " ") } else { show::day(start) };
         let one = totals(&json!({ "data": [bucket] }), "model");
         let height: i64 = one.iter().map(|total| total.height(asked.what)).sum();
         let cost: Money = one.iter().map(|total| total.cost).sum();
@@ -292,19 +303,28 @@ pub(crate) async fn export(visit: &Visit<'_>) -> Result<Answer> {
             .collect();
         let body = json!({"by": asked.by, "start_time": asked.since.0, "end_time": asked.until.0,
             "as_of": visit.now().0, "data": all});
-        return Ok(Answer::File { name: format!("{file}.json"), kind: "application/json", body: body.to_string().into_bytes() });
+        return Ok(Answer::File {
+            name: format!("{file}.json"),
+            kind: "application/json",
+            body: body.to_string().into_bytes(),
+        });
     }
     let mut sheet = names.join(",") + "\n";
     for total in &totals {
         let cells: Vec<String> = total.cells().iter().map(|cell| csv(cell)).collect();
         let _ = writeln!(sheet, "{}", cells.join(","));
     }
-    Ok(Answer::File { name: format!("{file}.csv"), kind: "text/csv; charset=utf-8", body: sheet.into_bytes() })
+    Ok(Answer::File {
+        name: format!("{file}.csv"),
+        kind: "text/csv; charset=utf-8",
+        body: sheet.into_bytes(),
+    })
 }
 
 /// A cell of a sheet. A spreadsheet takes a text that begins like a formula for one, and people choose names.
 fn csv(text: &str) -> String {
-    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
+    let text =
+        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 

@@ -3,7 +3,7 @@
 use tollgate_core::{Interval, Money, Timestamp};
 
 /// `50`, `$50`, `0.05usd`: dollars to whole cents.
-fn cents(text: &str) -> Result<i64, String> {
+pub(crate) fn cents(text: &str) -> Result<i64, String> {
     let plain = text.trim().to_lowercase();
     let plain = plain.strip_suffix("usd").unwrap_or(&plain).trim().trim_start_matches('$');
     let amount = Money::parse(plain).ok_or_else(|| {

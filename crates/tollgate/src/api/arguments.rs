@@ -43,6 +43,10 @@ pub enum OrganizationCommand {
         #[arg(long)]
         name: String,
     },
+    /// Refuse every model request of your organization, until it is unfrozen
+    Freeze,
+    /// Take that back
+    Unfreeze,
 }
 
 #[derive(Subcommand, Debug)]
@@ -79,6 +83,14 @@ pub enum ProjectCommand {
         /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
         #[arg(long = "request-label", value_name = "NAME=VALUE,...")]
         request_labels: Vec<String>,
+    },
+    /// Refuse all its keys until it is unfrozen
+    Freeze {
+        id: String,
+    },
+    /// Take that back
+    Unfreeze {
+        id: String,
     },
     /// End a project for good: its keys stop at once, its history stays
     Archive {
@@ -141,11 +153,47 @@ pub enum KeyCommand {
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
     },
-    /// End a key for good
-    Revoke {
+    /// Give a key another secret, which is shown once; its id, limits, spend and usage stay
+    Rotate {
         id: String,
         #[command(flatten)]
         project: InProject,
+        /// For so long the secret before goes on, such as 24h; it ends at once if not given
+        #[arg(long, value_name = "TIME")]
+        grace: Option<String>,
+        /// Write the secret to this file (0600, must not exist) instead of stdout
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// End the grace of the secret before
+    EndPrevious {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Refuse a key until it is unfrozen
+    Freeze {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// Take that back
+    Unfreeze {
+        id: String,
+        #[command(flatten)]
+        project: InProject,
+    },
+    /// What the key of a secret is, which is read from a file, or from stdin by `-`
+    Check {
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// End a key for good: by its id, or by its secret on stdin with `-`
+    Revoke {
+        id: String,
+        /// Id of the project
+        #[arg(short, long, env = "TOLLGATE_PROJECT", value_name = "ID")]
+        project: Option<String>,
     },
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table;
 use crate::command::maintenance::{AuditCommand, AuditFilter};
@@ -32,12 +31,12 @@ impl Session {
                 self.show_events(events)
             }
             AuditCommand::Tail(options) => self.tail(&options.meant, options.limit).await,
-            AuditCommand::Export(options) => self.export(&options.meant).await,
+            AuditCommand::Export(options) => self.export_events(&options.meant).await,
         }
     }
 
     fn show_events(&self, events: Vec<Value>) -> Done {
-        if self.format == Format::Json {
+        if self.format.is_for_programs() {
             return self.show(table::AUDIT, &Value::Array(events));
         }
         self.show(table::AUDIT, &Value::Array(events.into_iter().map(with_actor).collect()))
@@ -63,7 +62,7 @@ impl Session {
         }
     }
 
-    async fn export(&self, meant: &AuditFilter) -> Done {
+    async fn export_events(&self, meant: &AuditFilter) -> Done {
         // Lists begin at the newest.
         let (mut events, _) = self.client.list(PATH, &query(meant), usize::MAX).await?;
         events.reverse();

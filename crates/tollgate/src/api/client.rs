@@ -19,6 +19,8 @@ pub enum CallError {
     Refused { status: u16, error: Value, request_id: Option<String> },
     /// There was no answer that could be understood.
     Network(String),
+    /// It was only to be shown, and was.
+    NotSent,
 }
 
 impl fmt::Display for CallError {
@@ -36,6 +38,7 @@ impl fmt::Display for CallError {
                 f.write_str(")")
             }
             Self::Network(message) => f.write_str(message),
+            Self::NotSent => f.write_str("Nothing was sent."),
         }
     }
 }
@@ -45,12 +48,39 @@ pub struct Client {
     address: Address,
     key: Secret,
     dialer: Dialer,
+    answer_time_max: Duration,
+    /// Whether changes are only shown.
+    is_dry: bool,
 }
 
 impl Client {
     /// `address` ends in `/v1`.
     pub fn new(address: Address, key: Secret) -> Self {
-        Self { address, key, dialer: Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX) }
+        let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
+        Self { address, key, dialer, answer_time_max: ANSWER_TIME_MAX, is_dry: false }
+    }
+
+    /// The same that waits so long for an answer, and only shows changes where it is `dry`.
+    #[must_use]
+    pub fn with(mut self, answer_time_max: Option<Duration>, is_dry: bool) -> Self {
+        self.answer_time_max = answer_time_max.unwrap_or(ANSWER_TIME_MAX);
+        self.is_dry = is_dry;
+        self
+    }
+
+    pub fn is_dry(&self) -> bool {
+        self.is_dry
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The same server by another key.
+    pub(crate) fn by(&self, key: Secret) -> Self {
+        let Self { address, dialer, answer_time_max, is_dry, .. } = self;
+        let (address, dialer) = (address.clone(), dialer.clone());
+        Self { address, key, dialer, answer_time_max: *answer_time_max, is_dry: *is_dry }
     }
 
     /// Whether this is OpenAI itself, which lacks our extensions.
@@ -59,10 +89,7 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CallError> {
-        let query: Vec<String> =
-            query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
-        let separator = if query.is_empty() { "" } else { "?" };
-        self.call("GET", &format!("{path}{separator}{}", query.join("&")), None).await
+        self.call("GET", &with_query(path, query), None).await
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
@@ -71,6 +98,10 @@ impl Client {
 
     pub async fn delete(&self, path: &str) -> Result<Value, CallError> {
         self.call("DELETE", path, None).await
+    }
+
+    pub async fn delete_with(&self, path: &str, query: &[(&str, String)]) -> Result<Value, CallError> {
+        self.call("DELETE", &with_query(path, query), None).await
     }
 
     /// All items of a list, page by page, at most `limit`; and whether there are more.
@@ -91,7 +122,8 @@ impl Client {
             let page = self.get(path, &query).await?;
             let has_more = page["has_more"].as_bool().unwrap_or(false);
             items.extend(page["data"].as_array().cloned().unwrap_or_default());
-            after = page["last_id"].as_str().map(str::to_owned);
+            // Two ways of OpenAI's to say where the next page begins.
+            after = page["next"].as_str().or_else(|| page["last_id"].as_str()).map(str::to_owned);
             if !has_more || items.len() >= limit || after.is_none() {
                 return Ok((items, has_more));
             }
@@ -100,7 +132,11 @@ impl Client {
 
     /// `path` is below `/v1`, or begins with `/tollgate` and stands beside it.
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, CallError> {
-        tokio::time::timeout(ANSWER_TIME_MAX, self.exchange(method, path, body))
+        if self.is_dry && method != "GET" {
+            show_unsent(method, path, body);
+            return Err(CallError::NotSent);
+        }
+        tokio::time::timeout(self.answer_time_max, self.exchange(method, path, body))
             .await
             .unwrap_or_else(|_| Err(CallError::Network("The server did not answer in time.".to_owned())))
     }
@@ -146,6 +182,32 @@ impl Client {
             return Err(CallError::Refused { status, error, request_id });
         }
         Err(CallError::Refused { status, error: answer["error"].clone(), request_id })
+    }
+}
+
+fn with_query(path: &str, query: &[(&str, String)]) -> String {
+    let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+    let separator = match (query.is_empty(), path.contains('?')) {
+        (true, _) => "",
+        (false, false) => "?",
+        (false, true) => "&",
+    };
+    format!("{path}{separator}{}", query.join("&"))
+}
+
+/// Shows a change that is not made. A secret in it is not for the screen.
+#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+fn show_unsent(method: &str, path: &str, body: Option<&Value>) {
+    let base = if path.starts_with("/tollgate/") { "" } else { "/v1" };
+    println!("{method} {base}{path}");
+    if let Some(Value::Object(body)) = body {
+        let mut shown = body.clone();
+        for name in ["api_key", "headers", "value", "password"] {
+            if let Some(value) = shown.get_mut(name) {
+                *value = Value::from("(a secret)");
+            }
+        }
+        println!("{}", serde_json::to_string_pretty(&shown).unwrap_or_default());
     }
 }
 

@@ -1,16 +1,17 @@
 //! `organization`, `project`, `key`, `service-account`.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tollgate_core::key::PresentedKey;
 
 use crate::api::amount;
 use crate::api::arguments::{
     InProject, KeyCommand, OrganizationCommand, ProjectCommand, ServiceAccountCommand,
 };
 use crate::api::client::encoded;
-use crate::api::output::Format;
-use crate::api::secret_input::Out;
+use crate::api::secret_input::{Out, read as read_secret};
 use crate::api::session::{Done, Failure, PROJECTS, Session};
 use crate::api::table::{self, Column};
 
@@ -34,6 +35,8 @@ impl Session {
                 }
                 self.show_secret(columns, &made, &made["admin_api_key"], out)
             }
+            OrganizationCommand::Freeze => self.frozen("organization", true).await,
+            OrganizationCommand::Unfreeze => self.frozen("organization", false).await,
             OrganizationCommand::Update { id, name } => {
                 self.show(columns, &self.client.post(&one(&id), &json!({"name": name})).await?)
             }
@@ -57,7 +60,12 @@ impl Session {
                 let body = self.project_body(name, &labels, &request_labels)?;
                 self.show(table::PROJECTS, &self.client.post(&one(&id), &body).await?)
             }
+            ProjectCommand::Freeze { id } => self.frozen(&format!("projects/{}", encoded(&id)), true).await,
+            ProjectCommand::Unfreeze { id } => {
+                self.frozen(&format!("projects/{}", encoded(&id)), false).await
+            }
             ProjectCommand::Archive { id } => {
+                self.confirm("project archive", "Its keys end for good, and it cannot be taken back.")?;
                 let path = format!("{}/archive", one(&id));
                 self.show(table::PROJECTS, &self.client.post(&path, &json!({})).await?)
             }
@@ -147,12 +155,75 @@ impl Session {
                 }
                 self.show(table::KEYS, &self.client.post(&one(&project, &id), &Value::Object(body)).await?)
             }
-            KeyCommand::Revoke { id, project } => self.deleted(&one(&project, &id)).await,
+            KeyCommand::Rotate { id, project, grace, out } => {
+                self.needs_tollgate("rotate a key")?;
+                let out = out.as_deref().map(Out::create).transpose()?;
+                let seconds = grace.as_deref().map(amount::seconds).transpose()?.flatten().unwrap_or(0);
+                let path = format!("{}/rotate", one(&project, &id));
+                let made = self.client.post(&path, &json!({"grace_seconds": seconds})).await?;
+                self.show_secret(table::KEYS, &made, &made["value"], out)
+            }
+            KeyCommand::EndPrevious { id, project } => {
+                self.needs_tollgate("rotate a key")?;
+                self.show(
+                    table::KEYS,
+                    &self.client.delete(&format!("{}/previous_secret", one(&project, &id))).await?,
+                )
+            }
+            KeyCommand::Freeze { id, project } => self.frozen(&frozen_key(&project, &id), true).await,
+            KeyCommand::Unfreeze { id, project } => self.frozen(&frozen_key(&project, &id), false).await,
+            KeyCommand::Check { file } => self.check_key(&file).await,
+            KeyCommand::Revoke { id, project: _ } if id == "-" => self.revoke_by_secret().await,
+            KeyCommand::Revoke { id, project } => {
+                let project = project.ok_or("Name the project: --project ID. By its secret a key is revoked without: `tollgate key revoke -`.".to_owned())?;
+                self.confirm("key revoke", "It is refused from the next request on, for good.")?;
+                self.deleted(&one(&InProject { project }, &id)).await
+            }
         }
     }
 
+    /// Freezes something, or takes that back.
+    async fn frozen(&self, what: &str, is_frozen: bool) -> Done {
+        self.needs_tollgate("freeze anything")?;
+        let verb = if is_frozen { "freeze" } else { "unfreeze" };
+        let answer = self.client.post(&format!("/tollgate/v1/{what}/{verb}"), &json!({})).await?;
+        self.done(&answer)
+    }
+
+    /// What the key of a secret on stdin or in a file is: whether it could be a key at all is known here, the rest the server
+    /// knows. No admin key is needed: the secret proves itself.
+    async fn check_key(&self, file: &Path) -> Done {
+        let secret = read_secret(file)?;
+        if PresentedKey::parse(secret.reveal()).is_none() && !self.client.is_openai() {
+            return Err("This is no key of Tollgate's: its form or its check sum is wrong."
+                .to_owned()
+                .into());
+        }
+        self.needs_tollgate("tell what a key is")?;
+        let known = self.client.by(secret).get("/tollgate/v1/me", &[]).await?;
+        self.show(table::ME, &known)
+    }
+
+    /// Revokes the key whose secret is on stdin: whoever holds a leaked key may kill it.
+    async fn revoke_by_secret(&self) -> Done {
+        self.needs_tollgate("revoke a key by its secret")?;
+        let secret = read_secret(Path::new("-"))?;
+        let client = self.client.by(secret);
+        let known = client.get("/tollgate/v1/me", &[]).await?;
+        let answer = client.delete("/tollgate/v1/me").await?;
+        if self.format.is_for_programs() {
+            return self.show(&[], &answer);
+        }
+        self.say(&format!(
+            "Revoked {} ({}).",
+            known["name"].as_str().unwrap_or(""),
+            known["id"].as_str().unwrap_or("")
+        ));
+        Ok(())
+    }
+
     /// Shows something new with its secret: alone on stdout when nothing else is wanted, or in a file.
-    fn show_secret(
+    pub(crate) fn show_secret(
         &self,
         columns: &'static [Column],
         made: &Value,
@@ -163,7 +234,7 @@ impl Session {
         if let Some(out) = out {
             let path = out.write(secret)?;
             let mut shown = made.clone();
-            for holder in ["/value", "/api_key/value", "/admin_api_key"] {
+            for holder in ["/value", "/api_key/value", "/admin_api_key", "/accept_url", "/signing_secret"] {
                 if let Some(value) = shown.pointer_mut(holder) {
                     *value = Value::Null;
                 }
@@ -171,7 +242,7 @@ impl Session {
             self.say(&format!("The secret is in {}.", path.display()));
             return self.show(columns, &shown);
         }
-        if self.format == Format::Json {
+        if self.format.is_for_programs() || self.fields.is_some() {
             return self.show(columns, made);
         }
         if self.is_quiet {
@@ -215,9 +286,16 @@ impl Session {
                 body.extend(role.map(|role| ("role".to_owned(), json!(role))));
                 self.show(columns, &self.client.post(&one(&project, &id), &Value::Object(body)).await?)
             }
-            ServiceAccountCommand::Delete { id, project } => self.deleted(&one(&project, &id)).await,
+            ServiceAccountCommand::Delete { id, project } => {
+                self.confirm("service-account delete", "All its keys end for good.")?;
+                self.deleted(&one(&project, &id)).await
+            }
         }
     }
+}
+
+fn frozen_key(project: &InProject, id: &str) -> String {
+    format!("projects/{}/api_keys/{}", encoded(&project.project), encoded(id))
 }
 
 /// Names with their values; `None` if nothing is said, and nothing for `none`.

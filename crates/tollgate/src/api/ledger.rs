@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 
 use crate::api::arguments::Many;
 use crate::api::client::encoded;
-use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table;
 
@@ -106,7 +105,7 @@ impl Session {
     pub async fn fsck(&self) -> Result<bool, Failure> {
         self.needs_tollgate("check its books")?;
         let report = self.client.get("/tollgate/v1/fsck", &[]).await?;
-        if self.format == Format::Json {
+        if self.format.is_for_programs() {
             self.show(&[], &report)?;
         } else {
             self.show(table::FSCK, &report)?;

@@ -281,13 +281,13 @@ impl Session {
     /// People see the periods, and then the requests that would have been refused.
     fn show_trial(&self, trial: &Value) -> Done {
         match self.format {
-            Format::Json => return self.show(&[], trial),
+            Format::Json | Format::Jsonl | Format::Yaml => return self.show(&[], trial),
             Format::Id => {
                 let rows = trial["data"].as_array().into_iter().flatten();
                 let ids: Vec<Value> = rows.map(|row| json!({"id": row["request_id"]})).collect();
                 return self.show(&[], &Value::Array(ids));
             }
-            Format::Table => {}
+            Format::Table | Format::Csv => {}
         }
         self.show(table::TRIAL, &trial["periods"])?;
         if trial["data"].as_array().is_some_and(|rows| !rows.is_empty()) {
@@ -325,7 +325,7 @@ impl Session {
                 self.client.post(DEFAULTS, &json!({what: limits})).await?
             }
         };
-        if self.format == Format::Json {
+        if self.format.is_for_programs() {
             return self.show(&[], &defaults);
         }
         let mut rows = Vec::new();

@@ -11,7 +11,6 @@ use tollgate_core::time::Clock;
 
 use crate::api::amount;
 use crate::api::client::encoded;
-use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table;
 
@@ -271,7 +270,7 @@ impl Session {
 
     /// A row for each price that changes.
     fn show_changes(&self, done: &Value) -> Done {
-        if self.format == Format::Json {
+        if self.format.is_for_programs() {
             return self.show(table::PRICE_CHANGES, done);
         }
         let mut rows = Vec::new();

@@ -14,8 +14,29 @@ pub enum Format {
     /// For people; tab-separated when it does not go to a terminal
     Table,
     Json,
+    /// An object of JSON a line
+    Jsonl,
+    Yaml,
+    /// The columns of the table
+    Csv,
     /// Only the ids, one a line
     Id,
+}
+
+impl Format {
+    /// Whether a program reads it, which then wants errors as an object too.
+    pub fn is_for_programs(self) -> bool {
+        matches!(self, Self::Json | Self::Jsonl | Self::Yaml)
+    }
+}
+
+/// What is left of a row where only some of its fields are wanted; a dot goes into an object.
+pub(crate) fn narrowed(row: &Value, fields: &[String]) -> Value {
+    let pick = |field: &String| {
+        let value = field.split('.').try_fold(row, |value, part| value.get(part));
+        (field.clone(), value.cloned().unwrap_or(Value::Null))
+    };
+    Value::Object(fields.iter().map(pick).collect())
 }
 
 /// Shows a list, or one thing as a list of one.
@@ -27,6 +48,20 @@ pub(crate) fn show(format: Format, columns: &'static [Column], value: &Value) ->
     };
     match format {
         Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(value).unwrap_or_default()),
+        Format::Jsonl => rows.iter().try_for_each(|row| writeln!(out, "{row}")),
+        Format::Yaml => {
+            let text =
+                serde_saphyr::to_string(value).map_err(|error| std::io::Error::other(error.to_string()))?;
+            write!(out, "{text}")
+        }
+        Format::Csv => {
+            let mut sheet = csv::Writer::from_writer(out);
+            sheet.write_record(columns.iter().map(|column| column.heading))?;
+            for row in &rows {
+                sheet.write_record(columns.iter().map(|column| guarded(column.cell(row))))?;
+            }
+            sheet.flush()
+        }
         Format::Id => {
             rows.iter().filter_map(|row| row["id"].as_str()).try_for_each(|id| writeln!(out, "{id}"))
         }
@@ -40,6 +75,11 @@ pub(crate) fn show(format: Format, columns: &'static [Column], value: &Value) ->
             })
         }
     }
+}
+
+/// A spreadsheet takes a text that begins like a formula for one, and people choose names.
+fn guarded(cell: String) -> String {
+    if cell.len() > 1 && cell.starts_with(['=', '+', '-', '@']) { format!("'{cell}") } else { cell }
 }
 
 /// Columns that nothing stands in are left out for people; in a pipe every column keeps its place.
@@ -57,6 +97,9 @@ fn table(columns: &'static [Column], rows: &[Value]) -> Table {
 
 /// Says what the server answered and returns the exit code for it.
 pub fn failed(format: Format, error: &CallError) -> u8 {
+    if matches!(error, CallError::NotSent) {
+        return 0;
+    }
     complain(format, error);
     exit_code(error)
 }
@@ -64,12 +107,13 @@ pub fn failed(format: Format, error: &CallError) -> u8 {
 /// Says what went wrong, on stderr; to programs as one JSON object.
 #[expect(clippy::print_stderr, reason = "errors of a command go there")]
 fn complain(format: Format, error: &CallError) {
-    if format != Format::Json {
+    if !format.is_for_programs() {
         eprintln!("error: {error}");
         return;
     }
     let object = match error {
         CallError::Refused { error, request_id, .. } => json!({"error": error, "request_id": request_id}),
+        CallError::NotSent => return,
         CallError::Network(message) => {
             json!({"error": {"message": message, "type": "network", "code": null, "param": null}, "request_id": null})
         }
@@ -80,7 +124,7 @@ fn complain(format: Format, error: &CallError) {
 /// Says what cannot be asked for, in the same way.
 #[expect(clippy::print_stderr, reason = "errors of a command go there")]
 pub fn complain_of_usage(format: Format, message: &str) {
-    if format == Format::Json {
+    if format.is_for_programs() {
         let error = json!({"message": message, "type": "usage", "code": null, "param": null});
         eprintln!("{}", json!({"error": error, "request_id": null}));
     } else {
@@ -97,6 +141,7 @@ pub(crate) fn hint(text: &str) {
 /// The exit code for an error, as documented.
 fn exit_code(error: &CallError) -> u8 {
     match error {
+        CallError::NotSent => 0,
         CallError::Network(_) | CallError::Refused { status: 500.., .. } => 7,
         CallError::Refused { status: 404, .. } => 3,
         CallError::Refused { status: 401 | 403, .. } => 4,

@@ -9,7 +9,6 @@ use tollgate_core::{Address, Clock, Money, Timestamp};
 
 use crate::api::amount;
 use crate::api::client::{CallError, Client, encoded};
-use crate::api::output::Format;
 use crate::api::secret_input;
 use crate::api::session::{Failure, Session};
 use crate::api::table;
@@ -125,7 +124,7 @@ impl Session {
         let (our_total, their_total) = (ours.values().copied().sum(), theirs.values().copied().sum());
         let total = row(None, "total", our_total, their_total);
         let is_well = drift_points(our_total, their_total).is_some_and(|points| points.abs() <= tolerance);
-        if self.format == Format::Json {
+        if self.format.is_for_programs() {
             self.show(&[], &json!({"data": rows, "total": total, "within_tolerance": is_well}))?;
         } else {
             rows.push(total);

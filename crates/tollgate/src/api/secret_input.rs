@@ -28,6 +28,29 @@ pub(super) fn read_any(file: &Path) -> Result<Secret, String> {
     Ok(Secret::new(text.trim()))
 }
 
+/// Asks for a secret on the terminal, without showing what is typed.
+pub(super) fn ask(prompt: &str) -> Result<Secret, String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use std::io::{BufRead, IsTerminal};
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err("There is no terminal to ask on: give the secret on stdin with --with-token.".to_owned());
+    }
+    let failed = |error: &dyn std::fmt::Display| format!("The terminal cannot be asked: {error}.");
+    let before = tcgetattr(&stdin).map_err(|error| failed(&error))?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(|error| failed(&error))?;
+    let mut text = String::new();
+    let _ = write!(std::io::stderr(), "{prompt}");
+    let read = stdin.lock().read_line(&mut text);
+    let _ = tcsetattr(&stdin, OptionalActions::Now, &before);
+    let _ = writeln!(std::io::stderr());
+    read.map_err(|error| failed(&error))?;
+    let secret = Secret::new(text.trim());
+    if secret.reveal().is_empty() { Err("Nothing was typed.".to_owned()) } else { Ok(secret) }
+}
+
 /// A new file that only its owner can read, made before the secret it is for, so that no secret is made that could
 /// not be kept. It is removed again if nothing is written to it.
 pub struct Out {

@@ -39,14 +39,70 @@ pub(crate) type Done = Result<(), Failure>;
 pub struct Session {
     pub client: Client,
     pub format: Format,
+    /// The only fields that are wanted of what is shown as JSON.
+    pub fields: Option<Vec<String>>,
     pub is_quiet: bool,
+    /// Whether what is lost need not be asked for.
+    pub is_sure: bool,
+    pub is_coloured: bool,
 }
 
 pub(crate) const PROJECTS: &str = "/organization/projects";
 
 impl Session {
     pub(crate) fn show(&self, columns: &'static [Column], value: &Value) -> Done {
+        if let Some(fields) = &self.fields {
+            let value = match value {
+                Value::Array(rows) => rows.iter().map(|row| output::narrowed(row, fields)).collect(),
+                one => output::narrowed(one, fields),
+            };
+            return Ok(output::show(Format::Json, columns, &value)?);
+        }
         Ok(output::show(self.format, columns, value)?)
+    }
+
+    /// Shows an answer that no table is made for: as JSON, unless it is wanted otherwise.
+    pub(crate) fn show_raw(&self, value: &Value) -> Done {
+        let format = match self.format {
+            Format::Table | Format::Csv => Format::Json,
+            format => format,
+        };
+        let items = value["data"].as_array().filter(|_| format != Format::Json && value["object"] == "list");
+        let value = items.map_or_else(|| value.clone(), |items| Value::Array(items.clone()));
+        if let Some(fields) = &self.fields {
+            let rows = value["data"].as_array();
+            let shown = rows.map_or_else(
+                || output::narrowed(&value, fields),
+                |rows| rows.iter().map(|row| output::narrowed(row, fields)).collect(),
+            );
+            return Ok(output::show(Format::Json, &[], &shown)?);
+        }
+        Ok(output::show(format, &[], &value)?)
+    }
+
+    /// Says that something was done, and shows the answer to programs.
+    pub(crate) fn done(&self, answer: &Value) -> Done {
+        if self.format.is_for_programs() || self.fields.is_some() {
+            return self.show(&[], answer);
+        }
+        self.say("Done.");
+        Ok(())
+    }
+
+    /// Asks a person before something is lost. A program is not asked: it has said what it wants.
+    pub(crate) fn confirm(&self, what: &str, loses: &str) -> Done {
+        use std::io::{BufRead, IsTerminal, Write};
+        let is_person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if self.is_sure || self.client.is_dry() || !is_person {
+            return Ok(());
+        }
+        write!(std::io::stderr(), "{what}: {loses} Go on? [y/N] ")?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        match answer.trim().to_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err("Nothing was done.".to_owned().into()),
+        }
     }
 
     pub(crate) fn say(&self, text: &str) {
@@ -71,11 +127,7 @@ impl Session {
 
     pub(crate) async fn deleted(&self, path: &str) -> Done {
         let answer = self.client.delete(path).await?;
-        if self.format == Format::Json {
-            return Ok(output::show(self.format, &[], &answer)?);
-        }
-        self.say("Done.");
-        Ok(())
+        self.done(&answer)
     }
 
     /// What OpenAI does not have is said before anything is sent.

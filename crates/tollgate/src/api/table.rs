@@ -100,6 +100,113 @@ pub(crate) const KEYS_OF_ORGANIZATION: &[Column] = &[
     time("LAST USED", "/last_used_at"),
 ];
 
+pub(crate) const ADMIN_KEYS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("KEY", "/redacted_value"),
+    plain("OWNER", "/owner/name"),
+    scopes("SCOPES", "/scopes"),
+    list("PROJECTS", "/project_ids"),
+    time("FROZEN", "/frozen_at"),
+    time("LAST USED", "/last_used_at"),
+    time("EXPIRES", "/expires_at"),
+];
+
+pub(crate) const ME: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("KIND", "/kind"),
+    plain("KEY", "/redacted_value"),
+    plain("PROJECT", "/project_name"),
+    plain("OWNER", "/owner/user/email"),
+    scopes("SCOPES", "/scopes"),
+    time("EXPIRES", "/expires_at"),
+    plain("SPENT", "/spent"),
+    plain("HELD", "/held"),
+    plain("REMAINING", "/remaining"),
+];
+
+pub(crate) const PROFILES: &[Column] =
+    &[plain("NAME", "/name"), plain("IN USE", "/in_use"), plain("URL", "/url"), plain("KEY", "/has_key")];
+
+pub(crate) const USERS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("EMAIL", "/email"),
+    plain("ROLE", "/role"),
+    time("ADDED", "/added_at"),
+    time("FROZEN", "/frozen_at"),
+];
+
+pub(crate) const PROJECT_USERS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("EMAIL", "/email"),
+    plain("ROLE", "/role"),
+    time("ADDED", "/added_at"),
+];
+
+pub(crate) const INVITES: &[Column] = &[
+    plain("ID", "/id"),
+    plain("EMAIL", "/email"),
+    plain("ROLE", "/role"),
+    plain("STATUS", "/status"),
+    time("EXPIRES", "/expires_at"),
+];
+
+pub(crate) const GROUPS: &[Column] =
+    &[plain("ID", "/id"), plain("NAME", "/name"), time("CREATED", "/created_at")];
+
+pub(crate) const GROUP_USERS: &[Column] =
+    &[plain("ID", "/id"), plain("NAME", "/name"), plain("EMAIL", "/email"), time("ADDED", "/added_at")];
+
+pub(crate) const ROLES: &[Column] = &[
+    plain("ID", "/id"),
+    plain("NAME", "/name"),
+    plain("PREDEFINED", "/predefined_role"),
+    plain("DESCRIPTION", "/description"),
+    list("PERMISSIONS", "/permissions"),
+];
+
+pub(crate) const SPEND_ALERTS: &[Column] = &[
+    plain("ID", "/id"),
+    Column { heading: "USD", pointer: "/threshold_amount", shape: Shape::Cents },
+    plain("INTERVAL", "/interval"),
+    plain("BY", "/notification_channel/type"),
+    list("TO", "/notification_channel/recipients"),
+    plain("URL", "/notification_channel/url"),
+    plain("LAST", "/last_notification/status"),
+];
+
+pub(crate) const EVENT_ALERTS: &[Column] = &[
+    plain("ID", "/id"),
+    list("EVENTS", "/events"),
+    plain("PROJECT", "/project_id"),
+    plain("BY", "/notification_channel/type"),
+    list("TO", "/notification_channel/recipients"),
+    plain("URL", "/notification_channel/url"),
+    plain("LAST", "/last_notification/status"),
+];
+
+pub(crate) const NOTIFICATIONS: &[Column] = &[
+    plain("ID", "/id"),
+    time("AT", "/created_at"),
+    plain("EVENT", "/event"),
+    plain("STATUS", "/status"),
+    plain("ATTEMPTS", "/attempts"),
+    time("DELIVERED", "/delivered_at"),
+    plain("ERROR", "/error"),
+];
+
+pub(crate) const RETENTION: &[Column] =
+    &[plain("REQUESTS DAYS", "/requests_days"), time("REQUESTS FROM", "/requests_from")];
+
+pub(crate) const KEY_POLICY: &[Column] = &[
+    plain("DEFAULT EXPIRES SECONDS", "/default_expires_in_seconds"),
+    plain("MAX EXPIRES SECONDS", "/max_expires_in_seconds"),
+    plain("KEY OWNERS", "/key_owners"),
+];
+
 const LIMIT_USD: Column = Column { heading: "LIMIT USD", pointer: "/threshold_amount", shape: Shape::Cents };
 
 pub(crate) const SPEND_LIMITS: &[Column] = &[

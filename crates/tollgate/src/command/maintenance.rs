@@ -188,9 +188,7 @@ pub fn operations() -> Result<()> {
 
 /// Prints the table of the console's pages.
 pub fn pages() -> Result<()> {
-    let row = |route: &tollgate_console::Route| {
-        json!({"method": route.method, "path": route.path, "signed_in": route.who == tollgate_console::Who::SignedIn})
-    };
+    let row = |route: &tollgate_console::Route| json!({"method": route.method, "path": route.path, "signed_in": route.who == tollgate_console::Who::SignedIn});
     let rows: Vec<Value> = tollgate_console::ROUTES.iter().map(row).collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;
     say(&text);

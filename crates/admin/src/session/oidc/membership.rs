@@ -3,8 +3,8 @@
 use serde_json::json;
 use tollgate_core::key::KeyKind;
 use tollgate_core::{
-    Error, Kind, OrganizationId, Permissions, Predefined, Principal, Resource, Result, RoleRef, Scopes, SessionId,
-    UserId,
+    Error, Kind, OrganizationId, Permissions, Predefined, Principal, Resource, Result, RoleRef, Scopes,
+    SessionId, UserId,
 };
 use tollgate_store::{Entity, Row, Tx, params};
 
@@ -76,12 +76,7 @@ impl Admin {
 }
 
 /// By issuer and subject; the first time by the address, if the provider has verified it.
-async fn person(
-    tx: &mut Tx,
-    desk: &Desk,
-    options: &OidcOptions,
-    identity: &Identity,
-) -> Result<Person> {
+async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Identity) -> Result<Person> {
     let issuer = options.issuer.trim_end_matches('/');
     let row: Option<Row> = tx
         .optional(
@@ -93,8 +88,10 @@ async fn person(
     if let Some(row) = row {
         return Ok(Person { user: row.at(0)?, email: row.at(1)? });
     }
-    let email = identity.email.as_deref().ok_or_else(|| refused("The provider tells no e-mail address of you."))?;
-    let email = users::read_email(email).map_err(|_| refused("The provider tells an address that is none."))?;
+    let email =
+        identity.email.as_deref().ok_or_else(|| refused("The provider tells no e-mail address of you."))?;
+    let email =
+        users::read_email(email).map_err(|_| refused("The provider tells an address that is none."))?;
     match identity.is_verified() {
         Some(true) => {}
         None if options.trusts_addresses => {}
@@ -115,7 +112,8 @@ async fn person(
         Some(row) => row.at(0)?,
         None => {
             let user: UserId = desk.clock.next_id();
-            let name = identity.name.as_deref().map(str::trim).filter(|name| !name.is_empty()).unwrap_or(&email);
+            let name =
+                identity.name.as_deref().map(str::trim).filter(|name| !name.is_empty()).unwrap_or(&email);
             let name: String = name.chars().filter(|letter| !letter.is_control()).take(255).collect();
             tx.execute(
                 "INSERT INTO app_user (id, email, name, is_operator, created_at) VALUES ($1, $2, $3, $4, $5)",

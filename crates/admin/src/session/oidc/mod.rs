@@ -79,7 +79,8 @@ impl Pending {
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.').map(str::to_owned);
         let pending = Self { state: parts.next()?, nonce: parts.next()?, verifier: parts.next()? };
-        let is_whole = [&pending.state, &pending.nonce, &pending.verifier].iter().all(|part| part.len() == 64);
+        let is_whole =
+            [&pending.state, &pending.nonce, &pending.verifier].iter().all(|part| part.len() == 64);
         (parts.next().is_none() && is_whole).then_some(pending)
     }
 }
@@ -137,7 +138,8 @@ impl Admin {
     pub async fn begin_oidc(&self) -> Result<(String, Pending)> {
         let provider = self.provider()?;
         let pending = Pending::new();
-        let url = provider.authorization_url(&self.dialer, &self.callback_url(), &pending, self.now()).await?;
+        let url =
+            provider.authorization_url(&self.dialer, &self.callback_url(), &pending, self.now()).await?;
         Ok((url, pending))
     }
 
@@ -186,7 +188,11 @@ mod tests {
         let pending = Pending::new();
         let text = pending.to_text();
         let again = Pending::parse(text.reveal()).unwrap();
-        assert!(same(&again.state, &pending.state) && again.verifier == pending.verifier && !same("x", &again.state));
+        assert!(
+            same(&again.state, &pending.state)
+                && again.verifier == pending.verifier
+                && !same("x", &again.state)
+        );
         for broken in ["", "a.b.c", &text.reveal()[1..], &format!("{}.x", text.reveal())] {
             assert!(Pending::parse(broken).is_none(), "{broken}");
         }
@@ -202,7 +208,10 @@ mod tests {
 
     #[test]
     fn an_issuer_has_tls_or_is_on_this_machine() {
-        assert!(read_issuer("https://id.example.com/realms/a").is_ok() && read_issuer("http://127.0.0.1:1").is_ok());
+        assert!(
+            read_issuer("https://id.example.com/realms/a").is_ok()
+                && read_issuer("http://127.0.0.1:1").is_ok()
+        );
         assert!(read_issuer("http://id.example.com").is_err() && read_issuer("id.example.com").is_err());
     }
 }

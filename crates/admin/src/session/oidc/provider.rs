@@ -1,5 +1,6 @@
 //! Talking to the provider: what it says of itself, its keys, and the exchange of a code for who somebody is.
 
+use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
@@ -101,13 +102,13 @@ impl Provider {
             return Ok(known);
         }
         let path = format!("{}/.well-known/openid-configuration", self.issuer.path);
-        let discovery: Discovery = read(get(dialer, &self.issuer, &path, Secret::new("")).await?)?;
+        let discovery: Discovery = read(&get(dialer, &self.issuer, &path, Secret::new("")).await?)?;
         // Another issuer's word would be taken for this one's.
         if discovery.issuer.trim_end_matches('/') != self.options.issuer.trim_end_matches('/') {
             return Err(unusable(format!("it calls itself {}", discovery.issuer)));
         }
         let (address, path) = split(&discovery.jwks_uri)?;
-        let keys: JwkSet = read(get(dialer, &address, &path, Secret::new("")).await?)?;
+        let keys: JwkSet = read(&get(dialer, &address, &path, Secret::new("")).await?)?;
         let known = Known { discovery, keys, at: now };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
         Ok(known)
@@ -152,14 +153,12 @@ impl Provider {
         let known = self.known(dialer, now, false).await?;
         let tokens = self.tokens(dialer, &known.discovery, callback, pending, code).await?;
         let token = tokens.id_token.ok_or_else(|| unusable("it gave no ID token"))?;
-        let claims = match self.claims(&known, &token)? {
-            Some(claims) => claims,
+        let mut claims = self.claims(&known, &token)?;
+        if claims.is_none() {
             // It has changed its keys.
-            None => {
-                let known = self.known(dialer, now, true).await?;
-                self.claims(&known, &token)?.ok_or_else(|| refused("The provider signed with a key that is not its own."))?
-            }
-        };
+            claims = self.claims(&self.known(dialer, now, true).await?, &token)?;
+        }
+        let claims = claims.ok_or_else(|| refused("The provider signed with a key that is not its own."))?;
         let is_expired = claims.exp + LEEWAY_SECONDS <= now.0;
         let is_early = [claims.nbf, claims.iat].into_iter().flatten().any(|at| at - LEEWAY_SECONDS > now.0);
         if is_expired || is_early {
@@ -179,7 +178,7 @@ impl Provider {
         {
             let (address, path) = split(endpoint)?;
             let fields = Secret::new(format!("authorization: Bearer {}\r\n", plain(&access)?));
-            let more: Identity = read(get(dialer, &address, &path, fields).await?)?;
+            let more: Identity = read(&get(dialer, &address, &path, fields).await?)?;
             if more.sub != identity.sub {
                 return Err(refused("The provider told of somebody else."));
             }
@@ -219,19 +218,26 @@ impl Provider {
             } else {
                 // Each part encoded as a form's is, says RFC 6749, section 2.3.1.
                 let pair = format!("{}:{}", encode(&self.options.client_id), encode(secret.reveal()));
-                fields += &format!("authorization: Basic {}\r\n", BASE64_STANDARD.encode(pair));
+                let _ = write!(fields, "authorization: Basic {}\r\n", BASE64_STANDARD.encode(pair));
             }
         }
         let (address, path) = split(&discovery.token_endpoint)?;
-        let asked = Asked { method: "POST", path: &path, fields: Secret::new(fields), body: Secret::new(encoded(&form)) };
+        let asked = Asked {
+            method: "POST",
+            path: &path,
+            fields: Secret::new(fields),
+            body: Secret::new(encoded(&form)),
+        };
         let answered = fetch(dialer, &address, &asked).await.map_err(unusable)?;
         match answered {
-            (200, body) => read(body),
+            (200, body) => read(&body),
             (400 | 401, body) => {
                 let error: Value = serde_json::from_slice(&body).unwrap_or_default();
                 // That the code is used up or wrong is the browser's; the rest is the operator's to mend.
                 match error["error"].as_str() {
-                    Some("invalid_grant") => Err(refused("The code was used or is too old. Please sign in again.")),
+                    Some("invalid_grant") => {
+                        Err(refused("The code was used or is too old. Please sign in again."))
+                    }
                     Some(word) => Err(unusable(format!("it refused the exchange: {word}"))),
                     None => Err(unusable("it refused the exchange of the code")),
                 }
@@ -242,7 +248,8 @@ impl Provider {
 
     /// What a token says, once its signature, issuer and audience are proved; `None` if its key is not known.
     fn claims(&self, known: &Known, token: &str) -> Result<Option<Claims>> {
-        let header = jsonwebtoken::decode_header(token).map_err(|_| unusable("its ID token cannot be read"))?;
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|_| unusable("its ID token cannot be read"))?;
         if !ALGORITHMS.contains(&header.alg) {
             return Err(refused("The provider signed with an algorithm that proves nothing."));
         }
@@ -274,8 +281,11 @@ impl Provider {
 /// The provider cannot be used as it is: for the operator to mend.
 fn unusable(why: impl Into<String>) -> Error {
     let why = why.into();
-    Error::new(tollgate_core::Kind::UpstreamFailed, format!("The provider of identities cannot be used: {why}."))
-        .code("identity_provider_failed")
+    Error::new(
+        tollgate_core::Kind::UpstreamFailed,
+        format!("The provider of identities cannot be used: {why}."),
+    )
+    .code("identity_provider_failed")
 }
 
 async fn get(dialer: &Dialer, address: &Address, path: &str, fields: Secret) -> Result<Vec<u8>> {
@@ -286,8 +296,8 @@ async fn get(dialer: &Dialer, address: &Address, path: &str, fields: Secret) -> 
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(body: Vec<u8>) -> Result<T> {
-    serde_json::from_slice(&body).map_err(|error| unusable(format!("its answer cannot be read: {error}")))
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| unusable(format!("its answer cannot be read: {error}")))
 }
 
 /// An endpoint's server, and its path with its query.
@@ -309,7 +319,6 @@ fn plain(token: &Secret) -> Result<&str> {
 }
 
 fn encode(text: &str) -> String {
-    use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             encoded.push(char::from(byte));

@@ -1,0 +1,619 @@
+//! The file: its shape, how it is read, and how it is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::thing::{Fields, Kind, Name, Things};
+use crate::api::amount;
+
+/// The first of its kind.
+pub(super) const VERSION: u32 = 1;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Organization {
+    /// Of this format.
+    pub(super) tollgate: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key_policy: Option<KeyPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retention: Option<Retention>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) default_spend_limits: Option<DefaultLimits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_limits: Option<Vec<Limit>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_alerts: Option<Vec<SpendAlert>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) event_alerts: Option<Vec<EventAlert>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) roles: Option<Vec<Role>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) users: Option<Vec<User>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) groups: Option<Vec<Group>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) projects: Option<Vec<Project>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyPolicy {
+    /// A time such as 90d, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) default_expires: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_expires: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key_owners: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retention {
+    /// Null for ever.
+    pub(super) requests_days: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DefaultLimits {
+    #[serde(default)]
+    pub(super) projects: Vec<Limit>,
+    #[serde(default)]
+    pub(super) api_keys: Vec<Limit>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limit {
+    /// US dollars and an interval, such as 50usd/month.
+    #[serde(rename = "limit")]
+    pub(super) amount: String,
+    #[serde(default = "utc", skip_serializing_if = "is_utc")]
+    pub(super) time_zone: String,
+    #[serde(default = "enforce", skip_serializing_if = "is_enforce")]
+    pub(super) mode: String,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+fn is_utc(zone: &str) -> bool {
+    zone == "UTC"
+}
+
+fn enforce() -> String {
+    "enforce".to_owned()
+}
+
+fn is_enforce(mode: &str) -> bool {
+    mode == "enforce"
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpendAlert {
+    /// US dollars in a month, such as 40usd.
+    pub(super) amount: String,
+    /// One of these three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) email: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) webhook: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) slack: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventAlert {
+    pub(super) events: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unused_after_days: Option<i64>,
+    /// One of these three.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) email: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) webhook: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) slack: Option<String>,
+}
+
+/// Where something is told.
+#[derive(Default)]
+pub(super) struct Channel {
+    pub(super) email: Option<Vec<String>>,
+    pub(super) webhook: Option<String>,
+    pub(super) slack: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Role {
+    pub(super) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
+    pub(super) permissions: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct User {
+    pub(super) email: String,
+    pub(super) role: String,
+    /// Roles of the organization beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) roles: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Group {
+    pub(super) name: String,
+    /// By their addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) users: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) roles: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Project {
+    pub(super) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request_labels: Option<BTreeMap<String, Vec<String>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_limits: Option<Vec<Limit>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_policy: Option<SpendPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) browser_requests: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_alerts: Option<Vec<SpendAlert>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) users: Option<Vec<Member>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) groups: Option<Vec<ProjectGroup>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) service_accounts: Option<Vec<ServiceAccount>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keys: Option<Vec<Key>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpendPolicy {
+    pub(super) when_exceeded: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) min_output_tokens: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wait_ms: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Member {
+    pub(super) email: String,
+    pub(super) role: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProjectGroup {
+    pub(super) name: String,
+    pub(super) role: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceAccount {
+    pub(super) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) role: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub(super) name: String,
+    /// The address of a user, or `service account NAME`.
+    pub(super) owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) scopes: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// When it is made: a time such as 90d, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spend_limits: Option<Vec<Limit>>,
+    /// Where its secret goes when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Secret>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Secret {
+    /// A file that only its owner can read, which must not be there; beside the file of the organization unless its path is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// A program and its words, which gets the secret on stdin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command: Option<Vec<String>>,
+}
+
+pub(super) fn read(file: &Path) -> Result<Organization, String> {
+    let name = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.map_err(|error| format!("Cannot read {name}: {error}."))?;
+    let organization: Organization = serde_saphyr::from_str(&text).map_err(|error| {
+        let message = error.to_string();
+        let place = error.location().map(|at| format!(":{}:{}", at.line(), at.column())).unwrap_or_default();
+        let message = message.lines().next().unwrap_or_default();
+        let message = message
+            .split_once(": ")
+            .filter(|(before, _)| before.starts_with("error"))
+            .map_or(message, |(_, rest)| rest);
+        let message = message
+            .strip_prefix("line ")
+            .and_then(|rest| rest.split_once(": "))
+            .map_or(message, |(_, rest)| rest);
+        format!("{name}{place}: {message}")
+    })?;
+    if organization.tollgate != VERSION {
+        return Err(format!(
+            "{name}: `tollgate: {}` is a format that this version does not know; it knows {VERSION}.",
+            organization.tollgate
+        ));
+    }
+    Ok(organization)
+}
+
+pub(super) fn written(organization: &Organization) -> Result<String, String> {
+    serde_saphyr::to_string(organization).map_err(|error| format!("The file cannot be written: {error}."))
+}
+
+fn fields(pairs: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Map<String, Value> {
+    pairs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+fn said(pairs: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Fields {
+    Fields { fields: fields(pairs), ..Fields::default() }
+}
+
+/// In an order of their own, for they are compared.
+fn sorted(texts: &[String]) -> Value {
+    let mut texts = texts.to_vec();
+    texts.sort();
+    texts.dedup();
+    json!(texts)
+}
+
+/// A time such as 90d in seconds; null for never.
+fn seconds(text: &str) -> Result<Value, String> {
+    Ok(amount::seconds(text)?.map_or(Value::Null, |seconds| json!(seconds)))
+}
+
+impl Limit {
+    /// Its interval, and what is compared of it.
+    fn read(&self) -> Result<(String, Fields), String> {
+        let (cents, interval) = amount::limit(&self.amount)?;
+        let fields = [
+            ("threshold_amount", Some(json!(cents))),
+            ("time_zone", Some(json!(self.time_zone))),
+            ("mode", Some(json!(self.mode))),
+        ];
+        Ok((interval.as_str().to_owned(), said(fields)))
+    }
+
+    fn body(&self) -> Result<Value, String> {
+        let (interval, said) = self.read()?;
+        let mut body = said.fields;
+        body.insert("interval".to_owned(), json!(interval));
+        body.insert("currency".to_owned(), json!("USD"));
+        Ok(Value::Object(body))
+    }
+
+    pub(super) fn of(value: &Value) -> Self {
+        let cents = value["threshold_amount"].as_i64().unwrap_or(0);
+        let text = |name: &str| value[name].as_str().unwrap_or("").to_owned();
+        Self {
+            amount: format!("{}.{:02}usd/{}", cents / 100, cents % 100, text("interval")),
+            time_zone: text("time_zone"),
+            mode: text("mode"),
+        }
+    }
+}
+
+impl SpendAlert {
+    fn channel(&self) -> Channel {
+        Channel { email: self.email.clone(), webhook: self.webhook.clone(), slack: self.slack.clone() }
+    }
+}
+
+impl EventAlert {
+    fn channel(&self) -> Channel {
+        Channel { email: self.email.clone(), webhook: self.webhook.clone(), slack: self.slack.clone() }
+    }
+}
+
+impl Channel {
+    /// As the API has it, and a name for it.
+    fn read(&self, whose: &str) -> Result<(Value, String), String> {
+        match (&self.email, &self.webhook, &self.slack) {
+            (Some(addresses), None, None) => {
+                let recipients = sorted(addresses);
+                Ok((
+                    json!({"type": "email", "recipients": recipients}),
+                    format!("email {}", texts(&recipients).join(", ")),
+                ))
+            }
+            (None, Some(url), None) => Ok((json!({"type": "webhook", "url": url}), format!("webhook {url}"))),
+            (None, None, Some(url)) => Ok((json!({"type": "slack", "url": url}), format!("slack {url}"))),
+            _ => Err(format!("{whose}: say one of email, webhook and slack.")),
+        }
+    }
+
+    pub(super) fn of(value: &Value) -> Self {
+        let url = || value["url"].as_str().map(str::to_owned);
+        match value["type"].as_str() {
+            Some("webhook") => Self { webhook: url(), ..Self::default() },
+            Some("slack") => Self { slack: url(), ..Self::default() },
+            _ => Self { email: Some(texts(&value["recipients"])), ..Self::default() },
+        }
+    }
+}
+
+pub(super) fn texts(value: &Value) -> Vec<String> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+impl Organization {
+    /// What the file says, thing by thing.
+    pub(super) fn things(&self) -> Result<Things, String> {
+        let mut things = Things::default();
+        let nothing: [&str; 0] = [];
+        if let Some(policy) = &self.key_policy {
+            let expiry = |text: &Option<String>| text.as_deref().map(seconds).transpose();
+            let fields = [
+                ("default_expires_in_seconds", expiry(&policy.default_expires)?),
+                ("max_expires_in_seconds", expiry(&policy.max_expires)?),
+                ("key_owners", policy.key_owners.as_ref().map(|owners| json!(owners))),
+            ];
+            things.add(Name::new(Kind::KeyPolicy, nothing), said(fields))?;
+        }
+        if let Some(retention) = &self.retention {
+            things.add(
+                Name::new(Kind::Retention, nothing),
+                said([("requests_days", Some(json!(retention.requests_days)))]),
+            )?;
+        }
+        if let Some(defaults) = &self.default_spend_limits {
+            let all =
+                |limits: &[Limit]| limits.iter().map(Limit::body).collect::<Result<Vec<_>, _>>().map(ordered);
+            let fields =
+                [("projects", Some(all(&defaults.projects)?)), ("api_keys", Some(all(&defaults.api_keys)?))];
+            things.add(Name::new(Kind::DefaultLimits, nothing), said(fields))?;
+        }
+        limits(&mut things, Kind::Limit, &[], self.spend_limits.as_deref())?;
+        alerts(&mut things, Kind::SpendAlert, &[], self.spend_alerts.as_deref())?;
+        if let Some(alerts) = &self.event_alerts {
+            things.whole.insert(Name::new(Kind::EventAlert, nothing));
+            for alert in alerts {
+                let (channel, called) = alert.channel().read("event_alerts")?;
+                let events = sorted(&alert.events);
+                let mut name = vec![texts(&events).join(", "), called];
+                name.extend(alert.project.clone());
+                let at_first = fields([
+                    ("events", Some(events)),
+                    ("notification_channel", Some(channel)),
+                    ("project", alert.project.as_ref().map(|project| json!(project))),
+                    ("unused_after_days", alert.unused_after_days.map(|days| json!(days))),
+                ]);
+                things.add(Name::new(Kind::EventAlert, name), Fields { at_first, ..Fields::default() })?;
+            }
+        }
+        self.people(&mut things)?;
+        if let Some(projects) = &self.projects {
+            things.whole.insert(Name::new(Kind::Project, nothing));
+            for project in projects {
+                project.add(&mut things)?;
+            }
+        }
+        Ok(things)
+    }
+
+    fn people(&self, things: &mut Things) -> Result<(), String> {
+        let nothing: [&str; 0] = [];
+        if let Some(roles) = &self.roles {
+            things.whole.insert(Name::new(Kind::Role, nothing));
+            for role in roles {
+                let fields = [
+                    ("description", Some(json!(role.description))),
+                    ("permissions", Some(sorted(&role.permissions))),
+                ];
+                things.add(Name::new(Kind::Role, [&role.name]), said(fields))?;
+            }
+        }
+        if let Some(users) = &self.users {
+            things.whole.insert(Name::new(Kind::User, nothing));
+            for user in users {
+                let email = user.email.trim().to_lowercase();
+                things.add(Name::new(Kind::User, [&email]), said([("role", Some(json!(user.role)))]))?;
+                related(things, Kind::UserRole, &email, user.roles.as_deref())?;
+            }
+        }
+        if let Some(groups) = &self.groups {
+            things.whole.insert(Name::new(Kind::Group, nothing));
+            for group in groups {
+                things.add(Name::new(Kind::Group, [&group.name]), Fields::default())?;
+                let users: Option<Vec<String>> = group
+                    .users
+                    .as_ref()
+                    .map(|users| users.iter().map(|email| email.trim().to_lowercase()).collect());
+                related(things, Kind::GroupUser, &group.name, users.as_deref())?;
+                related(things, Kind::GroupRole, &group.name, group.roles.as_deref())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What belongs to something by its name alone.
+fn related(things: &mut Things, kind: Kind, to: &str, names: Option<&[String]>) -> Result<(), String> {
+    let Some(names) = names else { return Ok(()) };
+    things.whole.insert(Name::new(kind, [to]));
+    names.iter().try_for_each(|name| things.add(Name::new(kind, [to, name]), Fields::default()))
+}
+
+fn limits(things: &mut Things, kind: Kind, of: &[&str], limits: Option<&[Limit]>) -> Result<(), String> {
+    let Some(limits) = limits else { return Ok(()) };
+    things.whole.insert(Name::new(kind, of.to_vec()));
+    for limit in limits {
+        let (interval, said) = limit.read()?;
+        let path: Vec<&str> = of.iter().copied().chain([interval.as_str()]).collect();
+        things.add(Name::new(kind, path), said)?;
+    }
+    Ok(())
+}
+
+fn alerts(things: &mut Things, kind: Kind, of: &[&str], alerts: Option<&[SpendAlert]>) -> Result<(), String> {
+    let Some(alerts) = alerts else { return Ok(()) };
+    things.whole.insert(Name::new(kind, of.to_vec()));
+    for alert in alerts {
+        let cents = amount::cents(&alert.amount)?;
+        let (channel, called) = alert.channel().read("spend_alerts")?;
+        let called = format!("{}.{:02}usd by {called}", cents / 100, cents % 100);
+        let path: Vec<&str> = of.iter().copied().chain([called.as_str()]).collect();
+        let at_first = fields([
+            ("threshold_amount", Some(json!(cents))),
+            ("currency", Some(json!("USD"))),
+            ("interval", Some(json!("month"))),
+            ("notification_channel", Some(channel)),
+        ]);
+        things.add(Name::new(kind, path), Fields { at_first, ..Fields::default() })?;
+    }
+    Ok(())
+}
+
+/// Limits of defaults in an order of their own.
+pub(super) fn ordered(mut limits: Vec<Value>) -> Value {
+    limits.sort_by_key(|limit| limit["interval"].as_str().unwrap_or("").to_owned());
+    Value::Array(limits)
+}
+
+impl Project {
+    fn add(&self, things: &mut Things) -> Result<(), String> {
+        let name = self.name.as_str();
+        let own = [
+            ("labels", self.labels.as_ref().map(|labels| json!(labels))),
+            (
+                "request_labels",
+                self.request_labels.as_ref().map(|labels| {
+                    json!(
+                        labels
+                            .iter()
+                            .map(|(name, values)| (name, sorted(values)))
+                            .collect::<BTreeMap<_, _>>()
+                    )
+                }),
+            ),
+        ];
+        things.add(Name::new(Kind::Project, [name]), said(own))?;
+        limits(things, Kind::ProjectLimit, &[name], self.spend_limits.as_deref())?;
+        alerts(things, Kind::ProjectAlert, &[name], self.spend_alerts.as_deref())?;
+        if let Some(policy) = &self.spend_policy {
+            let fields = [
+                ("when_exceeded", Some(json!(policy.when_exceeded))),
+                ("min_output_tokens", policy.min_output_tokens.map(|least| json!(least))),
+                ("wait_ms", policy.wait_ms.map(|wait| json!(wait))),
+            ];
+            things.add(Name::new(Kind::SpendPolicy, [name]), said(fields))?;
+        }
+        if let Some(browsers) = &self.browser_requests {
+            things.add(
+                Name::new(Kind::AccessPolicy, [name]),
+                said([("browser_requests", Some(json!(browsers)))]),
+            )?;
+        }
+        if let Some(users) = &self.users {
+            things.whole.insert(Name::new(Kind::ProjectUser, [name]));
+            for user in users {
+                let email = user.email.trim().to_lowercase();
+                things.add(
+                    Name::new(Kind::ProjectUser, [name, &email]),
+                    said([("role", Some(json!(user.role)))]),
+                )?;
+            }
+        }
+        if let Some(groups) = &self.groups {
+            things.whole.insert(Name::new(Kind::ProjectGroup, [name]));
+            for group in groups {
+                things.add(
+                    Name::new(Kind::ProjectGroup, [name, &group.name]),
+                    said([("role", Some(json!(group.role)))]),
+                )?;
+            }
+        }
+        if let Some(accounts) = &self.service_accounts {
+            things.whole.insert(Name::new(Kind::ServiceAccount, [name]));
+            for account in accounts {
+                let own = [
+                    ("role", account.role.as_ref().map(|role| json!(role))),
+                    ("labels", account.labels.as_ref().map(|labels| json!(labels))),
+                ];
+                things.add(Name::new(Kind::ServiceAccount, [name, &account.name]), said(own))?;
+            }
+        }
+        if let Some(keys) = &self.keys {
+            things.whole.insert(Name::new(Kind::Key, [name]));
+            for key in keys {
+                key.add(name, things)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Key {
+    fn add(&self, project: &str, things: &mut Things) -> Result<(), String> {
+        let own = fields([
+            ("owner", Some(json!(self.owner.trim()))),
+            ("scopes", self.scopes.as_deref().map(sorted)),
+            ("labels", self.labels.as_ref().map(|labels| json!(labels))),
+        ]);
+        let secret = match &self.secret {
+            Some(Secret { file: Some(file), command: None }) => Some(json!({"file": file})),
+            Some(Secret { file: None, command: Some(command) }) if !command.is_empty() => {
+                Some(json!({"command": command}))
+            }
+            None => None,
+            Some(_) => {
+                return Err(format!("key {project} / {}: secret is either a file or a command.", self.name));
+            }
+        };
+        let at_first = fields([
+            ("expires_in_seconds", self.expires.as_deref().map(seconds).transpose()?),
+            ("secret", secret),
+        ]);
+        things.add(Name::new(Kind::Key, [project, &self.name]), Fields { fields: own, at_first })?;
+        limits(things, Kind::KeyLimit, &[project, &self.name], self.spend_limits.as_deref())
+    }
+}

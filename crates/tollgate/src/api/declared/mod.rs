@@ -1,0 +1,96 @@
+//! An organization as a file: written by `export`, compared by `plan`, brought about by `apply`.
+//!
+//! Things are known by what people call them, and not by ids, so that one file serves several installations. What the file
+//! says nothing of is left alone; where it has a list, the list is meant to be all there is, and what is beyond it is shown,
+//! and removed only with `--delete`. Secrets are never in it: those of new keys go where the file says.
+
+mod apply;
+mod file;
+mod plan;
+mod read;
+mod thing;
+mod written;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::api::session::{Done, Failure, Session};
+
+use apply::Apply;
+use plan::Plan;
+
+#[derive(Args, Debug)]
+pub struct ExportOptions {
+    /// Only these projects, by their names
+    #[arg(long = "project", value_name = "NAME")]
+    projects: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct PlanOptions {
+    /// The file; - for stdin
+    file: PathBuf,
+    /// Remove what is not in the file, where the file has a list of such things
+    #[arg(long)]
+    delete: bool,
+    /// Exit with 1 if anything would have to change
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ApplyOptions {
+    /// The file; - for stdin
+    file: PathBuf,
+    /// Remove what is not in the file, where the file has a list of such things
+    #[arg(long)]
+    delete: bool,
+}
+
+impl Session {
+    pub async fn export(&self, options: &ExportOptions) -> Done {
+        let state = read::read(self, None, Some(&options.projects)).await?;
+        let text = file::written(&written::organization(&state))?;
+        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
+        Ok(())
+    }
+
+    /// Whether nothing would change, or nobody asked.
+    pub async fn plan(&self, options: &PlanOptions) -> Result<bool, Failure> {
+        let (_, plan) = self.planned(&options.file, options.delete).await?;
+        plan.show(self)?;
+        Ok(!options.check || plan.is_empty())
+    }
+
+    pub async fn apply(&self, options: &ApplyOptions) -> Done {
+        let (state, plan) = self.planned(&options.file, options.delete).await?;
+        plan.show(self)?;
+        if plan.is_empty() || self.client.is_dry() {
+            return Ok(());
+        }
+        if plan.loses() {
+            self.confirm("apply", "What is marked with - is removed.")?;
+        }
+        let journal = match options.file.as_path() {
+            stdin if stdin == Path::new("-") => None,
+            file => Some(PathBuf::from(format!("{}.pending", file.display()))),
+        };
+        Apply::new(self, state, journal).run(plan).await
+    }
+
+    async fn planned(&self, file: &Path, deletes: bool) -> Result<(read::State, Plan), Failure> {
+        // What is wrong with the file is said before anything is sent.
+        let organization = file::read(file)?;
+        let wished = organization.things()?;
+        let pending = apply::pending(file)?;
+        if self.client.is_openai() {
+            for (what, _) in wished.iter().filter(|(_, thing)| !thing.kind.is_at_openai()) {
+                self.say(&format!("not at OpenAI: {what}"));
+            }
+        }
+        let state = read::read(self, Some(&wished), None).await?;
+        let plan = Plan::new(&wished, &state, &pending, deletes, self.client.is_openai());
+        Ok((state, plan))
+    }
+}

@@ -1,0 +1,196 @@
+//! What would have to change, and in which order.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::read::State;
+use super::thing::{Fields, Kind, Name, Things};
+use crate::api::session::{Done, Session};
+
+/// One change.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Create(Name, Fields),
+    /// A field, what it is, and what it is to be.
+    Change(Name, Vec<(String, Value, Value)>),
+    /// A key that was made and whose secret did not get to where it belongs: it gets another.
+    Deliver(Name, Fields),
+    Remove(Name),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    /// What is there and not in the file, and stays.
+    beyond: Vec<Name>,
+    /// What cannot be done.
+    notes: Vec<String>,
+}
+
+impl Plan {
+    pub(super) fn new(
+        wished: &Things,
+        state: &State,
+        pending: &BTreeSet<Name>,
+        deletes: bool,
+        is_openai: bool,
+    ) -> Self {
+        let mut plan = Self::default();
+        let is_meant = |kind: Kind| !is_openai || kind.is_at_openai();
+        for (name, thing) in wished.iter().filter(|(name, _)| is_meant(name.kind)) {
+            let Some(known) = state.things.all.get(name) else {
+                plan.steps.push(Step::Create(name.clone(), thing.said.clone()));
+                continue;
+            };
+            let mut changes = Vec::new();
+            for (field, value) in &thing.said.fields {
+                let before = known.said.fields.get(field).cloned().unwrap_or(Value::Null);
+                if before == *value || (is_openai && !is_field_of_openai(field)) {
+                    continue;
+                }
+                if name.kind == Kind::Key && field == "owner" {
+                    plan.notes.push(format!(
+                        "{name}: its owner is {}; a key keeps its owner: revoke it, or rename it in the file",
+                        shown(&before)
+                    ));
+                    continue;
+                }
+                changes.push((field.clone(), before, value.clone()));
+            }
+            if !changes.is_empty() {
+                plan.steps.push(Step::Change(name.clone(), changes));
+            }
+            if pending.contains(name) {
+                plan.steps.push(Step::Deliver(name.clone(), thing.said.clone()));
+            }
+        }
+        let is_listed = |name: &Name| {
+            wished.whole.iter().any(|whole| whole.kind == name.kind && name.path.starts_with(&whole.path))
+        };
+        let beyond = state
+            .things
+            .all
+            .keys()
+            .filter(|name| is_listed(name) && !wished.all.contains_key(name) && is_meant(name.kind));
+        for name in beyond {
+            // With a project goes all that is in it; the default project stays.
+            if deletes && !name.kind.is_always_there() {
+                plan.steps.push(Step::Remove(name.clone()));
+            } else {
+                plan.beyond.push(name.clone());
+            }
+        }
+        // Made in the order of the kinds, for one needs another; removed the other way round.
+        plan.steps.sort_by_key(|step| match step {
+            Step::Create(name, _) | Step::Change(name, _) => (0, i32::from(name.kind as u8), name.clone()),
+            Step::Deliver(name, _) => (1, i32::from(name.kind as u8), name.clone()),
+            Step::Remove(name) => (2, -i32::from(name.kind as u8), name.clone()),
+        });
+        plan
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    pub(super) fn loses(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Remove(_)))
+    }
+
+    /// Shows it as a diff: what is made, changed, removed; and what is beyond the file.
+    pub(super) fn show(&self, session: &Session) -> Done {
+        let mut out = std::io::stdout().lock();
+        let mut line = |sign: char, text: &str| {
+            let colour = match sign {
+                '+' => "32",
+                '~' => "33",
+                '-' => "31",
+                _ => "2",
+            };
+            if session.is_coloured {
+                writeln!(out, "\x1b[{colour}m{sign} {text}\x1b[0m")
+            } else {
+                writeln!(out, "{sign} {text}")
+            }
+        };
+        for step in &self.steps {
+            match step {
+                Step::Create(name, said) => {
+                    let said: Vec<String> = said
+                        .fields
+                        .iter()
+                        .filter(|(_, value)| !is_nothing(value))
+                        .map(|(field, value)| format!("{field} {}", shown(value)))
+                        .collect();
+                    let said =
+                        if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
+                    line('+', &format!("{name}{said}"))?;
+                }
+                Step::Change(name, changes) => {
+                    let changes: Vec<String> = changes
+                        .iter()
+                        .map(|(field, before, after)| {
+                            format!("{field} {} -> {}", shown(before), shown(after))
+                        })
+                        .collect();
+                    line('~', &format!("{name}: {}", changes.join(", ")))?;
+                }
+                Step::Deliver(name, _) => line(
+                    '~',
+                    &format!("{name}: another secret, for the one before did not get to where it belongs"),
+                )?,
+                Step::Remove(name) => line('-', &name.to_string())?,
+            }
+        }
+        for name in &self.beyond {
+            line('?', &format!("{name}: on the server, and not in the file"))?;
+        }
+        for note in &self.notes {
+            line('!', note)?;
+        }
+        let count = |wanted: fn(&Step) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
+        let summary = format!(
+            "{} to make, {} to change, {} to remove{}.",
+            count(|step| matches!(step, Step::Create(..))),
+            count(|step| matches!(step, Step::Change(..) | Step::Deliver(..))),
+            count(|step| matches!(step, Step::Remove(_))),
+            if self.beyond.is_empty() {
+                String::new()
+            } else {
+                format!("; {} beyond the file, which --delete removes", self.beyond.len())
+            },
+        );
+        session.say(&summary);
+        Ok(())
+    }
+}
+
+/// What OpenAI has of a thing that it has.
+fn is_field_of_openai(field: &str) -> bool {
+    !["labels", "request_labels", "time_zone", "mode"].contains(&field)
+}
+
+fn is_nothing(value: &Value) -> bool {
+    value.is_null()
+        || value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// A value as people read it.
+pub(super) fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(all) if all.iter().all(Value::is_string) => {
+            format!("[{}]", all.iter().map(shown).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(all) if all.values().all(Value::is_string) => {
+            let pairs: Vec<String> =
+                all.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+        other => other.to_string(),
+    }
+}

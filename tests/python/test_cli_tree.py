@@ -1,0 +1,263 @@
+"""The command line beside keys and money: any operation, profiles, formats, what is asked before something is lost, completions."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import pty
+import re
+import select
+import subprocess
+import time
+
+import pytest
+
+from harness import BINARY, ROOT, clean_environment, request, run
+
+
+@pytest.fixture
+def home(tmp_path):
+    return {"TOLLGATE_CONFIG_HOME": str(tmp_path / "config")}
+
+
+def in_terminal(*args, env, answers=(), width=None):
+    """Runs the program in a terminal, and types answers where it waits; returns its exit code and what stood there."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([BINARY, *map(str, args)], stdin=slave, stdout=slave, stderr=slave, env=clean_environment(**env), close_fds=True, start_new_session=True)
+    os.close(slave)
+    seen, answers, deadline = b"", list(answers), time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline, seen
+        ready, _, _ = select.select([master], [], [], 0.2)
+        if ready:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            seen += piece
+            if answers and seen.rstrip().endswith((b"?", b"[y/N]", b":")):
+                os.write(master, answers.pop(0).encode() + b"\n")
+        elif process.poll() is not None:
+            break
+    os.close(master)
+    return process.wait(), seen.decode()
+
+
+def test_any_operation_is_called_by_its_id_or_its_path(cli, gateway):
+    project = cli.json("api", "create-project", "-f", "name=By id", "-f", 'labels={"team":"a"}')
+    assert project["name"] == "By id" and project["labels"] == {"team": "a"}
+    assert cli.json("api", "retrieve-project", "-f", f"project_id={project['id']}")["id"] == project["id"]
+    assert cli.json("api", "GET", f"/v1/organization/projects/{project['id']}")["id"] == project["id"]
+    listed = cli.json("api", "list-projects", "-f", "limit=1")
+    assert len(listed["data"]) == 1 and listed["has_more"]
+    made = cli.json("api", "create-project", "--input", "-", stdin='{"name": "From stdin"}')
+    assert made["name"] == "From stdin"
+    # Every row of the table can be named.
+    table = json.loads(run("operations", check=0).stdout)
+    for row in table:
+        done = cli("api", row["id"], check=None, url="http://127.0.0.1:1/v1")
+        assert done.returncode in (2, 7), (row["id"], done.stderr)
+    for wrong, told in [(("api", "nonsense"), "no operation"), (("api", "retrieve-project"), "needs project_id"), (("api", "POST"), "path"), (("api", "list-projects", "/x"), "no method"),
+                        (("api", "list-projects", "-f", "x"), "NAME=VALUE"), (("api", "projec"), "create-project")]:
+        done = cli(*wrong, check=2)
+        assert told in done.stderr, done.stderr
+    assert cli("api", "retrieve-project", "-f", "project_id=proj_x", check=3).returncode == 3
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "yaml", "csv", "id", "table"])
+def test_results_in_every_form(cli, gateway, format):
+    gateway.project("=1+1, \"x\"")
+    text = cli("project", "list", "-o", format).stdout
+    rows = {"json": lambda: json.loads(text), "jsonl": lambda: [json.loads(line) for line in text.splitlines()], "csv": lambda: list(csv.DictReader(io.StringIO(text))),
+            "id": lambda: text.split(), "table": lambda: text.splitlines()[1:], "yaml": lambda: re.findall(r"^- ", text, re.M)}[format]()
+    assert len(rows) == 2, text
+    if format == "csv":
+        assert rows[1]["NAME"] == "'=1+1, \"x\""
+    if format in ("json", "jsonl", "yaml"):
+        error = cli("project", "get", "proj_x", "-o", format, check=3).stderr
+        assert json.loads(error)["error"]["code"] == "not_found"
+
+
+def test_only_some_fields(cli, gateway):
+    project = gateway.project("Fields")
+    gateway.key(project, "laptop")
+    assert json.loads(cli("key", "list", "--project", project, "--json", "name,owner.type,owner.user.email").stdout) == [
+        {"name": "laptop", "owner.type": "user", "owner.user.email": "owner@localhost"}]
+    assert json.loads(cli("project", "get", project, "--json", "name,nothing").stdout) == {"name": "Fields", "nothing": None}
+
+
+def test_a_key_rotates_and_is_revoked_by_its_secret(cli, gateway, tmp_path):
+    project = gateway.project()
+    key = gateway.key(project)
+    done = cli("key", "rotate", key["id"], "--project", project, "--grace", "1h", "-q")
+    secret = gateway.remember(done.stdout.strip())
+    assert secret.startswith("sk-tgproj-") and secret != key["value"]
+    shown = cli.json("key", "check", stdin=secret, key="unused")
+    assert shown["id"] == key["id"]
+    file = tmp_path / "secret"
+    file.write_text(key["value"])
+    assert cli.json("key", "check", file)["id"] == key["id"]
+    assert "check sum" in cli("key", "check", stdin=secret[:-1] + "x", check=2).stderr
+    assert cli.json("key", "end-previous", key["id"], "--project", project)["previous_secret"] is None
+    assert cli("key", "check", file, check=4)
+    out = tmp_path / "rotated"
+    cli("key", "rotate", key["id"], "--project", project, "--out", out)
+    turned = gateway.remember(out.read_text().strip())
+    assert oct(out.stat().st_mode & 0o777) == "0o600" and turned != secret
+    assert cli("key", "rotate", key["id"], "--project", project, "--out", out, check=2)
+    done = cli("key", "revoke", "-", stdin=turned)
+    assert key["id"] in done.stderr and done.stdout == ""
+    assert request(gateway.url, "GET", "/tollgate/v1/me", key=turned).status == 401
+    assert cli("key", "revoke", key["id"], check=2)
+
+
+def test_people_groups_roles_invites_and_admin_keys(cli, gateway):
+    ada = cli.json("user", "add", "ada@example.com", "--role", "reader", "--name", "Ada")
+    assert [row["id"] for row in cli.json("user", "list", "--name", "ada")] == [ada["id"]]
+    assert cli.json("member", "set-role", ada["id"], "owner")["role"] == "owner"
+    group = cli.json("group", "create", "Engineers")
+    cli("group", "add-user", group["id"], ada["id"])
+    assert [row["id"] for row in cli.json("group", "users", group["id"])] == [ada["id"]]
+    role = cli.json("role", "create", "Accountant", "--permission", "api.usage.read", "--permission", "api.organization.projects.read")
+    cli("group", "add-role", group["id"], role["id"])
+    assert [row["name"] for row in cli.json("group", "roles", group["id"])] == ["Accountant"]
+    cli("role", "assign", role["id"], "--user", ada["id"])
+    cli("role", "unassign", role["id"], "--user", ada["id"])
+    project = gateway.project()
+    assert cli.json("project-user", "add", "ada@example.com", "--project", project, "--role", "member")["role"] == "member"
+    assert cli("project-user", "list", TOLLGATE_PROJECT=project).stdout.count("ada@example.com") == 1
+    cli("project-user", "remove", ada["id"], "--project", project)
+    invite = cli.json("invite", "create", "eve@example.com", "--role", "reader", "--project", project)
+    gateway.remember(invite["accept_url"].split("=")[1])
+    assert invite["projects"] == [{"id": project, "role": "member"}]
+    cli("invite", "delete", invite["id"])
+    key = cli.json("admin-key", "create", "ci", "--scope", "api.management.read", "--expires", "90d", "--only-project", project)
+    gateway.remember(key["value"])
+    assert key["project_ids"] == [project] and key["scopes"] == ["api.management.read"]
+    turned = cli("admin-key", "rotate", key["id"], "--grace", "1h", "-q").stdout.strip()
+    gateway.remember(turned)
+    cli("admin-key", "revoke", key["id"])
+    assert cli("admin-key", "get", key["id"], check=3)
+    cli("user", "remove", ada["id"])
+    alert = cli.json("spend-alert", "create", "40usd", "--email", "a@example.com", "--email", "b@example.com")
+    assert alert["threshold_amount"] == 4000 and alert["notification_channel"]["recipients"] == ["a@example.com", "b@example.com"]
+    event = cli.json("event-alert", "create", "--event", "api_key.expiring", "--event", "upstream.down", "--webhook", "https://example.com/hook")
+    gateway.remember(event["signing_secret"])
+    assert "Say who is told" in cli("event-alert", "create", "--event", "api_key.unused", check=2).stderr
+    assert "said twice" in cli("spend-alert", "create", "1", "--email", "a@b.co", "--slack", "https://x", check=2).stderr
+    cli("event-alert", "delete", event["id"])
+    assert cli.json("retention", "set", "90")["requests_days"] == 90 and cli.json("retention", "set", "forever")["requests_days"] is None
+    assert cli.json("key-policy", "set", "--max-expires", "90d")["max_expires_in_seconds"] == 7_776_000
+    assert cli.json("key-policy", "set", "--max-expires", "none")["max_expires_in_seconds"] is None
+    assert cli.json("notification", "list") == []
+    for what in (["project", "freeze", project], ["project", "unfreeze", project], ["organization", "freeze"], ["organization", "unfreeze"]):
+        cli(*what)
+
+
+def test_a_change_can_be_only_shown(cli, gateway, tmp_path):
+    before = gateway.stored()
+    shown = cli("project", "create", "Dry", "--dry-run").stdout
+    assert shown.startswith("POST /v1/organization/projects\n") and '"name": "Dry"' in shown
+    secret = tmp_path / "secret"
+    secret.write_text(gateway.remember("sk-provider-canary-0123456789"))
+    shown = cli("upstream", "add", "x", "--base-url", "https://api.example.com/v1", "--api-key-file", secret, "--dry-run").stdout
+    assert "canary" not in shown and "(a secret)" in shown
+    assert "DELETE /v1/organization/users/user-x" in cli("user", "remove", "user-x", "--dry-run").stdout
+    assert gateway.stored() == before
+    assert cli("project", "list", "--dry-run").stdout.count("\n") == 2, "what only looks is done"
+
+
+def test_a_person_is_asked_before_something_is_lost(cli, gateway):
+    project = gateway.project("Precious")
+    env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key, "TERM": "xterm"}
+    code, seen = in_terminal("project", "archive", project, env=env, answers=["n"])
+    assert code == 2 and "Go on?" in seen and "Nothing was done" in seen
+    assert gateway.get(f"/v1/organization/projects/{project}").json["status"] == "active"
+    code, seen = in_terminal("project", "archive", project, "--yes", env=env)
+    assert code == 0 and "Go on?" not in seen
+    other = gateway.project("Other")
+    code, _ = in_terminal("project", "archive", other, env=env, answers=["y"])
+    assert code == 0 and gateway.get(f"/v1/organization/projects/{other}").json["status"] == "archived"
+    # A program has said what it wants.
+    third = gateway.project("Third")
+    cli("project", "archive", third)
+
+
+def test_tables_on_a_terminal_and_tabs_in_a_pipe(cli, gateway):
+    gateway.project("Seen")
+    env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key, "TERM": "xterm"}
+    code, seen = in_terminal("project", "list", env=env)
+    assert code == 0 and "\t" not in seen and "Seen" in seen and "LABELS" not in seen, "a column that nothing stands in is left out"
+    assert "\t" in cli("project", "list").stdout and "\x1b" not in cli("project", "list").stdout
+
+
+def test_profiles_keep_servers_and_keys_apart(cli, gateway, home, tmp_path):
+    env = {**home, "TOLLGATE_URL": None, "key": None}
+    plain = lambda *args, stdin=None, check=0, **more: run(*args, env={**home, **more}, stdin=stdin, check=check)
+    done = plain("login", "--url", gateway.base_url, "--with-token", stdin=gateway.admin_key, check=0)
+    assert "default is in use" in done.stderr and gateway.admin_key not in done.stdout + done.stderr
+    credentials = pathlib.Path(home["TOLLGATE_CONFIG_HOME"]) / "credentials.toml"
+    assert oct(credentials.stat().st_mode & 0o777) == "0o600" and gateway.admin_key not in (credentials.parent / "config.toml").read_text()
+    assert plain("whoami").stdout.count("owner@localhost") == 1
+    assert plain("project", "list").stdout.count("Default project") == 1
+    # Another server does not get the key, whoever names it.
+    for more in ({}, {"TOLLGATE_URL": "http://127.0.0.1:1/v1"}):
+        arguments = ["project", "list", *([] if more else ["--url", "http://127.0.0.1:1/v1"])]
+        refused = plain(*arguments, check=2, **more)
+        assert "is not sent to" in refused.stderr, refused.stderr
+    # A wrong profile is said before anything is sent.
+    assert "no profile `prod`" in plain("project", "list", "--profile", "prod", check=2).stderr
+    assert plain("login", "--profile", "broken", "--url", "nonsense", "--with-token", stdin="x", check=2)
+    assert plain("login", "--profile", "bad", "--url", gateway.base_url, "--with-token", stdin="sk-tgadmin-wrong", check=4)
+    assert [row["name"] for row in json.loads(plain("profile", "list", "-o", "json").stdout)] == ["default"]
+    # One that a flag names takes nothing from the environment, whose key is another's.
+    plain("login", "--profile", "second", "--url", gateway.base_url, "--with-token", stdin=gateway.admin_key)
+    assert plain("project", "list", "--profile", "second", TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong", TOLLGATE_URL="http://127.0.0.1:1/v1").returncode == 0
+    assert plain("project", "list", check=4, TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong")
+    plain("profile", "use", "default")
+    plain("logout")
+    assert "no admin key" in plain("project", "list", check=2).stderr
+    plain("profile", "rm", "second")
+    assert gateway.admin_key not in credentials.read_text()
+    credentials.chmod(0o644)
+    assert "can be read by others" in plain("login", "--url", gateway.base_url, "--with-token", stdin=gateway.admin_key, check=2).stderr
+    credentials.chmod(0o600)
+
+
+def test_a_key_is_asked_for_without_showing_it(gateway, home):
+    code, seen = in_terminal("login", "--url", gateway.base_url, env={**home, "TERM": "xterm"}, answers=[gateway.admin_key])
+    assert code == 0 and gateway.admin_key not in seen and "Admin key:" in seen
+    for file in pathlib.Path(home["TOLLGATE_CONFIG_HOME"]).iterdir():
+        file.unlink()
+
+
+def test_openai_is_told_apart(cli):
+    """What OpenAI lacks is said before anything is sent; no request leaves."""
+    for words in (["key", "rotate", "x", "--project", "p"], ["retention", "get"], ["event-alert", "list"], ["user", "freeze", "x"], ["api", "create-project-api-key", "-f", "project_id=x"],
+                  ["project", "freeze", "x"], ["admin-key", "rotate", "x"]):
+        done = cli(*words, url="https://api.openai.com/v1", check=2)
+        assert "OpenAI's API has no way to" in done.stderr, (words, done.stderr)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell", "elvish"])
+def test_completions(shell):
+    text = run("completion", shell, check=0).stdout
+    assert "admin-key" in text and "spend-limit" in text and "event-alert" in text
+
+
+def test_bash_takes_its_completions():
+    text = run("completion", "bash", check=0).stdout
+    done = subprocess.run(["bash"], input=text + "\ncomplete -p tollgate\n", capture_output=True, text=True)
+    assert done.returncode == 0 and "_tollgate" in done.stdout, done.stderr
+
+
+def test_every_command_is_in_the_documentation():
+    text = (ROOT / "docs/cli.md").read_text()
+    top = run("--help", check=0).stdout.split("Commands:")[1].split("Options:")[0]
+    names = re.findall(r"^  ([a-z-]+)", top, re.M)
+    assert len(names) > 35
+    for name in names:
+        assert name == "help" or f"`{name}" in text, name
