@@ -19,7 +19,8 @@ use crate::api::upstreams::UpstreamCommand;
 use crate::challenge::ChallengeOptions;
 use crate::command::dev::DevOptions;
 use crate::command::maintenance::{
-    AuditCommand, BackupOptions, CopyOptions, FsckOptions, OperatorCommand, PasswordCommand, RecoverOptions,
+    AuditCommand, BackupOptions, CopyOptions, FsckOptions, MigrateOptions, OperatorCommand, PasswordCommand,
+    RecoverOptions,
 };
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
@@ -106,6 +107,10 @@ pub enum Command {
     /// Put any gateway before `tollgate simulate` to the test: overspend, false refusals, unrecorded requests, and how long
     /// a deleted key lives
     Challenge(Box<ChallengeOptions>),
+    /// Bring the database to the schema of this version (server stopped). A server does it when it starts
+    Migrate(MigrateOptions),
+    /// Print the version
+    Version,
     /// Copy the database, also while a server runs
     Backup(BackupOptions),
     /// Put a backup into an empty data directory

@@ -105,6 +105,11 @@ async fn run(cli: Cli) -> u8 {
             Ok(false) => FAILED,
             Err(error) => done(Err(error)),
         },
+        Command::Migrate(options) => match maintenance::migrate(&options).await {
+            Ok(is_there) => u8::from(!is_there),
+            Err(error) => done(Err(error)),
+        },
+        Command::Version => done(maintenance::version()),
         Command::Challenge(options) => challenge(*options, &cli.api).await,
         Command::Backup(options) => done(maintenance::backup(&options).await),
         Command::Restore(options) => done(maintenance::restore(&options)),
@@ -282,7 +287,6 @@ fn session(options: &ApiOptions) -> Result<Session, String> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "every program reads it")]
 fn is_coloured(options: &ApiOptions) -> bool {
     use std::io::IsTerminal;
     let is_refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

@@ -119,9 +119,12 @@ pub enum KeyCommand {
         name: String,
         #[command(flatten)]
         project: InProject,
-        /// me, a user's id, or a service account's id
+        /// me, a user's id, or a service account's id, also as sa:ID
         #[arg(long, default_value = "me")]
         owner: String,
+        /// What it may spend at most, such as 50usd/month
+        #[arg(long, value_name = "LIMIT")]
+        cap: Option<String>,
         /// What it may do; all if not given
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tollgate_core::Interval;
 use tollgate_core::key::PresentedKey;
 
 use crate::api::amount;
@@ -132,13 +133,22 @@ impl Session {
             KeyCommand::Get { id, project } => {
                 self.show(table::KEYS, &self.client.get(&one(&project, &id), &[]).await?)
             }
-            KeyCommand::Create { name, project, owner, scopes, expires, labels, out } => {
+            KeyCommand::Create { name, project, owner, cap, scopes, expires, labels, out } => {
                 self.needs_tollgate("create a project key by request; it creates keys of service accounts")?;
                 let mut body = key_body(&name, &owner, &scopes, &expires)?;
                 self.add_labels(&mut body, &labels)?;
                 let body = Value::Object(body);
+                let cap = cap.as_deref().map(amount::limit).transpose()?;
                 let out = out.as_deref().map(Out::create).transpose()?;
                 let made = self.client.post(&all(&project), &body).await?;
+                if let Some((cents, interval)) = cap {
+                    let capped = self.cap_key(made["id"].as_str().unwrap_or(""), cents, interval).await;
+                    if let Err(failure) = capped {
+                        // A key that was to be held by a limit is not given out without it.
+                        self.client.delete(&one(&project, made["id"].as_str().unwrap_or(""))).await?;
+                        return Err(failure);
+                    }
+                }
                 self.show_secret(table::KEYS, &made, &made["value"], out)
             }
             KeyCommand::Update { id, project, scopes, all_scopes, expires, labels } => {
@@ -180,6 +190,25 @@ impl Session {
                 self.deleted(&one(&InProject { project }, &id)).await
             }
         }
+    }
+
+    /// Sets what a new key may spend, in place of what the organization's defaults have given it for the interval.
+    async fn cap_key(&self, key: &str, cents: i64, interval: Interval) -> Done {
+        let base = format!("/tollgate/v1/api_keys/{}/spend_limits", encoded(key));
+        let known = self.client.get(&base, &[]).await?;
+        let known = known["data"].as_array().into_iter().flatten();
+        let mut known = known.filter(|limit| limit["interval"] == interval.as_str());
+        match known.next().and_then(|limit| limit["id"].as_str()) {
+            Some(id) => {
+                let body = json!({"threshold_amount": cents});
+                self.client.post(&format!("{base}/{}", encoded(id)), &body).await?;
+            }
+            None => {
+                let body = json!({"threshold_amount": cents, "interval": interval.as_str()});
+                self.client.post(&base, &body).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Freezes something, or takes that back.
@@ -323,6 +352,7 @@ fn key_body(
     let mut body = Map::new();
     body.insert("name".to_owned(), json!(name));
     body.insert("scopes".to_owned(), json!(scopes));
+    let owner = owner.strip_prefix("sa:").unwrap_or(owner);
     let owner_field = if owner.starts_with("svc_acct_") { "service_account_id" } else { "user_id" };
     if owner != "me" {
         body.insert(owner_field.to_owned(), json!(owner));

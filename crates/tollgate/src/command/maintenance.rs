@@ -10,7 +10,7 @@ use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, Permission, Result};
 use tollgate_ledger::fsck;
 use tollgate_store::copy::{self, Copied};
-use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Options};
+use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options};
 
 use crate::api::Out;
 use crate::command::place::{self, PlaceOptions};
@@ -49,6 +49,15 @@ pub struct CopyOptions {
     /// Where it is to be: postgres://user:password@host:5432/database
     #[arg(long, env = "TOLLGATE_DATABASE", value_name = "URL", hide_env_values = true)]
     pub to: String,
+}
+
+#[derive(Args, Debug)]
+pub struct MigrateOptions {
+    #[command(flatten)]
+    pub place: PlaceOptions,
+    /// Only say what there is to do; exit 1 if there is something. Also while a server runs
+    #[arg(long, alias = "dry-run")]
+    pub check: bool,
 }
 
 #[derive(Args, Debug)]
@@ -156,12 +165,45 @@ async fn open_to_read(home: &Home) -> Result<Db> {
     Ok(db)
 }
 
+/// Brings the database to the schema of this version, or says whether it is there; `false` if it is not. A server does the same
+/// when it starts.
+pub async fn migrate(options: &MigrateOptions) -> Result<bool> {
+    let home = options.place.home()?;
+    let newest = MIGRATIONS.last().map_or(0, |migration| migration.version);
+    if options.check {
+        let db = home.open(Options { create: false, read_only: true })?;
+        let applied = db.schema_version().await?;
+        say(&format!("schema version {applied}; this version of Tollgate has {newest}"));
+        return Ok(applied == newest);
+    }
+    let db = home.open(Options::default())?;
+    let _lock = home.lock()?;
+    if db.schema_version().await? == 0 {
+        // It says that there is none.
+        db.check_schema(MIGRATIONS).await?;
+    }
+    if let Migrated::Upgraded { copy: Some(copy) } =
+        db.migrate(home.database_directory(), MIGRATIONS, &Clock::system()).await?
+    {
+        hint(&format!("A copy from before is in {}.", copy.display()));
+    }
+    say(&format!("schema version {}", db.schema_version().await?));
+    Ok(true)
+}
+
 /// Prints what the books say; `false` if they do not balance.
 pub async fn fsck(place: &PlaceOptions) -> Result<bool> {
     let db = open_to_read(&place.home()?).await?;
     let report = fsck::check(&db).await?;
     say(&report.to_string());
     Ok(report.is_balanced())
+}
+
+/// Prints the version of the program, and of its schema.
+pub fn version() -> Result<()> {
+    let schema = MIGRATIONS.last().map_or(0, |migration| migration.version);
+    say(&format!("tollgate {} (schema {schema})", env!("CARGO_PKG_VERSION")));
+    Ok(())
 }
 
 /// Prints the table of operations.
