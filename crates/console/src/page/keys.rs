@@ -290,12 +290,13 @@ async fn usage(visit: &Visit<'_>, id: &str) -> Result<Markup> {
     let rows: Vec<Markup> = rows.iter().map(super::usage::Total::row).collect();
     let last =
         visit.call("list-requests", Given::default().query("api_key_id", id).query("limit", "20")).await?;
+    let last = requests::listed(visit, &last).await?;
     Ok(html! {
         section id="usage" data-live="5" {
             h2 { "This month, by model" }
             (table("By model", &super::usage::TOTAL_HEADINGS, &rows, &plain("Nothing this month.")))
             h2 { "Last requests" }
-            (requests::listed(visit, &last))
+            (last)
         }
     })
 }

@@ -14,6 +14,7 @@ pub(crate) fn secret(visit: &Visit<'_>, title: &str, key: &Value, back: &str, is
     let name = show::text(key, "name");
     let body = html! {
         p { "The secret of " strong { (name) } ". " strong { "You will not see it again." } " Put it where it belongs now." }
+        @if let Some(at) = show::number(key, "expires_at") { p { "It ends on " (show::day(at)) "." } }
         div.secret {
             code id="secret" data-secret { (value) }
             div.buttons {

@@ -103,7 +103,7 @@ fn days(buckets: &[Value]) -> Markup {
         .collect();
     html! {
         section aria-labelledby="days" {
-            div.bar-of-actions { h2 id="days" { "Spent by day" } a href="/usage" { "More" } }
+            div.bar-of-actions { h2 id="days" { "Spent by day" } span { a href="/usage/export?range=month&format=csv" { "CSV" } " " a href="/usage?range=month" { "More" } } }
             (chart::bars("What was spent on each day of this month", &bars))
             details { summary { "As a table" } (table("Spent by day", &["Day", "Spent"], &rows, &html! { "Nothing yet." })) }
         }

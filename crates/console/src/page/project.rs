@@ -100,7 +100,13 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
                 p { "No limit is the project's own. " a href=(project.at(&["limits"])) { "Limits" } }
             }
         }
-        @if let Some(usage) = &usage { (days(usage)) p { a href=(format!("/usage?project_ids={}", project.id)) { "Usage and costs of the project" } } }
+        @if let Some(usage) = &usage {
+            (days(usage))
+            p {
+                a href=(format!("/usage?range=month&by=api_key&project_ids={}", project.id)) { "Usage and costs of the project" } ", as "
+                a href=(format!("/usage/export?range=month&by=api_key&format=csv&project_ids={}", project.id)) { "CSV" }
+            }
+        }
         @if !has_requests {
             section {
                 h2 { "Send the first request" }

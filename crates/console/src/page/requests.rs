@@ -32,14 +32,20 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
             label { "Key " input name="api_key_id" value=(visit.query.text("api_key_id")); }
             button { "Show" }
         }
-        div id="requests" data-live=(if visit.query.typed("after").is_some() { "0" } else { "5" }) { (listed(visit, &answer)) }
+        div id="requests" data-live=(if visit.query.typed("after").is_some() { "0" } else { "5" }) { (listed(visit, &answer).await?) }
         (pager(visit, &answer))
     };
     Ok(Answer::page("Requests", body))
 }
 
 /// Requests as a table, the newest first.
-pub(crate) fn listed(visit: &Visit<'_>, answer: &Value) -> Markup {
+pub(crate) async fn listed(visit: &Visit<'_>, answer: &Value) -> Result<Markup> {
+    let upstreams = visit.if_allowed("list-upstreams", Given::default().query("limit", "100")).await?;
+    let called = |id: &str| {
+        let all = upstreams.iter().flat_map(show::items);
+        let found = all.into_iter().find(|upstream| show::text(upstream, "id") == id);
+        found.map_or_else(|| id.to_owned(), |upstream| show::text(upstream, "name").to_owned())
+    };
     let rows: Vec<Markup> = show::items(answer)
         .iter()
         .map(|request| {
@@ -52,19 +58,19 @@ pub(crate) fn listed(visit: &Visit<'_>, answer: &Value) -> Markup {
                     td.number { (show::count(&request["input_tokens"])) }
                     td.number { (show::count(&request["output_tokens"])) }
                     td.number { (show::amount(show::money(&request["cost"]))) }
-                    td { (show::text(request, "upstream")) }
+                    td { (called(show::text(request, "upstream"))) }
                 }
             }
         })
         .collect();
-    table(
+    Ok(table(
         "Requests",
         &["When", "Model", "State", "Input", "Output", "Cost", "Upstream"],
         &rows,
         &html! {
             p { "No request yet." }
         },
-    )
+    ))
 }
 
 fn state(request: &Value) -> Markup {
