@@ -8,6 +8,8 @@ use tollgate_core::{Error, Kind, Result, Timestamp};
 
 /// Attempts in a minute from one address, and of one account; each may cost the check of a password.
 const ATTEMPTS_MAX: u32 = 10;
+/// The same of what a provider of identities is asked for: no password is looked at, and an office may have one address.
+const ASKED_MAX: u32 = 120;
 const MINUTE_SECONDS: i64 = 60;
 /// Addresses and accounts that are told apart; those beyond are one.
 const SOURCES_MAX: usize = 10_000;
@@ -19,6 +21,8 @@ pub(crate) struct Throttle(Mutex<(i64, HashMap<Source, u32>)>);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Source {
     Address(IpAddr),
+    /// An address that has a provider asked.
+    Asking(IpAddr),
     Account(String),
     /// All that there was no room to tell apart.
     Other,
@@ -27,6 +31,11 @@ enum Source {
 impl Throttle {
     pub(crate) fn pass_address(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
         self.pass(address.map_or(Source::Other, |address| Source::Address(network(address))), now)
+    }
+
+    /// Of what makes us ask the provider of identities.
+    pub(crate) fn pass_asking(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
+        self.pass(address.map_or(Source::Other, |address| Source::Asking(network(address))), now)
     }
 
     pub(crate) fn pass_account(&self, email: &str, now: Timestamp) -> Result<()> {
@@ -40,9 +49,10 @@ impl Throttle {
             *counted = (minute, HashMap::new());
         }
         let is_told_apart = counted.1.len() < SOURCES_MAX || counted.1.contains_key(&source);
+        let most = if matches!(source, Source::Asking(_)) { ASKED_MAX } else { ATTEMPTS_MAX };
         let count = counted.1.entry(if is_told_apart { source } else { Source::Other }).or_default();
         *count += 1;
-        if *count <= ATTEMPTS_MAX {
+        if *count <= most {
             return Ok(());
         }
         let wait = (minute + MINUTE_SECONDS - now.0).max(1);

@@ -224,7 +224,12 @@ async fn made(visit: &Visit<'_>, project: &Project) -> Result<Value> {
             .body("threshold_amount", cents)
             .body("interval", visit.form.text("cap_interval"));
         // A default of the organization's may be there already, and is what is changed then.
-        limits::set_of_key(visit, show::text(&key, "id"), limit).await?;
+        if let Err(error) = limits::set_of_key(visit, show::text(&key, "id"), limit).await {
+            // A key that was to be held by a limit is not given out without it.
+            let given = project.given().path("api_key_id", show::text(&key, "id"));
+            visit.call("delete-project-api-key", given).await?;
+            return Err(error);
+        }
     }
     Ok(key)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::future::try_join_all;
 use maud::{Markup, html};
 use serde_json::Value;
 use tollgate_admin::Given;
@@ -30,10 +31,8 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
     };
     let projects = show::items(&answer);
     let costs = if is_all { costs(visit, projects).await? } else { HashMap::new() };
-    let mut rows = Vec::with_capacity(projects.len());
-    for project in projects {
-        rows.push(row(visit, project, &costs).await?);
-    }
+    // Together, for each waits until the books are up to date.
+    let rows = try_join_all(projects.iter().map(|project| row(visit, project, &costs))).await?;
     let body = html! {
         div.bar-of-actions {
             form.search method="get" action="/projects" role="search" {

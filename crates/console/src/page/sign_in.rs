@@ -57,7 +57,7 @@ pub(crate) async fn sign_in(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 pub(crate) async fn begin_oidc(visit: &Visit<'_>) -> Result<Answer> {
-    match visit.admin.begin_oidc().await {
+    match visit.admin.begin_oidc(&visit.origin).await {
         Ok((url, pending)) => {
             Ok(Answer::ToProvider { url, pending: pending.to_text(), next: next(&visit.query) })
         }

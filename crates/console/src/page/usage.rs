@@ -15,6 +15,7 @@ use crate::visit::Visit;
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 86_400;
+const DAYS_MAX: i64 = 400;
 /// More rows are for the file.
 const ROWS_MAX: usize = 100;
 
@@ -145,6 +146,9 @@ impl<'a> Asked<'a> {
             let until = day("until")?.map_or(midnight, |until| until.0 + DAY);
             if until <= since.0 {
                 return Err(Error::invalid("until", "It ends before it begins."));
+            }
+            if until - since.0 > DAYS_MAX * DAY {
+                return Err(Error::invalid("since", format!("At most {DAYS_MAX} days can be shown at once.")));
             }
             return Ok(Self { what, by, range: "custom", since, until: Timestamp(until), width: "1d" });
         }

@@ -135,8 +135,9 @@ impl Admin {
     }
 
     /// Where a browser goes to sign in, and what it keeps meanwhile.
-    pub async fn begin_oidc(&self) -> Result<(String, Pending)> {
+    pub async fn begin_oidc(&self, origin: &Origin) -> Result<(String, Pending)> {
         let provider = self.provider()?;
+        self.throttle.pass_asking(origin.ip, self.now())?;
         let pending = Pending::new();
         let url =
             provider.authorization_url(&self.dialer, &self.callback_url(), &pending, self.now()).await?;
@@ -155,7 +156,7 @@ impl Admin {
         self.desk.replica.check_fresh()?;
         let provider = self.provider()?;
         let now = self.now();
-        self.throttle.pass_address(origin.ip, now)?;
+        self.throttle.pass_asking(origin.ip, now)?;
         if !same(state, &pending.state) {
             return Err(refused("This is not the answer to what this browser asked. Please sign in again."));
         }

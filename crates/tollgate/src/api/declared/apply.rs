@@ -440,7 +440,12 @@ impl<'a> Apply<'a> {
             }
             return Ok(());
         }
-        std::fs::write(journal, rest.join("\n") + "\n")?;
+        // Whole or not at all: a name that is lost is a secret that nobody gets.
+        let new = journal.with_extension("pending.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all((rest.join("\n") + "\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, journal)?;
         Ok(())
     }
 
