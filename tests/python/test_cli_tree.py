@@ -216,7 +216,15 @@ def test_profiles_keep_servers_and_keys_apart(cli, gateway, home, tmp_path):
     # One that a flag names takes nothing from the environment, whose key is another's.
     plain("login", "--profile", "second", "--url", gateway.base_url, "--with-token", stdin=gateway.admin_key)
     assert plain("project", "list", "--profile", "second", TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong", TOLLGATE_URL="http://127.0.0.1:1/v1").returncode == 0
-    assert plain("project", "list", check=4, TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong")
+    # A key from the environment is not for the server of the profile in use, unless that is named.
+    assert plain("project", "list", "--timeout", "2", check=7, TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong", TOLLGATE_URL="http://127.0.0.1:1/v1")
+    assert plain("project", "list", check=4, TOLLGATE_ADMIN_KEY="sk-tgadmin-wrong", TOLLGATE_PROFILE="second")
+    # A profile that a flag names keeps its server, whatever the environment says.
+    plain("login", "--profile", "second", "--with-token", stdin=gateway.admin_key, TOLLGATE_URL="http://127.0.0.1:1/v1")
+    # A base URL ends in /v1, and that is meant where nothing is said.
+    assert plain("project", "list", "--url", gateway.url, "--profile", "second").stdout.count("Default project") == 1
+    of_project = gateway.key(gateway.default_project)["value"]
+    assert "opens no administration" in plain("login", "--profile", "third", "--url", gateway.base_url, "--with-token", stdin=of_project, check=2).stderr
     plain("profile", "use", "default")
     plain("logout")
     assert "no admin key" in plain("project", "list", check=2).stderr
@@ -252,6 +260,31 @@ def test_bash_takes_its_completions():
     text = run("completion", "bash", check=0).stdout
     done = subprocess.run(["bash"], input=text + "\ncomplete -p tollgate\n", capture_output=True, text=True)
     assert done.returncode == 0 and "_tollgate" in done.stdout, done.stderr
+
+
+def test_the_schema_is_looked_at_beside_a_server(server):
+    done = run("migrate", "--check", *server.place, check=0)
+    assert re.fullmatch(r"schema version (\d+); this version of Tollgate has \1\n", done.stdout)
+    assert re.fullmatch(r"tollgate \d+\.\d+\.\d+ \(schema \d+\)\n", run("version", check=0).stdout)
+    assert server.process.stop() == 0
+    assert run("migrate", *server.place, check=0).stdout.startswith("schema version")
+    server.start()
+
+
+def test_a_new_key_gets_its_cap_with_it(cli, gateway):
+    project = gateway.project()
+    key = cli.json("key", "create", "capped", "--project", project, "--cap", "5usd/day")
+    gateway.remember(key["value"])
+    [limit] = gateway.get(f"/tollgate/v1/api_keys/{key['id']}/spend_limits").json["data"]
+    assert (limit["threshold_amount"], limit["interval"]) == (500, "day")
+    # A cap holds, also where the organization's default only observes.
+    assert gateway.post("/tollgate/v1/organization/default_spend_limits", {"api_keys": [{"threshold_amount": 900, "currency": "USD", "interval": "day", "mode": "observe"}]}).status == 200
+    held = cli.json("key", "create", "held", "--project", project, "--cap", "5usd/day")
+    gateway.remember(held["value"])
+    [limit] = gateway.get(f"/tollgate/v1/api_keys/{held['id']}/spend_limits").json["data"]
+    assert (limit["threshold_amount"], limit["mode"]) == (500, "enforce")
+    assert cli("key", "create", "x", "--project", project, "--cap", "5 apples", check=2)
+    assert [one["name"] for one in gateway.get(f"/v1/organization/projects/{project}/api_keys").json["data"]] == ["capped", "held"]
 
 
 def test_every_command_is_in_the_documentation():

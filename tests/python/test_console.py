@@ -466,11 +466,11 @@ def test_a_password_is_set_by_a_whole_key_alone(server):
 
 def test_another_organization_is_another_world(gateway, people):
     """Somebody in two organizations looks at one at a time, and somebody in one sees nothing of the other."""
+    owner = people()
+    owner.sign_in_with_key()
     theirs = gateway.post("/tollgate/v1/organizations", {"name": "Theirs", "owner_email": "owner@localhost"}).json
     gateway.remember(theirs["admin_api_key"])
     gateway.project("Ours alone")
-    owner = people()
-    owner.sign_in_with_key()
     owner.open("/projects")
     assert "Ours alone" in owner.text()
     owner.page.get_by_label("Organization").select_option(label="Theirs")
@@ -481,3 +481,70 @@ def test_another_organization_is_another_world(gateway, people):
     with gateway.database() as database:
         owners = [row[0] for row in database.execute("SELECT organization_id FROM person_session")]
     assert owners == [theirs["id"]]
+
+
+def test_a_key_of_one_organization_opens_no_other(server):
+    """A password is all of somebody's; a key is one organization's."""
+    theirs = server.post("/tollgate/v1/organizations", {"name": "Theirs", "owner_email": "bob@example.com"}).json
+    key = server.remember(theirs["admin_api_key"])
+    server.user("bob@example.com")
+    refused = post_form(server, "/setup", admin_key=key, password=server.remember(PASSWORD))
+    assert refused.status == 400 and b"several organizations" in refused.body
+
+
+def test_what_is_saved_as_it_was_stays_as_it_was(server):
+    """Forms show all that they save."""
+    cookie, token = signed_in(server)
+    default = {"threshold_amount": 5_000, "currency": "USD", "interval": "month", "mode": "observe", "time_zone": "Europe/Berlin"}
+    assert server.post("/tollgate/v1/organization/default_spend_limits", {"projects": [default]}).status == 200
+    page = request(server.url, "GET", "/limits", headers={"cookie": cookie}).body.decode()
+    shown = re.search(r'name="projects"[^>]*value="([^"]*)"', page)[1]
+    assert shown == "50.00/month observe Europe/Berlin"
+    assert post_form(server, "/limits/defaults", cookie, form_token=token, projects=shown, api_keys="5/day").status == 303
+    assert server.get("/tollgate/v1/organization/default_spend_limits").json["projects"] == [default]
+    assert server.post("/tollgate/v1/organization/key_policy", {"max_expires_in_seconds": 129_600}).status == 200
+    page = request(server.url, "GET", "/settings", headers={"cookie": cookie}).body.decode()
+    shown = re.search(r'name="max_expires_in_seconds"[^>]*value="([^"]*)"', page)[1]
+    assert shown == "36h" and post_form(server, "/settings/key-policy", cookie, form_token=token, max_expires_in_seconds=shown, default_expires_in_seconds="", key_owners="any").status == 303
+    assert server.get("/tollgate/v1/organization/key_policy").json["max_expires_in_seconds"] == 129_600
+    project = server.project()
+    key = server.key(project, scopes=["api.usage.read"], expires_in_seconds=60)
+    assert post_form(server, f"/projects/{project}/keys/{key['id']}/edit", cookie, form_token=token, permissions="", labels="team=a", expires="").status == 303
+    assert server.get(f"/v1/organization/projects/{project}/api_keys/{key['id']}").json["scopes"] == ["api.usage.read"]
+    # A key that was to be held is not given out without its limit.
+    for cap in ("0", "-5", "1,50", "x"):
+        refused = post_form(server, f"/projects/{project}/keys/new", cookie, form_token=token, name="capped", permissions="all", expires="60", cap=cap, cap_interval="month", owner="")
+        assert refused.status == 400 and b"cap-error" in refused.body, cap
+    assert len(server.get(f"/v1/organization/projects/{project}/api_keys").json["data"]) == 1
+    assert server.post("/tollgate/v1/organization/default_spend_limits", {"api_keys": [{**default, "interval": "day"}]}).status == 200
+    made = post_form(server, f"/projects/{project}/keys/new", cookie, form_token=token, name="capped", permissions="all", expires="60", cap="1.50", cap_interval="day", owner="")
+    assert made.status == 200, made.body
+    server.remember(re.search(rb"sk-[\w-]{20,}", made.body)[0].decode())
+    capped = server.get(f"/v1/organization/projects/{project}/api_keys").json["data"][-1]
+    [limit] = server.get(f"/tollgate/v1/api_keys/{capped['id']}/spend_limits").json["data"]
+    assert capped["name"] == "capped" and (limit["threshold_amount"], limit["mode"]) == (150, "enforce")
+
+
+def test_service_accounts_models_and_limits_by_the_console(gateway):
+    cookie, token = signed_in(gateway)
+    project = gateway.project()
+    send = lambda path, **form: post_form(gateway, path, cookie, form_token=token, **form)
+    assert send(f"/projects/{project}/service-accounts", name="robot", role="member").status == 303
+    [account] = gateway.get(f"/v1/organization/projects/{project}/service_accounts").json["data"]
+    key = gateway.key(project, service_account_id=account["id"])["value"]
+    assert account["role"] == "member" and chat(gateway, key).status == 200
+    # A model that nothing is known of gets its price.
+    assert request(gateway.url, "GET", "/prices/simulated-unpriced", headers={"cookie": cookie}).status == 200
+    assert send("/prices/simulated-unpriced/prices", input_price="1", output_price="2").status == 303
+    assert gateway.get("/tollgate/v1/models/simulated-unpriced").json["input_price"] == "1"
+    # A limit is changed where it is.
+    assert send(f"/projects/{project}/limits", threshold_amount="50", interval="month", time_zone="UTC", mode="enforce").status == 303
+    [limit] = gateway.get(f"/tollgate/v1/projects/{project}/spend_limits").json["data"]
+    assert send(f"/projects/{project}/limits/{limit['id']}", amount="60.50", mode="observe").status == 303
+    [limit] = gateway.get(f"/tollgate/v1/projects/{project}/spend_limits").json["data"]
+    assert (limit["threshold_amount"], limit["mode"]) == (6_050, "observe")
+    # What is wrong with an alert is told where it was typed.
+    refused = send("/alerts/spend", threshold_amount="x", channel="email", recipients="a@example.com")
+    assert refused.status == 400 and b"<details open" in refused.body and b"threshold_amount-error" in refused.body
+    missing = request(gateway.url, "GET", "/nothing/here", headers={"accept": "text/html", "cookie": cookie})
+    assert missing.status == 404 and b"<h1>There is nothing here" in missing.body

@@ -181,16 +181,66 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_sent(cli, tmp_path
     assert done.returncode == 2 and told in done.stderr and (f"bad.yaml{place}" in done.stderr or not place), done.stderr
 
 
-def test_a_name_that_is_not_there_stops_it_with_what_was_done(declared, gateway, tmp_path):
+def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, tmp_path):
+    file, before = tmp_path / "org.yaml", gateway.stored()
+    for text, told in [("    keys: [{name: k, owner: nobody@example.com, secret: {file: k.secret}}]", "there is no user nobody@example.com"), ("    keys: [{name: k, owner: owner@localhost}]", "where its secret goes"),
+                       ("    users: [{email: nobody@example.com, role: member}]", "there is no user nobody@example.com"), ("    groups: [{name: None, role: member}]", "there is no group None"),
+                       ("    keys: [{name: k, owner: service account robot, secret: {file: k}}]", "there is no service account New / robot"),
+                       ("    spend_alerts: [{amount: 5usd, slack: https://hooks.example.com/...}]", "only the server is known"), ("    spend_alerts: [{amount: 5usd, webhook: https://example.com/x}]", "that it is signed with")]:
+        file.write_text("tollgate: 1\nprojects:\n  - name: New\n" + text + "\n")
+        assert f"! " in declared("plan", file).stdout and told in declared("plan", file).stdout, text
+        assert declared("plan", file, "--check", check=1)
+        assert "Nothing was done" in declared("apply", file, check=2).stderr
+    assert gateway.stored() == before and not (tmp_path / "k.secret").exists()
+    # What the server refuses stops it, with what was done.
+    file.write_text("tollgate: 1\nprojects:\n  - name: New\n    users: [{email: owner@localhost, role: king}]\n")
+    assert "stopped after 1 of 2" in declared("apply", file, check=1).stderr
+
+
+def test_what_is_called_alike_is_numbered(declared, gateway, tmp_path):
+    first, second = gateway.project("Twice"), gateway.project("Twice")
+    gateway.key(first, "k"), gateway.key(first, "k")
     file = tmp_path / "org.yaml"
-    file.write_text("tollgate: 1\nprojects:\n  - name: New\n    keys: [{name: k, owner: nobody@example.com, secret: {file: k.secret}}]\n")
-    done = declared("apply", file, check=2)
-    assert "There is no user nobody@example.com" in done.stderr and "stopped after 1 of 2" in done.stderr
-    assert not (tmp_path / "k.secret").exists()
-    file.write_text("tollgate: 1\nprojects:\n  - name: New\n    keys: [{name: k, owner: owner@localhost}]\n")
-    assert "does not say where its secret goes" in declared("apply", file, check=2).stderr
-    gateway.project("Twice"), gateway.project("Twice")
-    assert "There are two of project Twice" in declared("plan", file, check=2).stderr
+    file.write_text(declared("export").stdout)
+    assert "name: Twice (2)" in file.read_text() and "name: k (2)" in file.read_text()
+    assert declared("plan", file, "--check", "--delete").stdout == ""
+
+
+def test_alerts_by_webhook_come_to_rest(declared, gateway, tmp_path):
+    """Of their addresses the server shows a part; what they are signed with goes where the file says."""
+    file = tmp_path / "org.yaml"
+    file.write_text("tollgate: 1\nspend_alerts:\n  - {amount: 5usd, webhook: https://example.com/a/b?c, secret: {file: hook.secret}}\n  - {amount: 5usd, slack: https://hooks.example.com/T/B/x}\nevent_alerts: []\n")
+    done = declared("apply", file)
+    signed = gateway.remember((tmp_path / "hook.secret").read_text().strip())
+    assert signed.startswith("whsec_") and signed not in done.stdout + done.stderr
+    assert declared("plan", file, "--check", "--delete").stdout == ""
+    declared("apply", file)
+    assert len(gateway.get("/v1/organization/spend_alerts").json["data"]) == 2
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(declared("export").stdout)
+    assert declared("plan", exported, "--check", "--delete").stdout == ""
+
+
+def test_a_journal_is_of_its_server(declared, gateway, tmp_path):
+    """What was cut off elsewhere takes no secret away here."""
+    key = gateway.key(gateway.default_project, "k")
+    file = tmp_path / "org.yaml"
+    file.write_text("tollgate: 1\nprojects:\n  - name: Default project\n    keys: [{name: k, owner: owner@localhost, secret: {file: k.secret}}]\n")
+    (tmp_path / "org.yaml.pending").write_text(json.dumps(["https://staging.example.com:443", "Default project", "k"]) + "\n")
+    assert declared("plan", file, "--check").stdout == ""
+    declared("apply", file)
+    assert request(gateway.url, "GET", "/tollgate/v1/me", key=key["value"]).status == 200 and (tmp_path / "org.yaml.pending").exists()
+
+
+def test_an_expired_key_is_told(declared, gateway, tmp_path):
+    key = gateway.key(gateway.default_project, "k", expires_in_seconds=60)
+    assert gateway.process.stop() == 0
+    with gateway.database() as database:
+        database.execute("UPDATE api_key SET expires_at = 1000 WHERE id = ?", (key["id"],))
+    gateway.start()
+    file = tmp_path / "org.yaml"
+    file.write_text("tollgate: 1\nprojects:\n  - name: Default project\n    keys: [{name: k, owner: owner@localhost}]\n")
+    assert "it has expired" in declared("plan", file, "--check", check=1, url=gateway.base_url).stdout
 
 
 def test_a_secret_that_did_not_arrive_is_made_again(declared, gateway, tmp_path):
@@ -198,7 +248,7 @@ def test_a_secret_that_did_not_arrive_is_made_again(declared, gateway, tmp_path)
     say = lambda command: file.write_text("tollgate: 1\nprojects:\n  - name: Default project\n    keys:\n      - {name: k, owner: owner@localhost, secret: {command: %s}}\n" % json.dumps(command))
     say(["false"])
     failed = declared("apply", file, check=2)
-    assert "Run it again" in failed.stderr and (tmp_path / "org.yaml.pending").exists()
+    assert "run it again" in failed.stderr and (tmp_path / "org.yaml.pending").exists()
     say(["sh", "-c", "cat > k.secret"])
     assert "another secret" in declared("plan", file).stdout
     declared("apply", file)

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from browser import Person, chromium
-from harness import Server, request
+from harness import Server, request, run
 
 
 class Provider:
@@ -337,3 +337,49 @@ def test_a_provider_that_cannot_be_used_is_told_and_passwords_still_work(start, 
 def test_without_a_provider_there_is_none(server):
     assert request(server.url, "GET", "/oidc").status == 404
     assert b"Sign in by" not in request(server.url, "GET", "/login").body
+
+
+def test_a_password_that_somebody_else_chose_opens_nothing_of_whom_the_provider_knows(start, provider):
+    """Whoever may invite can make an account of any address: its password is theirs, and the provider's word is not for it."""
+    server = start("--oidc-default", "reader", "--oidc-groups", "bosses=owner")
+    sent = server.post("/v1/organization/invites", {"email": "ada@example.com", "role": "reader", "projects": []}).json
+    token = server.remember(sent["accept_url"].split("=")[1])
+    password = server.remember("the password of mallory")
+    assert request(server.url, "POST", "/tollgate/v1/invites/accept", body={"token": token, "name": "Mallory", "password": password}).status == 200
+    provider.claims["groups"] = ["bosses"]
+    refused = sign_in(server)
+    assert refused.status == 401 and "with a password" in text(refused) and refused.cookie is None
+    [ada] = server.get("/v1/organization/users", emails="ada@example.com").json["data"]
+    assert ada["role"] == "reader", "nothing was given to it"
+    # Whoever has signed in with it in the same browser has proved that it is theirs.
+    post = request(server.url, "POST", "/login", body=urllib.parse.urlencode({"email": "ada@example.com", "password": password}).encode(), headers={"content-type": "application/x-www-form-urlencoded"})
+    session = post.headers["set-cookie"].split(";")[0]
+    server.remember(session.split("=")[1])
+    done = sign_in(server, tamper=lambda cookie, query: (f"{cookie}; {session}", query))
+    assert done.cookie
+    # Or the operator takes it away, with what it had opened.
+    provider.claims |= {"sub": "2", "email": "eve@example.com", "groups": []}
+    sent = server.post("/v1/organization/invites", {"email": "eve@example.com", "role": "reader", "projects": []}).json
+    token = server.remember(sent["accept_url"].split("=")[1])
+    assert request(server.url, "POST", "/tollgate/v1/invites/accept", body={"token": token, "name": "Mallory", "password": password}).status == 200
+    post = request(server.url, "POST", "/login", body=urllib.parse.urlencode({"email": "eve@example.com", "password": password}).encode(), headers={"content-type": "application/x-www-form-urlencoded"})
+    session = post.headers["set-cookie"].split(";")[0]
+    server.remember(session.split("=")[1])
+    assert server.process.stop() == 0
+    run("password", "clear", "eve@example.com", *server.place_and_secrets, check=0)
+    server.start()
+    assert request(server.url, "GET", "/me", headers={"cookie": session}).status == 303
+    assert sign_in(server).cookie
+
+
+def test_a_stranger_leaves_nothing_behind(start, provider):
+    server = start()
+    with server.database() as database:
+        count = lambda: [database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("app_user", "person_identity", "audit_log")]
+        before = count()
+        assert sign_in(server).status == 403
+        assert count() == before
+    server.post("/tollgate/v1/users", {"email": "ada@example.com", "role": "reader"})
+    assert sign_in(server).cookie
+    told = [event for event in server.get("/v1/organization/audit_logs").json["data"] if event["type"] == "user.updated"]
+    assert told[0]["user.updated"]["changes_requested"]["identity"] == "linked"

@@ -1,5 +1,7 @@
 """Another secret for the same key: what it is and what it has spent stays, and the secret before ends when it is to."""
 
+import re
+
 import pytest
 
 from harness import request, run
@@ -217,3 +219,39 @@ def test_projects_and_people_are_found_by_name(server):
     assert found(name="x") == []
     ada = server.user("ada@example.com")
     assert [one["id"] for one in server.get("/v1/organization/users", name="ADA@").json["data"]] == [ada]
+
+
+def test_the_secret_before_cannot_make_itself_last(gateway):
+    """A leaked admin key in its grace gives neither a secret without an end, nor a password."""
+    made = gateway.post("/v1/organization/admin_api_keys", {"name": "leaked"}).json
+    gateway.remember(made["value"])
+    turned = gateway.post(f"/v1/organization/admin_api_keys/{made['id']}/rotate", {"grace_seconds": 600})
+    gateway.remember(turned.json["value"])
+    refused = gateway.post(f"/v1/organization/admin_api_keys/{made['id']}/rotate", {}, key=made["value"])
+    assert refused.status == 403 and "outlives" in refused.error["message"], refused
+    again = gateway.post(f"/v1/organization/admin_api_keys/{made['id']}/rotate", {"grace_seconds": 60}, key=turned.json["value"])
+    assert again.status == 200
+    gateway.remember(again.json["value"])
+
+
+def test_metrics_count_a_key_once(gateway):
+    project = gateway.project()
+    key = gateway.key(project)
+    count = lambda: re.search(r'tollgate_api_keys\{[^}]*active[^}]*\} (\d+)|tollgate_keys\{[^}]*active[^}]*\} (\d+)', gateway.get("/metrics").body.decode())[0].split()[-1]
+    before = count()
+    rotate(gateway, project, key["id"], grace_seconds=3_600)
+    assert count() == before
+
+
+def test_names_beyond_ascii_are_found(server):
+    id = server.project("Ärzte & Co")
+    found = lambda name: [one["id"] for one in server.get("/v1/organization/projects", name=name).json["data"]]
+    assert found("Ärzte") == [id] and found("rzte & co") == [id]
+
+
+def test_a_policy_against_peoples_keys_is_one_against_their_new_secrets(gateway):
+    key = gateway.post("/tollgate/v1/me/api_keys", {"project_id": gateway.default_project, "name": "own"}).json
+    gateway.remember(key["value"])
+    assert gateway.post("/tollgate/v1/organization/key_policy", {"key_owners": "service_accounts"}).status == 200
+    assert gateway.post(f"/tollgate/v1/me/api_keys/{key['id']}/rotate", {}).status == 400
+    assert gateway.delete(f"/tollgate/v1/me/api_keys/{key['id']}").status == 200

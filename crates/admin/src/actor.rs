@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tollgate_core::key::KeyKind;
+use tollgate_core::key::{KeyKind, Locator};
 use tollgate_core::{
     Error, KeyId, Kind, OrganizationId, Permission, Permissions, Principal, ProjectId, Result, Scopes,
     SessionId, Timestamp, UserId,
@@ -26,7 +26,8 @@ pub struct Origin {
 /// What proves who somebody is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    Key(KeyId),
+    /// A key, by the secret that its locator finds.
+    Key(KeyId, Locator),
     /// A person who is signed in to the console.
     Session(SessionId),
 }
@@ -61,7 +62,7 @@ impl Actor {
         let user = key.owner.user().and_then(|id| snapshot.user(id));
         let at = at.or(key.project);
         Self {
-            credential: Credential::Key(key.id),
+            credential: Credential::Key(key.id, key.locator),
             kind: key.kind,
             organization: key.organization,
             project: key.project,
@@ -112,7 +113,7 @@ impl Actor {
     /// The key that asks.
     pub(crate) fn key(&self) -> Result<KeyId> {
         match self.credential {
-            Credential::Key(key) => Ok(key),
+            Credential::Key(key, _) => Ok(key),
             Credential::Session(_) => Err(Error::not_found("API key")),
         }
     }
@@ -222,8 +223,8 @@ impl Actor {
     /// Judges the actor anew, on what this very transaction sees: a key that was revoked, or an owner who was demoted,
     /// while the request waited for its turn, changes nothing any more.
     pub(crate) async fn judge_anew(&mut self, tx: &mut Tx, now: Timestamp) -> Result<()> {
-        let key = match self.credential {
-            Credential::Key(key) => key,
+        let (key, locator) = match self.credential {
+            Credential::Key(key, locator) => (key, locator),
             Credential::Session(session) => return self.judge_session_anew(session, tx, now).await,
         };
         let row: Option<Row> = tx
@@ -235,8 +236,10 @@ impl Actor {
                     LEFT JOIN organization_user o ON o.user_id = k.user_id AND o.organization_id = k.organization_id
                  WHERE k.id = $1 AND k.revoked_at IS NULL AND k.is_active = $2 AND k.frozen_at IS NULL
                     AND o.frozen_at IS NULL AND p.frozen_at IS NULL AND p.archived_at IS NULL
-                    AND (k.expires_at IS NULL OR k.expires_at > $3)",
-                &params![key, true, now, false],
+                    AND (k.expires_at IS NULL OR k.expires_at > $3)
+                    AND EXISTS (SELECT 1 FROM api_key_secret s WHERE s.locator = $5 AND s.api_key_id = k.id
+                        AND s.verifier IS NOT NULL AND (s.expires_at IS NULL OR s.expires_at > $3))",
+                &params![key, true, now, false, locator],
             )
             .await?;
         let gone = || Error::new(Kind::Unauthenticated, "The API key was revoked.").code("invalid_api_key");
@@ -265,7 +268,7 @@ impl Actor {
     /// OpenAI's actor object.
     pub(crate) fn wire(&self) -> Value {
         let key = match self.credential {
-            Credential::Key(key) => key,
+            Credential::Key(key, _) => key,
             Credential::Session(_) => {
                 let ip = self.origin.ip.map(|ip| ip.to_string()).unwrap_or_default();
                 let user = json!({"id": self.owner, "email": self.email.as_deref().unwrap_or("")});

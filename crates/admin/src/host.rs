@@ -275,11 +275,19 @@ async fn record(
     audit::write(tx, with, organization, &Author::Host, &recorded).await
 }
 
-/// Takes the password of an account away, as of one that somebody else had set; says whether it had one.
+/// Takes the password of an account away, as of one that somebody else had set, with its sessions and what links it to a
+/// provider of identities; says whether it had any of these.
 pub async fn clear_password(tx: &mut Tx, clock: &Clock, keyring: &Keyring, email: &str) -> Result<bool> {
     let user = user_by_email(tx, email).await?;
-    let sql = "UPDATE app_user SET password = NULL WHERE id = $1 AND password IS NOT NULL";
-    if tx.execute(sql, &params![user]).await? == 0 {
+    let mut had = 0;
+    for sql in [
+        "UPDATE app_user SET password = NULL WHERE id = $1 AND password IS NOT NULL",
+        "DELETE FROM person_session WHERE user_id = $1",
+        "DELETE FROM person_identity WHERE user_id = $1",
+    ] {
+        had += tx.execute(sql, &params![user]).await?;
+    }
+    if had == 0 {
         return Ok(false);
     }
     let rows: Vec<Row> =

@@ -24,11 +24,13 @@ function equip(root) {
   }
   // Times in the zone of whoever looks; what the server wrote stays in the title.
   for (const time of all("time[datetime]", root)) {
-    if (!/UTC$/.test(time.textContent.trim())) continue;
+    if (time.dataset.shown || !/UTC$/.test(time.textContent.trim())) continue;
     const at = new Date(time.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     const two = (number) => String(number).padStart(2, "0");
-    time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+    const zone = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(at).find((part) => part.type === "timeZoneName");
+    time.textContent = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())} ${zone ? zone.value : ""}`;
+    time.dataset.shown = "1";
   }
 }
 
@@ -64,7 +66,7 @@ const born = Date.now();
 async function refresh(piece) {
   if (document.hidden || piece.contains(document.activeElement) || one("details[open]", piece)) return;
   let answer;
-  try { answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "manual" }); } catch { return; }
+  try { answer = await fetch(location.href, { headers: { accept: "text/html", "x-tollgate-live": "1" }, redirect: "manual" }); } catch { return; }
   if (!answer.ok) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(piece.id);
   if (fresh && fresh.innerHTML !== piece.dataset.before) {

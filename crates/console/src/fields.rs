@@ -16,6 +16,10 @@ impl<'a> Fields<'a> {
         Self { typed, error }
     }
 
+    pub(crate) const fn has_error(&self) -> bool {
+        self.error.is_some()
+    }
+
     /// What went wrong, at the top of the form, where screen readers begin.
     pub(crate) fn alert(&self) -> Markup {
         html! {

@@ -32,6 +32,10 @@ use crate::visit::Visit;
 
 pub use crate::route::{ROUTES, Route, Who, is_of_console};
 
+/// Where the provider of identities sends people back to.
+const OIDC_CALLBACK: &str = "/oidc/callback";
+/// Says that this is the step after coming from elsewhere.
+const AGAIN: &str = "again";
 /// No form is longer.
 const FORM_BYTES_MAX: usize = 256 * 1024;
 
@@ -65,11 +69,17 @@ impl Console {
     async fn answer(&self, exchange: &mut Exchange, found: &Found) -> Reply {
         let origin = self.admin.origin(exchange);
         let token = self.cookies.session(&exchange.head.headers);
-        let session = match self.session(token.as_ref()).await {
+        let is_script = exchange.head.headers.get("x-tollgate-live").is_some();
+        let session = match self.session(token.as_ref(), is_script).await {
             Ok(session) => session,
             Err(error) => return Self::failed(&error, None, exchange),
         };
         let route = found.route;
+        if route.path == OIDC_CALLBACK && is_from_elsewhere(exchange) {
+            // Without its strict cookie nobody knows who is signed in already. The next step is ours.
+            let (path, query) = (exchange.head.path(), exchange.head.query());
+            return html::go_on(&format!("{path}?{query}&{AGAIN}"));
+        }
         if session.is_none() && route.who == Who::SignedIn {
             return self.turned_away(exchange, token.is_some());
         }
@@ -84,9 +94,9 @@ impl Console {
         }
     }
 
-    async fn session(&self, token: Option<&Secret>) -> Result<Option<Session>> {
+    async fn session(&self, token: Option<&Secret>, is_script: bool) -> Result<Option<Session>> {
         match token {
-            Some(token) => self.admin.session(token).await,
+            Some(token) => self.admin.session(token, is_script).await,
             None => Ok(None),
         }
     }
@@ -185,6 +195,12 @@ impl Console {
         reply.headers.extend(shown.map(|(name, value)| (*name, value.clone())));
         reply
     }
+}
+
+/// Whether another site led here, and not a step of ours after that.
+fn is_from_elsewhere(exchange: &Exchange) -> bool {
+    let is_elsewhere = exchange.head.headers.get("sec-fetch-site") == Some("cross-site");
+    is_elsewhere && !exchange.head.query().ends_with(AGAIN)
 }
 
 /// A form that another site sends is refused, whatever its cookie says.

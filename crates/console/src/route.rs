@@ -91,6 +91,7 @@ routes! {
     SignedIn POST "/projects/{}/keys/{}/freeze" => keys::freeze;
     SignedIn POST "/projects/{}/keys/{}/unfreeze" => keys::unfreeze;
     SignedIn POST "/projects/{}/keys/{}/limits" => limits::create_of_key;
+    SignedIn POST "/projects/{}/keys/{}/limits/{}" => limits::change_of_key;
     SignedIn POST "/projects/{}/keys/{}/limits/{}/delete" => limits::delete_of_key;
     SignedIn GET "/projects/{}/service-accounts" => project::service_accounts;
     SignedIn POST "/projects/{}/service-accounts" => project::create_service_account;
@@ -103,6 +104,7 @@ routes! {
     SignedIn POST "/projects/{}/members/{}/remove" => project::remove_member;
     SignedIn GET "/projects/{}/limits" => limits::of_project;
     SignedIn POST "/projects/{}/limits" => limits::create_of_project;
+    SignedIn POST "/projects/{}/limits/{}" => limits::change_of_project;
     SignedIn POST "/projects/{}/limits/{}/delete" => limits::delete_of_project;
     SignedIn POST "/projects/{}/policy" => limits::change_policy;
     SignedIn GET "/projects/{}/settings" => project::settings;
@@ -128,6 +130,7 @@ routes! {
     SignedIn GET "/requests/{}" => requests::show;
     SignedIn GET "/limits" => limits::of_organization;
     SignedIn POST "/limits" => limits::create_of_organization;
+    SignedIn POST "/limits/{}" => limits::change_of_organization;
     SignedIn POST "/limits/{}/delete" => limits::delete_of_organization;
     SignedIn POST "/limits/defaults" => limits::change_defaults;
     SignedIn GET "/alerts" => alerts::list;

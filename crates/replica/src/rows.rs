@@ -50,6 +50,7 @@ mod column {
     pub(super) const FROZEN_AT: usize = 17;
     pub(super) const OWNER_HAS_ROLE: usize = 18;
     pub(super) const LABELS: usize = 19;
+    pub(super) const REPLACED_AT: usize = 20;
 }
 
 impl FromRow for SecretRow {
@@ -91,6 +92,7 @@ fn read_key(row: &Row, locator: Locator, (verifier, pepper_version): ([u8; 32], 
         is_active: row.at(column::IS_ACTIVE)?,
         is_frozen: row.at::<Option<Timestamp>>(column::FROZEN_AT)?.is_some(),
         owner_has_role: row.at(column::OWNER_HAS_ROLE)?,
+        is_replaced: row.at::<Option<Timestamp>>(column::REPLACED_AT)?.is_some(),
         pepper_version,
         verifier,
         last_used_at: AtomicI64::new(last_used_at.map_or(0, |at| at.0)),
@@ -101,7 +103,7 @@ fn read_key(row: &Row, locator: Locator, (verifier, pepper_version): ([u8; 32], 
 const SECRETS: &str = "SELECT s.locator, s.verifier, s.scheme, s.pepper_version, s.expires_at AS secret_expires_at,
         k.id, k.number, k.kind, k.organization_id, k.project_id, k.user_id, k.service_account_id, k.scopes, k.expires_at,
         s.last_used_at, k.is_active, k.revoked_at, k.frozen_at, COALESCE(a.role, 'user') <> 'none' AS owner_has_role,
-        k.labels
+        k.labels, s.replaced_at
     FROM api_key_secret s JOIN api_key k ON k.id = s.api_key_id
         LEFT JOIN service_account a ON a.id = k.service_account_id ";
 

@@ -39,6 +39,8 @@ pub struct Key {
     pub(crate) is_frozen: bool,
     /// Off for a service account with the role `none`, whose keys can do nothing.
     pub owner_has_role: bool,
+    /// Whether another secret of the key has taken the place of this one.
+    pub(crate) is_replaced: bool,
     pub(crate) pepper_version: u32,
     pub(crate) verifier: [u8; 32],
     pub(crate) last_used_at: AtomicI64,
@@ -278,7 +280,8 @@ impl Snapshot {
     /// How many keys there are in each state. Looks at all of them.
     pub fn count_keys(&self, now: Timestamp) -> KeyCounts {
         let mut counts = KeyCounts::default();
-        for ByLocator(key) in self.keys.keys() {
+        // A key counts once, whatever secrets it has.
+        for ByLocator(key) in self.keys.keys().filter(|ByLocator(key)| !key.is_replaced) {
             match key.expires_at {
                 Some(at) if at <= now => counts.expired += 1,
                 _ if !key.is_active => counts.inactive += 1,
@@ -363,6 +366,11 @@ impl Snapshot {
             .into_iter()
             .flat_map(|user| user.organizations.iter().filter(|id| !user.frozen_in.contains(id)));
         of_user.filter_map(|id| self.organization(*id))
+    }
+
+    /// Whether somebody is a member of another organization than this.
+    pub fn is_in_others(&self, user: UserId, organization: OrganizationId) -> bool {
+        self.user(user).is_some_and(|user| user.organizations.iter().any(|id| *id != organization))
     }
 
     /// The projects of an organization at which somebody has a role, their own or one of their groups'.

@@ -15,7 +15,7 @@ use tollgate::cli::{ApiOptions, Cli, Command, Said};
 use tollgate::command::maintenance::{AuditCommand, FsckOptions};
 use tollgate::command::{dev, maintenance, serve, simulate};
 use tollgate_core::secret::Secret;
-use tollgate_core::{Address, Error, Kind};
+use tollgate_core::{Error, Kind};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -105,10 +105,13 @@ async fn run(cli: Cli) -> u8 {
             Ok(false) => FAILED,
             Err(error) => done(Err(error)),
         },
-        Command::Migrate(options) => match maintenance::migrate(&options).await {
-            Ok(is_there) => u8::from(!is_there),
-            Err(error) => done(Err(error)),
-        },
+        Command::Migrate(mut options) => {
+            options.check |= cli.api.dry_run;
+            match maintenance::migrate(&options).await {
+                Ok(is_there) => u8::from(!is_there),
+                Err(error) => done(Err(error)),
+            }
+        }
         Command::Version => done(maintenance::version()),
         Command::Challenge(options) => challenge(*options, &cli.api).await,
         Command::Backup(options) => done(maintenance::backup(&options).await),
@@ -160,7 +163,9 @@ async fn run(cli: Cli) -> u8 {
 async fn login(command: &LoginCommand, options: &ApiOptions) -> Result<(), Failure> {
     let known = Place::usual().map(|place| place.config()).transpose()?.unwrap_or_default();
     // A profile that is there already keeps its server unless another is named.
-    let url = match (&options.url, options.profile.as_deref()) {
+    // What a profile that a flag names is, the environment does not say.
+    let said = options.url.as_ref().filter(|_| options.said.url || !options.said.profile);
+    let url = match (said, options.profile.as_deref()) {
         (Some(url), _) => url.clone(),
         (None, Some(name)) => known
             .meant(Some(name))
@@ -251,17 +256,21 @@ fn from_environment(name: &str) -> Option<Secret> {
 fn session(options: &ApiOptions) -> Result<Session, String> {
     let place = Place::usual();
     let config = place.as_ref().map(Place::config).transpose()?.unwrap_or_default();
-    let meant = config.meant(options.profile.as_deref())?;
     let is_flagged = options.said.profile;
-    let url_said = options.url.as_deref().filter(|_| options.said.url || !is_flagged);
-    let url = url_said.or(meant.as_ref().map(|(_, profile)| profile.url.as_str())).unwrap_or(URL_USUAL);
-    let address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
-    let from_environment = |name| from_environment(name).filter(|_| !is_flagged);
     let key_file = options.admin_key_file.as_ref().filter(|_| options.said.admin_key_file || !is_flagged);
+    let from_environment = |name| from_environment(name).filter(|_| !is_flagged);
     let key = match key_file {
         Some(file) => Some(tollgate::api::read_secret(file)?),
         None => from_environment("TOLLGATE_ADMIN_KEY"),
     };
+    // The profile in use is a pair: a key that comes from elsewhere is not for its server, unless the profile is named.
+    let meant = match (&key, &options.profile) {
+        (Some(_), None) => None,
+        (_, named) => config.meant(named.as_deref())?,
+    };
+    let url_said = options.url.as_deref().filter(|_| options.said.url || !is_flagged);
+    let url = url_said.or(meant.as_ref().map(|(_, profile)| profile.url.as_str())).unwrap_or(URL_USUAL);
+    let address = profile::server(url)?;
     let key = match (key, &meant, &place) {
         (Some(key), ..) => Some(key),
         (None, Some((name, profile)), Some(place)) => profile::key_for(place, name, profile, &address)?,

@@ -138,6 +138,10 @@ impl Worker {
                 exchange.respond(&Reply::json(200, openapi().to_vec())).await;
                 Some("/openapi.json")
             }
+            // Whoever looks for a page is told by one.
+            _ if exchange.head.headers.get("accept").is_some_and(|accept| accept.contains("text/html")) => {
+                self.console.serve(exchange).await
+            }
             (method, path) => {
                 let error = not_served::unknown_url(method, path);
                 exchange.fail(&error).await;

@@ -10,7 +10,7 @@ use crate::arguments::Order;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::search::{ESCAPED, pattern};
+use crate::resource::search::{Searched, and_has};
 
 pub(crate) fn operations() -> Operations {
     Operations::new()
@@ -148,7 +148,9 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let unused = input.unused_since.map(|at| at.to_value());
     sql = and(sql, " AND k.created_at < ", unused.clone(), "");
     sql = and(sql, " AND (k.last_used_at IS NULL OR k.last_used_at < ", unused, ")");
-    sql = and(sql, " AND LOWER(k.name) LIKE ", input.name.as_deref().map(pattern), ESCAPED);
+    if let Some(name) = &input.name {
+        sql = and_has(sql, &mut values, &Searched { lower: "LOWER(k.name)", plain: "k.name" }, name);
+    }
     let rows = cx.tx.all(sql.push(" ORDER BY k.id LIMIT $5"), &values).await?;
     Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
 }

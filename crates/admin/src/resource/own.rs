@@ -19,7 +19,7 @@ use crate::operation::Access::Oneself;
 use crate::operation::Operations;
 use crate::resource::api_keys::{self, ApiKey, CreateKey, CreatedKey, OneKey, RotateKey};
 use crate::resource::secrets::{self, PreviousSecret, Secrets};
-use crate::resource::{Deleted, projects};
+use crate::resource::{Deleted, key_policy, projects};
 
 pub(crate) fn operations() -> Operations {
     const ALL: &str = "/tollgate/v1/me/api_keys";
@@ -215,6 +215,9 @@ pub(crate) struct RotateOwnKey {
 async fn rotate(cx: &mut Cx, input: RotateOwnKey) -> Result<CreatedKey> {
     let (key, project) = own(cx, &input.api_key_id).await?;
     act_at(cx, project).await?;
+    // A policy against people's keys is one against their new secrets.
+    let owner = cx.actor.owner;
+    key_policy::check_owner(cx, owner).await?;
     let input = RotateKey {
         project_id: PathId::of(project),
         api_key_id: PathId::of(key),

@@ -18,7 +18,7 @@ use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
-use crate::resource::search::{ESCAPED, NAMED, pattern};
+use crate::resource::search::{Searched, and_has};
 use crate::resource::{labels, service_accounts, spend_defaults};
 
 pub(crate) fn operations() -> Operations {
@@ -110,8 +110,7 @@ async fn list(cx: &mut Cx, input: ListProjects) -> Result<Page<Project>> {
     }
     let mut values = params![cx.organization(), Order::Asc.beyond(after), limit + 1].to_vec();
     if let Some(name) = &input.name {
-        values.push(pattern(name));
-        sql = sql.push(" AND ").push(NAMED).push_param(values.len()).push(ESCAPED);
+        sql = and_has(sql, &mut values, &Searched { lower: "LOWER(name)", plain: "name" }, name);
     }
     let rows = cx.tx.all(sql.push(" ORDER BY id LIMIT $3"), &values).await?;
     Ok(Page::new(rows, limit, |project: &Project| project.id.to_string()))

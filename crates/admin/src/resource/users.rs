@@ -22,7 +22,7 @@ use crate::gate::Cx;
 use crate::operation::Access::Needs;
 use crate::operation::Operations;
 use crate::resource::roles::Role;
-use crate::resource::search::{ESCAPED, pattern};
+use crate::resource::search::{Searched, and_has};
 use crate::resource::{api_keys, invites, role_assignments};
 
 pub(crate) fn operations() -> Operations {
@@ -115,8 +115,9 @@ async fn list(cx: &mut Cx, input: ListUsers) -> Result<Page<User>> {
         sql = sql.push(" AND u.email IN ").push_list(&mut values, emails);
     }
     if let Some(name) = &input.name {
-        values.push(pattern(name));
-        sql = sql.push(" AND LOWER(u.name || ' ' || u.email) LIKE ").push_param(values.len()).push(ESCAPED);
+        const NAMES: Searched =
+            Searched { lower: "LOWER(u.name || ' ' || u.email)", plain: "(u.name || ' ' || u.email)" };
+        sql = and_has(sql, &mut values, &NAMES, name);
     }
     let rows = cx.tx.all(sql.push(" ORDER BY o.user_id LIMIT $3"), &values).await?;
     Ok(Page::new(rows, limit, |user: &User| user.id.to_string()))

@@ -114,14 +114,15 @@ impl FromRow for Session {
 }
 
 impl Admin {
-    /// The session that a cookie's token opens, if it does.
-    pub async fn session(&self, token: &Secret) -> Result<Option<Session>> {
+    /// The session that a cookie's token opens, if it does. That it was seen is written down; what is asked by
+    /// the script of a page that is open does not count as somebody being there.
+    pub async fn session(&self, token: &Secret, is_script: bool) -> Result<Option<Session>> {
         self.desk.replica.check_fresh()?;
         let now = self.desk.clock.now();
         let verifiers = token::verifiers(&self.desk.keyring, PURPOSE, token.reveal());
         let found = self.db.read(move |tx| Box::pin(async move { find(tx, verifiers, now).await })).await?;
         let Some(session) = found else { return Ok(None) };
-        if now.0 - session.last_seen_at.0 >= SEEN_EVERY_SECONDS {
+        if !is_script && now.0 - session.last_seen_at.0 >= SEEN_EVERY_SECONDS {
             let id = session.id;
             let sql = "UPDATE person_session SET last_seen_at = $1 WHERE id = $2";
             let seen = self.db.write(move |tx| {

@@ -18,6 +18,8 @@ use crate::password;
 const NOBODYS_PASSWORD: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+const EMAIL_BYTES_MAX: usize = 320;
+
 struct Account {
     user: UserId,
     email: String,
@@ -38,6 +40,10 @@ impl Admin {
         self.desk.replica.check_fresh()?;
         self.throttle.pass_address(origin.ip, now)?;
         let email = email.trim().to_lowercase();
+        // No address is longer, and none of these is kept.
+        if email.len() > EMAIL_BYTES_MAX {
+            return Err(refused());
+        }
         let known = self.account(email.clone()).await?;
         let proved = match self.throttle.pass_account(&email, now) {
             Ok(()) => prove(known.as_ref(), password).await,
@@ -117,6 +123,13 @@ impl Admin {
         if !actor.scopes.is_unrestricted() || actor.restricted_to.is_some() || actor.expires_at.is_some() {
             return unfit(
                 "A password is as good as a key without scopes, projects and expiry. This key has some.",
+            );
+        }
+        // A password opens all organizations of its person, and the key is of one.
+        if self.desk.replica.snapshot().is_in_others(user, actor.organization) {
+            return unfit(
+                "You are a member of several organizations, and the key is of one of them. Ask the operator to clear your \
+                 password, and for an invite; or sign in by the provider.",
             );
         }
         password::check(&password)?;

@@ -133,7 +133,7 @@ fn channel_fields(fields: &Fields<'_>) -> Markup {
 
 fn spend_form(visit: &Visit<'_>, fields: &Fields<'_>) -> Markup {
     html! {
-        details {
+        details open[fields.has_error()] {
             summary { "Tell somebody when an amount is reached" }
             form method="post" action="/alerts/spend" {
                 (token(visit)) (fields.alert())
@@ -147,7 +147,7 @@ fn spend_form(visit: &Visit<'_>, fields: &Fields<'_>) -> Markup {
 
 fn event_form(visit: &Visit<'_>, fields: &Fields<'_>) -> Markup {
     html! {
-        details {
+        details open[fields.has_error()] {
             summary { "Tell somebody of events" }
             form method="post" action="/alerts/events" {
                 (token(visit)) (fields.alert())

@@ -222,8 +222,9 @@ async fn made(visit: &Visit<'_>, project: &Project) -> Result<Value> {
         let limit = Given::default()
             .path("api_key_id", show::text(&key, "id"))
             .body("threshold_amount", cents)
-            .body("interval", visit.form.text("cap_interval"));
-        // A default of the organization's may be there already, and is what is changed then.
+            .body("interval", visit.form.text("cap_interval"))
+            .body("mode", "enforce");
+        // A default of the organization's may be there already, which may only observe, and is what is changed then.
         if let Err(error) = limits::set_of_key(visit, show::text(&key, "id"), limit).await {
             // A key that was to be held by a limit is not given out without it.
             let given = project.given().path("api_key_id", show::text(&key, "id"));
@@ -321,14 +322,9 @@ pub(crate) async fn edit(visit: &Visit<'_>) -> Result<Answer> {
 
 async fn edit_form(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let (project, key) = named(visit).await?;
-    let scopes = show::texts(&key["scopes"]);
-    let permissions = match (scopes.contains(&"api.model.request"), scopes.contains(&"api.model.read")) {
-        _ if scopes.is_empty() => "all",
-        (true, true) => "all",
-        (true, false) => "request",
-        _ => "read",
-    };
-    let usage: &[&str] = if scopes.contains(&"api.usage.read") { &["usage"] } else { &[] };
+    let now = format!("As they are: {}", scopes(&key));
+    let mut permissions = vec![("", now.as_str())];
+    permissions.extend(PERMISSIONS);
     let mut expiries = vec![("", "As it is")];
     expiries.extend(EXPIRIES.into_iter().filter(|(value, _)| *value != "never"));
     let fields = Fields::new(&visit.form, error);
@@ -336,8 +332,8 @@ async fn edit_form(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
         (project.head(visit))
         form method="post" action=(visit.path) {
             (token(visit)) (fields.alert())
-            (fields.choice("permissions", "Permissions", "", &PERMISSIONS, permissions))
-            (fields.several("more", "Besides", "", &[("usage", "read usage and costs of the project")], usage))
+            (fields.choice("permissions", "Permissions", "", &permissions, ""))
+            (fields.several("more", "Besides, where they change", "", &[("usage", "read usage and costs of the project")], &[]))
             (fields.choice("expires", "Expires in, from now on", "", &expiries, ""))
             (fields.text("labels", "Labels", "As team=search, tier=gold.", &show::typed_labels(&key["labels"])))
             div.buttons { button.primary { "Save" } a.button href=(project.at(&["keys", visit.nth(1)])) { "Cancel" } }
@@ -352,8 +348,10 @@ pub(crate) async fn update(visit: &Visit<'_>) -> Result<Answer> {
         let mut given = Given::default()
             .path("project_id", visit.name())
             .path("api_key_id", visit.nth(1))
-            .body("scopes", read_scopes(visit.form.text("permissions"), usage))
             .body("labels", read_labels(visit.form.typed("labels"))?);
+        if let Some(permissions) = visit.form.typed("permissions") {
+            given = given.body("scopes", read_scopes(permissions, usage));
+        }
         if let Some(seconds) = visit.form.number("expires")? {
             given = given.body("expires_in_seconds", seconds);
         }

@@ -32,33 +32,42 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
 
 async fn organization(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let place = Place { operations: "organization", given: Given::default(), forms: "/limits" };
-    let limits = section(visit, &place, visit.may(Permission::SpendLimitsWrite), error).await?;
+    // The page has two forms, and an error is of the one that has its field.
+    let is_of_new = error.is_some_and(|error| matches!(error.param.as_deref(), Some(param) if param.starts_with("projects") || param.starts_with("api_keys")));
+    let of_limit = error.filter(|_| !is_of_new);
+    let limits = section(visit, &place, visit.may(Permission::SpendLimitsWrite), of_limit).await?;
     let defaults = visit.call("retrieve-default-spend-limits", Given::default()).await?;
     let body = html! {
         p { "What all projects of the organization may spend together." }
         (limits)
-        (of_new(visit, &defaults))
+        (of_new(visit, &defaults, error.filter(|_| is_of_new)))
     };
     Ok(Answer::page("Limits of the organization", body).because(error))
 }
 
-fn of_new(visit: &Visit<'_>, defaults: &Value) -> Markup {
+fn of_new(visit: &Visit<'_>, defaults: &Value, error: Option<&Error>) -> Markup {
     let written = |list: &Value| {
         let all = list.as_array().map_or(&[][..], Vec::as_slice);
         let one = |limit: &Value| {
             let cents = show::number(limit, "threshold_amount").unwrap_or(0);
-            format!("{}.{:02}/{}", cents / 100, cents % 100, show::text(limit, "interval"))
+            let mut text = format!("{}.{:02}/{}", cents / 100, cents % 100, show::text(limit, "interval"));
+            for (field, usual) in [("mode", "enforce"), ("time_zone", "UTC")] {
+                if show::text(limit, field) != usual {
+                    text = format!("{text} {}", show::text(limit, field));
+                }
+            }
+            text
         };
         all.iter().map(one).collect::<Vec<_>>().join(", ")
     };
-    let fields = Fields::new(&visit.form, None);
-    let hint = "As 50/month, 5/day; empty for none.";
+    let fields = Fields::new(&visit.form, error);
+    let hint = "As 50/month, 5/day observe, 20/week Europe/Berlin; empty for none.";
     html! {
         section {
             h2 { "Limits that new ones begin with" }
             @if visit.may(Permission::SpendLimitsWrite) {
                 form method="post" action="/limits/defaults" {
-                    (token(visit))
+                    (token(visit)) (fields.alert())
                     (fields.text("projects", "New projects", hint, &written(&defaults["projects"])))
                     (fields.text("api_keys", "New keys", hint, &written(&defaults["api_keys"])))
                     div.buttons { button { "Save" } }
@@ -87,9 +96,16 @@ pub(crate) async fn change_defaults(visit: &Visit<'_>) -> Result<Answer> {
 fn read_defaults(visit: &Visit<'_>, name: &'static str) -> Result<Vec<Value>> {
     let all = visit.form.text(name).split(',').map(str::trim).filter(|one| !one.is_empty());
     let read = |one: &str| {
-        let (amount, interval) = one.split_once('/').unwrap_or((one, "month"));
+        let mut words = one.split_whitespace();
+        let limit = words.next().unwrap_or("");
+        let (amount, interval) = limit.split_once('/').unwrap_or((limit, "month"));
         let cents = read_cents(name, amount)?;
-        Ok(json!({"threshold_amount": cents, "interval": interval.trim(), "currency": "USD"}))
+        let mut body = json!({"threshold_amount": cents, "interval": interval, "currency": "USD"});
+        for word in words {
+            let field = if MODES.iter().any(|(mode, _)| *mode == word) { "mode" } else { "time_zone" };
+            body[field] = word.into();
+        }
+        Ok(body)
     };
     all.map(read).collect()
 }
@@ -197,6 +213,18 @@ async fn section(
                         }
                         (chart::budget(limit, visit.now()))
                         @if may_write {
+                            form.inline method="post" action=(format!("{}/{}", place.forms, show::text(limit, "id"))) {
+                                (token(visit))
+                                @let id = format!("amount-{}", show::text(limit, "id"));
+                                label.hidden for=(id) { "Dollars by the " (show::text(limit, "interval")) }
+                                input id=(id) name="amount" size="8" value=(cents(show::number(limit, "threshold_amount").unwrap_or(0)));
+                                label.hidden for=(format!("mode-{id}")) { "When it is reached" }
+                                select id=(format!("mode-{id}")) name="mode" {
+                                    @for (mode, called) in MODES { option value=(mode) selected[mode == show::text(limit, "mode")] { (called) } }
+                                }
+                                button.quiet { "Change" }
+                            }
+                            " "
                             (action(visit, &format!("{}/{}/delete", place.forms, show::text(limit, "id")), "Remove the limit", "quiet"))
                         }
                     }
@@ -218,6 +246,43 @@ async fn section(
             }
         }
     })
+}
+
+/// Cents as dollars are typed.
+fn cents(cents: i64) -> String {
+    format!("{}.{:02}", cents / 100, cents % 100)
+}
+
+async fn changed(visit: &Visit<'_>, operations: &str, given: Given) -> Result<Value> {
+    let cents = read_cents("threshold_amount", visit.form.text("amount"))?;
+    let given = given.body("threshold_amount", cents).body("mode", visit.form.text("mode"));
+    visit.call(&format!("modify-one-{operations}-spend-limit"), given).await
+}
+
+pub(crate) async fn change_of_organization(visit: &Visit<'_>) -> Result<Answer> {
+    match changed(visit, "organization", Given::default().path("spend_limit_id", visit.name())).await {
+        Ok(_) => Ok(Answer::see("/limits")),
+        Err(error) if is_for_form(&error) => organization(visit, Some(&error)).await,
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn change_of_project(visit: &Visit<'_>) -> Result<Answer> {
+    let given = Given::default().path("project_id", visit.name()).path("spend_limit_id", visit.nth(1));
+    match changed(visit, "project", given).await {
+        Ok(_) => Ok(Answer::see(path(&["projects", visit.name(), "limits"]))),
+        Err(error) if is_for_form(&error) => project_page(visit, Some(&error)).await,
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn change_of_key(visit: &Visit<'_>) -> Result<Answer> {
+    let given = Given::default().path("api_key_id", visit.nth(1)).path("spend_limit_id", visit.nth(2));
+    match changed(visit, "api-key", given).await {
+        Ok(_) => Ok(Answer::see(path(&["projects", visit.name(), "keys", visit.nth(1)]))),
+        Err(error) if is_for_form(&error) => keys::page(visit, Some(&error)).await,
+        Err(error) => Err(error),
+    }
 }
 
 fn asked(visit: &Visit<'_>, given: Given) -> Result<Given> {

@@ -49,7 +49,12 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
                     }
                 }
             }).collect::<Vec<_>>(), &plain("")))
-            p { a href="/me/password" { "Change your password" } }
+            p {
+                a href="/me/password" { "Change your password" }
+                @if let Some(provider) = visit.admin.identity_provider() {
+                    " · " a href="/oidc?next=/me" { "Sign in by " (provider) " from now on" }
+                }
+            }
         }
     };
     Ok(Answer::page("You and your keys", body))

@@ -42,9 +42,14 @@ pub(crate) fn read_labels(typed: Option<&str>) -> Result<Map<String, Value>> {
 
 /// Cents of dollars as they are typed: `50`, `$12.50`.
 pub(crate) fn read_cents(param: &'static str, typed: &str) -> Result<i64> {
-    let text = typed.trim().trim_start_matches('$').replace([',', '_'], "");
+    // A comma is a point to some and nothing to others: what it could make a hundred times of is refused.
+    let text = typed.trim().trim_start_matches('$');
     let wrong = |why: &str| Error::invalid(param, format!("'{typed}' {why}."));
-    let money = tollgate_core::Money::parse(&text).ok_or_else(|| wrong("is no amount of dollars"))?;
+    let money = tollgate_core::Money::parse(text)
+        .ok_or_else(|| wrong("is no amount of dollars such as 50 or 12.50"))?;
+    if money <= tollgate_core::Money::ZERO {
+        return Err(wrong("is not more than nothing"));
+    }
     if money.nanos() % 10_000_000 != 0 {
         return Err(wrong("has parts of cents; limits are whole cents"));
     }

@@ -1,7 +1,7 @@
 //! Models and what they cost.
 
 use maud::{Markup, html};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tollgate_admin::Given;
 use tollgate_core::{Error, Result, Timestamp};
 
@@ -60,10 +60,32 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     one(visit, None).await
 }
 
+/// What is known of a model: of one that nothing is known of, that it is there; and of one that is not, nothing, to an operator who
+/// may say something of it.
+async fn known(visit: &Visit<'_>, named: Given) -> Result<Value> {
+    match visit.call("retrieve-tollgate-model", named).await {
+        Err(error) if error.is_not_found() => {
+            let all = visit.call("list-tollgate-models", Given::default()).await?;
+            let found =
+                show::items(&all).iter().find(|model| show::text(model, "id") == visit.name()).cloned();
+            match found {
+                Some(model) => Ok(model),
+                None if visit.is_operator() => Ok(json!({"id": visit.name()})),
+                None => Err(error),
+            }
+        }
+        answer => answer,
+    }
+}
+
 async fn one(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let named = Given::default().path("model", visit.name());
-    let model = visit.call("retrieve-tollgate-model", named.clone()).await?;
-    let versions = visit.if_allowed("list-model-prices", named).await?;
+    let model = known(visit, named.clone()).await?;
+    // Of what has no price there is no list of them.
+    let versions = match visit.if_allowed("list-model-prices", named).await {
+        Err(error) if error.is_not_found() => None,
+        versions => versions?,
+    };
     let id = show::text(&model, "id");
     let figures: Vec<Markup> = model
         .as_object()

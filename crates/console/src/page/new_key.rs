@@ -24,7 +24,7 @@ pub(crate) fn secret(visit: &Visit<'_>, title: &str, key: &Value, back: &str, is
             }
             p.said role="status" aria-live="polite" {}
         }
-        (snippets(visit, value, is_admin))
+        (snippets(visit, "...", is_admin))
         form method="get" action=(back) {
             input type="hidden" name="made" value=(show::text(key, "id"));
             label.check { input type="checkbox" required; " I have stored it" }

@@ -25,7 +25,11 @@ async fn page(visit: &Visit<'_>, sent: Option<&Value>, error: Option<&Error>) ->
     if let Some(name) = visit.query.typed("q") {
         given = given.query("name", name);
     }
-    let answer = visit.call("list-users", given).await?;
+    // Who only invites has a link to pass on, and sees no list.
+    let answer = match sent {
+        Some(_) => visit.if_allowed("list-users", given).await?.unwrap_or_default(),
+        None => visit.call("list-users", given).await?,
+    };
     let invites = if visit.may(Permission::InvitesRead) {
         visit.all("list-invites", Given::default()).await?
     } else {

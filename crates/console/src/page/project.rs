@@ -158,7 +158,7 @@ async fn accounts_page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answe
             html! {
                 tr {
                     th scope="row" { (show::text(account, "name")) br; (show::id(id)) }
-                    td { (show::text(account, "role")) }
+                    td { (show::text(account, "role")) @if show::text(account, "role") == "none" { " " span.badge.warn { "its keys can do nothing" } } }
                     td { (show::time(show::number(account, "created_at"))) }
                     td { (show::labels(&account["labels"])) }
                     td { @if may_write {
@@ -182,6 +182,7 @@ async fn accounts_page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answe
                 form method="post" action=(visit.path) {
                     (token(visit)) (fields.alert())
                     (fields.required("name", "Name", "Such as the program that uses it.", ""))
+                    (fields.choice("role", "Role", "", &ROLES, "member"))
                     (fields.text("labels", "Labels", "As team=search, tier=gold.", ""))
                     div.buttons { button.primary { "Create it" } }
                 }
@@ -200,7 +201,13 @@ pub(crate) async fn create_service_account(visit: &Visit<'_>) -> Result<Answer> 
             .body("name", visit.form.text("name"))
             .body("create_service_account_only", true)
             .body("labels", labels);
-        visit.call("create-project-service-account", given).await
+        let made = visit.call("create-project-service-account", given).await?;
+        // Made by itself it has no role, and its keys could do nothing.
+        let given = Given::default()
+            .path("project_id", visit.name())
+            .path("service_account_id", show::text(&made, "id"))
+            .body("role", visit.form.text("role"));
+        visit.call("modify-project-service-account", given).await
     };
     match made.await {
         Ok(_) => Ok(Answer::see(visit.path.clone())),

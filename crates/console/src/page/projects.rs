@@ -85,6 +85,7 @@ async fn row(visit: &Visit<'_>, project: &Value, costs: &HashMap<String, Money>)
     } else {
         None
     };
+    let sees_costs = visit.may(Permission::UsageRead);
     let tightest = limits.as_ref().and_then(|limits| show::items(limits).first());
     Ok(html! {
         tr.made[id == visit.query.text("made")] {
@@ -96,8 +97,8 @@ async fn row(visit: &Visit<'_>, project: &Value, costs: &HashMap<String, Money>)
                     _ => "active",
                 }
             }
-            td.number { (show::amount(costs.get(id).copied().unwrap_or(Money::ZERO))) }
-            td.wide { @if let Some(limit) = tightest { (chart::budget(limit, visit.now())) } @else { span.none { "none" } } }
+            td.number { @if sees_costs { (show::amount(costs.get(id).copied().unwrap_or(Money::ZERO))) } @else { span.none title="not shown to you" { "–" } } }
+            td.wide { @if let Some(limit) = tightest { (chart::budget(limit, visit.now())) } @else if limits.is_some() { span.none { "none" } } @else { span.none title="not shown to you" { "–" } } }
             td { (show::labels(&project["labels"])) }
         }
     })

@@ -24,8 +24,7 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let session = visit.session()?;
     let may_write = visit.may(Permission::OrganizationWrite);
     let fields = Fields::new(&visit.form, error);
-    let days =
-        |name: &str| policy[name].as_i64().map(|seconds| (seconds / DAY).to_string()).unwrap_or_default();
+    let time = |name: &str| policy[name].as_i64().map(written).unwrap_or_default();
     let body = html! {
         p { (session.organization_name) " " (show::id(&session.organization.to_string())) }
         (fields.alert())
@@ -33,8 +32,8 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
             h2 { "New keys" }
             form method="post" action="/settings/key-policy" {
                 (token(visit))
-                (fields.of_kind("number", "default_expires_in_seconds", "Days until a key ends of which nothing else is said", "Empty for never.", &days("default_expires_in_seconds")))
-                (fields.of_kind("number", "max_expires_in_seconds", "Days that a key lives at most", "Empty for no limit.", &days("max_expires_in_seconds")))
+                (fields.text("default_expires_in_seconds", "How long a key lives of which nothing else is said", "Such as 90d or 12h; empty for ever.", &time("default_expires_in_seconds")))
+                (fields.text("max_expires_in_seconds", "How long a key lives at most", "Such as 90d or 12h; empty for no limit.", &time("max_expires_in_seconds")))
                 (fields.choice("key_owners", "Keys of projects are", "", &[("any", "anybody's"), ("service_accounts", "service accounts' alone")], show::text(&policy, "key_owners")))
                 @if may_write { div.buttons { button { "Save" } } }
             }
@@ -59,13 +58,20 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     Ok(Answer::page("Settings", body).because(error))
 }
 
+/// A time in the largest unit that it is whole in.
+fn written(seconds: i64) -> String {
+    let unit = UNITS.iter().find(|(_, unit)| seconds % unit == 0);
+    unit.map_or_else(|| format!("{seconds}s"), |(letter, unit)| format!("{}{letter}", seconds / unit))
+}
+
+const UNITS: [(char, i64); 4] = [('d', DAY), ('h', 3_600), ('m', 60), ('s', 1)];
+
 fn seconds(visit: &Visit<'_>, name: &str) -> Result<Value> {
-    let days = visit.form.number(name)?;
-    let too_much = || Error::invalid(name, "That is too long.");
-    match days {
-        Some(days) => days.checked_mul(DAY).map(Value::from).ok_or_else(too_much),
-        None => Ok(Value::Null),
-    }
+    let Some(text) = visit.form.typed(name) else { return Ok(Value::Null) };
+    let wrong = || Error::invalid(name, format!("'{text}' is not a time such as 90d, 12h, 30m or 45s."));
+    let (letter, unit) = UNITS.iter().find(|(letter, _)| text.ends_with(*letter)).ok_or_else(wrong)?;
+    let number: i64 = text.trim_end_matches(*letter).trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(*unit).map(Value::from).ok_or_else(wrong)
 }
 
 async fn saved(visit: &Visit<'_>, result: Result<Value>) -> Result<Answer> {

@@ -89,7 +89,10 @@ pub(crate) async fn end_oidc(visit: &Visit<'_>) -> Result<Answer> {
     }
     let code = Secret::new(visit.query.text("code"));
     let state = visit.query.text("state");
-    match visit.admin.end_oidc(&pending, state, &code, visit.origin.clone(), visit.token.clone()).await {
+    // The cookie of a session is strict, and does not come back with whoever comes from the provider's site: the step before
+    // this one is ours.
+    let before = (visit.token.clone(), visit.session.as_ref().map(|session| session.user));
+    match visit.admin.end_oidc(&pending, state, &code, visit.origin.clone(), before).await {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: local(next) }),
         Err(error) => told_at_sign_in(visit, error),
     }

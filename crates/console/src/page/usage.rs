@@ -148,7 +148,10 @@ impl<'a> Asked<'a> {
                 return Err(Error::invalid("until", "It ends before it begins."));
             }
             if until - since.0 > DAYS_MAX * DAY {
-                return Err(Error::invalid("since", format!("At most {DAYS_MAX} days can be shown at once.")));
+                return Err(Error::invalid(
+                    "since",
+                    format!("At most {DAYS_MAX} days can be shown at once."),
+                ));
             }
             return Ok(Self { what, by, range: "custom", since, until: Timestamp(until), width: "1d" });
         }

@@ -198,16 +198,15 @@ impl Session {
         let known = self.client.get(&base, &[]).await?;
         let known = known["data"].as_array().into_iter().flatten();
         let mut known = known.filter(|limit| limit["interval"] == interval.as_str());
-        match known.next().and_then(|limit| limit["id"].as_str()) {
-            Some(id) => {
-                let body = json!({"threshold_amount": cents});
-                self.client.post(&format!("{base}/{}", encoded(id)), &body).await?;
-            }
-            None => {
-                let body = json!({"threshold_amount": cents, "interval": interval.as_str()});
-                self.client.post(&base, &body).await?;
-            }
-        }
+        // A cap is to hold, also where what is given by default only observes.
+        let mut body = json!({"threshold_amount": cents, "mode": "enforce"});
+        let path = if let Some(id) = known.next().and_then(|limit| limit["id"].as_str()) {
+            format!("{base}/{}", encoded(id))
+        } else {
+            body["interval"] = interval.as_str().into();
+            base
+        };
+        self.client.post(&path, &body).await?;
         Ok(())
     }
 

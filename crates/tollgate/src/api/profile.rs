@@ -177,6 +177,15 @@ pub fn key_for(
     Ok(place.credentials()?.0.remove(name).map(|credential| credential.admin_key))
 }
 
+/// Reads the URL of a server. A base URL ends in /v1, and that is meant where nothing is said.
+pub fn server(url: &str) -> Result<Address, String> {
+    let mut address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
+    if address.path.is_empty() {
+        "/v1".clone_into(&mut address.path);
+    }
+    Ok(address)
+}
+
 fn place() -> Result<Place, Failure> {
     Place::usual().ok_or_else(|| {
         Failure::Usage("There is no home directory to keep profiles in: set TOLLGATE_CONFIG_HOME.".to_owned())
@@ -190,7 +199,7 @@ pub async fn login(
     url: &str,
 ) -> Result<(String, Value), Failure> {
     let place = place()?;
-    let address = Address::parse(url).map_err(|why| format!("--url `{url}` cannot be used: {why}."))?;
+    let address = server(url)?;
     let key = if command.with_token {
         secret_input::read(Path::new("-"))?
     } else {
@@ -198,6 +207,11 @@ pub async fn login(
     };
     let client = Client::new(address, key.clone());
     let who = whoami(&client).await?;
+    if who["kind"] != "admin" {
+        return Err("This is the key of a project: it opens no administration. Give an admin key."
+            .to_owned()
+            .into());
+    }
     let name = named.unwrap_or(USUAL).to_owned();
     let mut config = place.config()?;
     let mut credentials = place.credentials()?;

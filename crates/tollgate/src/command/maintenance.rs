@@ -56,7 +56,7 @@ pub struct MigrateOptions {
     #[command(flatten)]
     pub place: PlaceOptions,
     /// Only say what there is to do; exit 1 if there is something. Also while a server runs
-    #[arg(long, alias = "dry-run")]
+    #[arg(long)]
     pub check: bool,
 }
 

@@ -102,6 +102,6 @@ async fn spend_a_cent(client: &Client) -> Result<Value, CallError> {
 fn refusal<T: std::fmt::Debug>(result: Result<T, CallError>) -> (u16, String) {
     match result.unwrap_err() {
         CallError::Refused { status, error, .. } => (status, error["code"].as_str().unwrap_or("").to_owned()),
-        CallError::Network(message) => panic!("{message}"),
+        other => panic!("{other}"),
     }
 }

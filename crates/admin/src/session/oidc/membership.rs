@@ -19,21 +19,25 @@ use crate::resource::{role_assignments, users};
 struct Person {
     user: UserId,
     email: String,
+    /// What of them was made now, if something was: the account, or that it is the provider's.
+    made: Option<&'static str>,
 }
 
 impl Admin {
-    /// Finds or makes the account of somebody whom the provider vouches for, and does what their groups say.
+    /// Finds or makes the account of somebody whom the provider vouches for, and does what their groups say. `proved` is who is
+    /// signed in already in the same browser.
     pub(super) async fn admit_identity(
         &self,
         options: &OidcOptions,
         identity: Identity,
+        proved: Option<UserId>,
         origin: &Origin,
     ) -> Result<(UserId, String)> {
         let (options, desk, origin) = (options.clone(), self.desk.clone(), origin.clone());
         let session: SessionId = desk.clock.next_id();
         let work = self.db.write_with(move |mut tx| {
             Box::pin(async move {
-                let person = match person(&mut tx, &desk, &options, &identity).await {
+                let person = match person(&mut tx, &desk, &options, &identity, proved).await {
                     Ok(person) => person,
                     Err(error) => return (tx, Err(error)),
                 };
@@ -76,7 +80,13 @@ impl Admin {
 }
 
 /// By issuer and subject; the first time by the address, if the provider has verified it.
-async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Identity) -> Result<Person> {
+async fn person(
+    tx: &mut Tx,
+    desk: &Desk,
+    options: &OidcOptions,
+    identity: &Identity,
+    proved: Option<UserId>,
+) -> Result<Person> {
     let issuer = options.issuer.trim_end_matches('/');
     let row: Option<Row> = tx
         .optional(
@@ -86,7 +96,7 @@ async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Iden
         )
         .await?;
     if let Some(row) = row {
-        return Ok(Person { user: row.at(0)?, email: row.at(1)? });
+        return Ok(Person { user: row.at(0)?, email: row.at(1)?, made: None });
     }
     let email =
         identity.email.as_deref().ok_or_else(|| refused("The provider tells no e-mail address of you."))?;
@@ -99,17 +109,30 @@ async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Iden
     }
     let known: Option<Row> = tx
         .optional(
-            "SELECT u.id, EXISTS (SELECT 1 FROM person_identity i WHERE i.user_id = u.id AND i.issuer = $2)
+            "SELECT u.id, EXISTS (SELECT 1 FROM person_identity i WHERE i.user_id = u.id AND i.issuer = $2),
+                u.password IS NOT NULL
              FROM app_user u WHERE u.email = $1",
             &params![email, issuer],
         )
         .await?;
-    let user: UserId = match known {
+    let (user, made): (UserId, &'static str) = match known {
         // An address that somebody else has now would be their account.
         Some(row) if row.at::<bool>(1)? => {
             return Err(refused("This address belongs to somebody else of the same provider."));
         }
-        Some(row) => row.at(0)?,
+        // Nobody has looked whether the address is theirs who chose its password: whoever may invite could have.
+        Some(row) if row.at::<bool>(2)? && proved != Some(row.at(0)?) => {
+            return Err(refused(
+                "There is an account of your address with a password. Sign in with that, and then by the provider; if it is not \
+                 yours, have the operator clear it.",
+            ));
+        }
+        Some(row) => (row.at(0)?, "linked"),
+        // Whom nobody wants leaves nothing behind.
+        None if wanted(options, identity).is_empty() => {
+            let message = "You are a member of no organization. Ask whoever runs yours.";
+            return Err(Error::new(Kind::Forbidden, message).code("no_organization"));
+        }
         None => {
             let user: UserId = desk.clock.next_id();
             let name =
@@ -120,7 +143,7 @@ async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Iden
                 &params![user, email, name, false, desk.clock.now()],
             )
             .await?;
-            user
+            (user, "made")
         }
     };
     tx.execute(
@@ -128,7 +151,7 @@ async fn person(tx: &mut Tx, desk: &Desk, options: &OidcOptions, identity: &Iden
         &params![issuer, identity.sub.as_str(), user, desk.clock.now()],
     )
     .await?;
-    Ok(Person { user, email })
+    Ok(Person { user, email, made: Some(made) })
 }
 
 /// The organization that people become members of.
@@ -147,12 +170,22 @@ async fn organization(tx: &mut Tx, options: &OidcOptions) -> Result<Organization
     }
 }
 
+/// What somebody is to be here, by their groups and as everybody whom the provider knows.
+fn wanted(options: &OidcOptions, identity: &Identity) -> Vec<Meaning> {
+    let claimed = identity.groups(&options.groups_claim);
+    let of_groups =
+        options.groups.iter().filter(|(group, _)| claimed.contains(group)).map(|(_, meaning)| *meaning);
+    of_groups.chain(options.usual).collect()
+}
+
 /// Makes somebody a member if their groups or the usual say so, and does what their groups say.
 async fn join(cx: &mut Cx, options: &OidcOptions, identity: &Identity, person: &Person) -> Result<()> {
-    let claimed = identity.groups(&options.groups_claim);
-    let means = |(group, meaning): &(String, Meaning)| claimed.contains(group).then_some(*meaning);
-    let mut wanted: Vec<Meaning> = options.groups.iter().filter_map(means).collect();
-    wanted.extend(options.usual);
+    if let Some(made) = person.made {
+        let changes = json!({"identity": made, "issuer": options.issuer, "subject": identity.sub});
+        let payload = json!({"id": person.user, "changes_requested": changes});
+        cx.record(Event::UserUpdated, person.user, None, payload);
+    }
+    let mut wanted = wanted(options, identity);
     let member: Option<Row> = cx
         .tx
         .optional(

@@ -9,7 +9,7 @@ mod provider;
 use serde::Deserialize;
 use serde_json::Value;
 use tollgate_core::secret::{Pepper, Secret, hex, random_bytes};
-use tollgate_core::{Address, Error, GroupId, Kind, OrganizationId, Result, RoleId};
+use tollgate_core::{Address, Error, GroupId, Kind, OrganizationId, Result, RoleId, UserId};
 
 use super::{OpenedSession, Proof};
 use crate::actor::Origin;
@@ -144,14 +144,15 @@ impl Admin {
         Ok((url, pending))
     }
 
-    /// Somebody came back with a code: who they are, and their session.
+    /// Somebody came back with a code: who they are, and their session. `before` is the token of a session of the same browser,
+    /// and whose it is.
     pub async fn end_oidc(
         &self,
         pending: &Pending,
         state: &str,
         code: &Secret,
         origin: Origin,
-        before: Option<Secret>,
+        (before, proved): (Option<Secret>, Option<UserId>),
     ) -> Result<OpenedSession> {
         self.desk.replica.check_fresh()?;
         let provider = self.provider()?;
@@ -161,7 +162,7 @@ impl Admin {
             return Err(refused("This is not the answer to what this browser asked. Please sign in again."));
         }
         let identity = provider.identity(&self.dialer, &self.callback_url(), pending, code, now).await?;
-        let (user, email) = self.admit_identity(provider.options(), identity, &origin).await?;
+        let (user, email) = self.admit_identity(provider.options(), identity, proved, &origin).await?;
         self.open_session(user, email, Proof::Oidc, origin, before).await
     }
 }

@@ -25,17 +25,18 @@ pub(super) struct Apply<'a> {
     journal: Option<PathBuf>,
 }
 
-/// The keys whose secrets may not have got to where they belong.
-pub(super) fn pending(file: &Path) -> Result<BTreeSet<Name>, String> {
+/// The keys of a server whose secrets may not have got to where they belong.
+pub(super) fn pending(file: &Path, server: &str) -> Result<BTreeSet<Name>, String> {
     let path = PathBuf::from(format!("{}.pending", file.display()));
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
         Err(error) => return Err(format!("Cannot read {}: {error}.", path.display())),
     };
-    // A line that was being written when the program was killed names nothing.
-    let read = |line: &str| serde_json::from_str::<(String, String)>(line).ok();
-    Ok(text.lines().filter_map(read).map(|(project, key)| Name::new(Kind::Key, [project, key])).collect())
+    // A line that was being written when the program was killed names nothing, and one of another server nothing here.
+    let read = |line: &str| serde_json::from_str::<(String, String, String)>(line).ok();
+    let here = text.lines().filter_map(read).filter(|(of, ..)| of == server);
+    Ok(here.map(|(_, project, key)| Name::new(Kind::Key, [project, key])).collect())
 }
 
 impl<'a> Apply<'a> {
@@ -74,11 +75,6 @@ impl<'a> Apply<'a> {
         }
         if shows_progress {
             write!(std::io::stderr(), "\r\x1b[K")?;
-        }
-        if let Some(journal) = &self.journal
-            && journal.exists()
-        {
-            std::fs::remove_file(journal)?;
         }
         self.session.say(&format!("{count} done."));
         Ok(())
@@ -123,6 +119,19 @@ impl<'a> Apply<'a> {
     async fn create(&mut self, name: Name, said: Fields) -> Done {
         let mut body = said.fields.clone();
         body.extend(said.at_first.clone());
+        body.remove("secret");
+        // What a webhook is signed with is shown once, and so needs a place before there is one.
+        let delivery = match said.at_first.get("notification_channel") {
+            Some(channel) => {
+                if channel["url"].as_str().is_some_and(|url| url.ends_with("/...")) {
+                    let message =
+                        format!("{name}: of its address only the server is known. Write the whole of it.");
+                    return Err(Failure::Usage(message));
+                }
+                (channel["type"] == "webhook").then(|| self.delivery(&name, &said)).transpose()?
+            }
+            None => None,
+        };
         let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or("").to_owned();
         let made = match name.kind {
             Kind::KeyPolicy
@@ -245,8 +254,8 @@ impl<'a> Apply<'a> {
             }
             Kind::Key => return self.create_key(name, &said).await,
         };
-        if let Some(secret) = made["signing_secret"].as_str().filter(|_| !self.session.is_quiet) {
-            self.session.say(&format!("{name}: signed with {secret}; this secret is not shown again"));
+        if let (Some(delivery), true) = (delivery, made["signing_secret"].is_string()) {
+            self.hand_on(&name, delivery, &made["signing_secret"])?;
         }
         if let Some(id) = made["id"].as_str() {
             self.ids.insert(name, id.to_owned());
@@ -329,12 +338,20 @@ impl<'a> Apply<'a> {
         }
         let path = format!("{}/api_keys", self.project(&name)?.0);
         let delivery = self.delivery(&name, said)?;
-        self.note(&name, &delivery)?;
-        let made = self.post(&path, &body).await?;
+        self.note(&name)?;
+        let made = match self.post(&path, &body).await {
+            Ok(made) => made,
+            // There is no key, and so no secret on its way.
+            Err(error @ CallError::Refused { status: 400..500, .. }) => {
+                self.delivered(&name)?;
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if let Some(id) = made["id"].as_str() {
             self.ids.insert(name.clone(), id.to_owned());
         }
-        self.hand_on(&name, delivery, &made)
+        self.hand_on(&name, delivery, &made["value"])
     }
 
     /// Gives a key another secret, and hands that on.
@@ -345,7 +362,7 @@ impl<'a> Apply<'a> {
         let delivery = self.delivery(name, said)?;
         let path = format!("{}/api_keys/{}/rotate", self.project(name)?.0, self.id(name)?);
         let made = self.session.client.post(&path, &json!({})).await?;
-        self.hand_on(name, delivery, &made)
+        self.hand_on(name, delivery, &made["value"])
     }
 
     /// Whether the file for a key's secret has it: the program was killed after it was written.
@@ -390,16 +407,16 @@ impl<'a> Apply<'a> {
     }
 
     /// Notes in the journal that the secret of a key is on its way, before there is one.
-    fn note(&self, name: &Name, _: &Delivery) -> Done {
+    fn note(&self, name: &Name) -> Done {
         let Some(journal) = &self.journal else { return Ok(()) };
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(journal)?;
-        writeln!(file, "{}", json!([name.path[0], name.path[1]]))?;
+        writeln!(file, "{}", self.line(name))?;
         file.sync_all()?;
         Ok(())
     }
 
-    fn hand_on(&self, name: &Name, delivery: Delivery, made: &Value) -> Done {
-        let secret = made["value"].as_str().unwrap_or("");
+    fn hand_on(&self, name: &Name, delivery: Delivery, secret: &Value) -> Done {
+        let secret = secret.as_str().unwrap_or("");
         match delivery {
             Delivery::File(out) => {
                 let path = out.write(secret)?;
@@ -410,7 +427,7 @@ impl<'a> Apply<'a> {
                     command.split_first().ok_or("The command for a secret is empty.".to_owned())?;
                 let failed = |why: &dyn std::fmt::Display| {
                     Failure::Usage(format!(
-                        "{name}: the program for its secret failed: {why}. Run it again: the key gets another secret then."
+                        "{name}: the program for its secret failed: {why}. Of a key, run it again: it gets another secret then."
                     ))
                 };
                 let started =
@@ -425,14 +442,19 @@ impl<'a> Apply<'a> {
                 }
             }
         }
-        self.delivered(name)
+        if name.kind == Kind::Key { self.delivered(name) } else { Ok(()) }
+    }
+
+    /// The line of the journal that names a key.
+    fn line(&self, name: &Name) -> String {
+        json!([self.session.client.address().origin(), name.path[0], name.path[1]]).to_string()
     }
 
     /// Takes a key out of the journal.
     fn delivered(&self, name: &Name) -> Done {
         let Some(journal) = &self.journal else { return Ok(()) };
         let text = std::fs::read_to_string(journal).unwrap_or_default();
-        let own = json!([name.path[0], name.path[1]]).to_string();
+        let own = self.line(name);
         let rest: Vec<&str> = text.lines().filter(|line| *line != own).collect();
         if rest.is_empty() {
             if journal.exists() {

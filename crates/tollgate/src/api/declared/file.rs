@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tollgate_core::Address;
 
 use super::thing::{Fields, Kind, Name, Things};
 use crate::api::amount;
@@ -107,6 +108,9 @@ pub(super) struct SpendAlert {
     pub(super) webhook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) slack: Option<String>,
+    /// Where the secret that a webhook is signed with goes when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Secret>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,6 +128,9 @@ pub(super) struct EventAlert {
     pub(super) webhook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) slack: Option<String>,
+    /// Where the secret that a webhook is signed with goes when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) secret: Option<Secret>,
 }
 
 /// Where something is told.
@@ -342,6 +349,20 @@ impl Limit {
     }
 }
 
+impl Secret {
+    /// Where it goes, as a step has it.
+    fn read(said: Option<&Self>, whose: &str) -> Result<Option<Value>, String> {
+        match said {
+            Some(Self { file: Some(file), command: None }) => Ok(Some(json!({"file": file}))),
+            Some(Self { file: None, command: Some(command) }) if !command.is_empty() => {
+                Ok(Some(json!({"command": command})))
+            }
+            None => Ok(None),
+            Some(_) => Err(format!("{whose}: secret is either a file or a command.")),
+        }
+    }
+}
+
 impl SpendAlert {
     fn channel(&self) -> Channel {
         Channel { email: self.email.clone(), webhook: self.webhook.clone(), slack: self.slack.clone() }
@@ -365,8 +386,12 @@ impl Channel {
                     format!("email {}", texts(&recipients).join(", ")),
                 ))
             }
-            (None, Some(url), None) => Ok((json!({"type": "webhook", "url": url}), format!("webhook {url}"))),
-            (None, None, Some(url)) => Ok((json!({"type": "slack", "url": url}), format!("slack {url}"))),
+            (None, Some(url), None) => {
+                Ok((json!({"type": "webhook", "url": url}), format!("webhook {}", shown(url))))
+            }
+            (None, None, Some(url)) => {
+                Ok((json!({"type": "slack", "url": url}), format!("slack {}", shown(url))))
+            }
             _ => Err(format!("{whose}: say one of email, webhook and slack.")),
         }
     }
@@ -379,6 +404,15 @@ impl Channel {
             _ => Self { email: Some(texts(&value["recipients"])), ..Self::default() },
         }
     }
+}
+
+/// What the server shows of an address, whose path may be a secret; that is also what an export has.
+fn shown(url: &str) -> String {
+    if url.ends_with("/...") {
+        return url.to_owned();
+    }
+    let (address, _) = url.split_once('?').unwrap_or((url, ""));
+    Address::parse(address).map_or_else(|_| url.to_owned(), |address| format!("{}/...", address.origin()))
 }
 
 pub(super) fn texts(value: &Value) -> Vec<String> {
@@ -426,6 +460,7 @@ impl Organization {
                     ("notification_channel", Some(channel)),
                     ("project", alert.project.as_ref().map(|project| json!(project))),
                     ("unused_after_days", alert.unused_after_days.map(|days| json!(days))),
+                    ("secret", Secret::read(alert.secret.as_ref(), "event_alerts")?),
                 ]);
                 things.add(Name::new(Kind::EventAlert, name), Fields { at_first, ..Fields::default() })?;
             }
@@ -507,6 +542,7 @@ fn alerts(things: &mut Things, kind: Kind, of: &[&str], alerts: Option<&[SpendAl
             ("currency", Some(json!("USD"))),
             ("interval", Some(json!("month"))),
             ("notification_channel", Some(channel)),
+            ("secret", Secret::read(alert.secret.as_ref(), "spend_alerts")?),
         ]);
         things.add(Name::new(kind, path), Fields { at_first, ..Fields::default() })?;
     }
@@ -599,16 +635,7 @@ impl Key {
             ("scopes", self.scopes.as_deref().map(sorted)),
             ("labels", self.labels.as_ref().map(|labels| json!(labels))),
         ]);
-        let secret = match &self.secret {
-            Some(Secret { file: Some(file), command: None }) => Some(json!({"file": file})),
-            Some(Secret { file: None, command: Some(command) }) if !command.is_empty() => {
-                Some(json!({"command": command}))
-            }
-            None => None,
-            Some(_) => {
-                return Err(format!("key {project} / {}: secret is either a file or a command.", self.name));
-            }
-        };
+        let secret = Secret::read(self.secret.as_ref(), &format!("key {project} / {}", self.name))?;
         let at_first = fields([
             ("expires_in_seconds", self.expires.as_deref().map(seconds).transpose()?),
             ("secret", secret),

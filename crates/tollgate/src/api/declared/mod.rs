@@ -60,7 +60,7 @@ impl Session {
     pub async fn plan(&self, options: &PlanOptions) -> Result<bool, Failure> {
         let (_, plan) = self.planned(&options.file, options.delete).await?;
         plan.show(self)?;
-        Ok(!options.check || plan.is_empty())
+        Ok(!options.check || plan.is_settled())
     }
 
     pub async fn apply(&self, options: &ApplyOptions) -> Done {
@@ -69,8 +69,13 @@ impl Session {
         if plan.is_empty() || self.client.is_dry() {
             return Ok(());
         }
+        if !plan.problems.is_empty() {
+            return Err("What is marked with ! has to be mended in the file first. Nothing was done."
+                .to_owned()
+                .into());
+        }
         if plan.loses() {
-            self.confirm("apply", "What is marked with - is removed.")?;
+            self.confirm("apply", "What is marked with - is removed, and secrets that are replaced end.")?;
         }
         let journal = match options.file.as_path() {
             stdin if stdin == Path::new("-") => None,
@@ -83,7 +88,7 @@ impl Session {
         // What is wrong with the file is said before anything is sent.
         let organization = file::read(file)?;
         let wished = organization.things()?;
-        let pending = apply::pending(file)?;
+        let pending = apply::pending(file, &self.client.address().origin())?;
         if self.client.is_openai() {
             for (what, _) in wished.iter().filter(|(_, thing)| !thing.kind.is_at_openai()) {
                 self.say(&format!("not at OpenAI: {what}"));

@@ -25,8 +25,10 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
     /// What is there and not in the file, and stays.
     beyond: Vec<Name>,
-    /// What cannot be done.
+    /// What cannot be done, and what has to be seen to elsewhere.
     notes: Vec<String>,
+    /// What would stop it: nothing is begun before the file is mended.
+    pub(super) problems: Vec<String>,
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
         let is_meant = |kind: Kind| !is_openai || kind.is_at_openai();
         for (name, thing) in wished.iter().filter(|(name, _)| is_meant(name.kind)) {
             let Some(known) = state.things.all.get(name) else {
+                plan.problems.extend(problem(name, &thing.said, wished, state));
                 plan.steps.push(Step::Create(name.clone(), thing.said.clone()));
                 continue;
             };
@@ -61,6 +64,10 @@ impl Plan {
             }
             if !changes.is_empty() {
                 plan.steps.push(Step::Change(name.clone(), changes));
+            }
+            if known.said.at_first.contains_key("expired") {
+                plan.notes
+                    .push(format!("{name}: it has expired, for good: revoke it, or rename it in the file"));
             }
             if pending.contains(name) {
                 plan.steps.push(Step::Deliver(name.clone(), thing.said.clone()));
@@ -95,8 +102,14 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// Whether there is nothing to do, and nothing that could not be done.
+    pub(super) fn is_settled(&self) -> bool {
+        self.steps.is_empty() && self.notes.is_empty() && self.problems.is_empty()
+    }
+
+    /// Whether something ends: what is removed, and secrets that are replaced.
     pub(super) fn loses(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Remove(_)))
+        self.steps.iter().any(|step| matches!(step, Step::Remove(_) | Step::Deliver(..)))
     }
 
     /// Shows it as a diff: what is made, changed, removed; and what is beyond the file.
@@ -147,7 +160,7 @@ impl Plan {
         for name in &self.beyond {
             line('?', &format!("{name}: on the server, and not in the file"))?;
         }
-        for note in &self.notes {
+        for note in self.notes.iter().chain(&self.problems) {
             line('!', note)?;
         }
         let count = |wanted: fn(&Step) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
@@ -164,6 +177,47 @@ impl Plan {
         );
         session.say(&summary);
         Ok(())
+    }
+}
+
+/// Why something could not be made: what it names is neither there nor in the file, or what it needs is not said.
+fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option<String> {
+    let is_known = |other: &Name| state.ids.contains_key(other) || wished.all.contains_key(other);
+    let missing = |other: Name| {
+        (!is_known(&other))
+            .then(|| format!("{name}: there is no {other}, neither on the server nor in the file"))
+    };
+    let named = |kind: Kind| missing(Name::new(kind, [name.last()]));
+    match name.kind {
+        Kind::UserRole | Kind::GroupRole => named(Kind::Role),
+        Kind::GroupUser | Kind::ProjectUser => named(Kind::User),
+        Kind::ProjectGroup => named(Kind::Group),
+        Kind::Key => {
+            let owner = said.fields.get("owner").and_then(Value::as_str).unwrap_or("");
+            let owner = match owner.strip_prefix("service account ") {
+                Some(account) => Name::new(Kind::ServiceAccount, [name.path[0].as_str(), account.trim()]),
+                None => Name::new(Kind::User, [owner.to_lowercase()]),
+            };
+            let has_place = said.at_first.contains_key("secret");
+            let unplaced = || {
+                format!(
+                    "{name}: it is to be made, and the file does not say where its secret goes: `secret: {{file: PATH}}` or `secret: {{command: [...]}}`"
+                )
+            };
+            missing(owner).or_else(|| (!has_place).then(unplaced))
+        }
+        Kind::SpendAlert | Kind::ProjectAlert | Kind::EventAlert => {
+            let channel = &said.at_first["notification_channel"];
+            let is_cut = channel["url"].as_str().is_some_and(|url| url.ends_with("/..."));
+            if is_cut {
+                return Some(format!(
+                    "{name}: of its address only the server is known; write the whole of it"
+                ));
+            }
+            let is_unplaced = channel["type"] == "webhook" && !said.at_first.contains_key("secret");
+            is_unplaced.then(|| format!("{name}: the file does not say where the secret goes that it is signed with: `secret: {{file: PATH}}`"))
+        }
+        _ => None,
     }
 }
 

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde_json::{Map, Value, json};
 
+use tollgate_core::Clock;
+
 use super::file::ordered;
 use super::thing::{Fields, Kind, Name, Things};
 use crate::api::client::{CallError, encoded};
@@ -91,7 +93,17 @@ pub(super) async fn read(
 }
 
 impl State {
-    fn add(&mut self, (name, said, id): Found) -> Result<(), Failure> {
+    fn add(&mut self, (mut name, said, id): Found) -> Result<(), Failure> {
+        // Several may be called alike, and of a webhook's address only the server is shown: they are numbered.
+        if self.things.all.contains_key(&name) {
+            let first = name.last().to_owned();
+            let mut number = 1;
+            while self.things.all.contains_key(&name) {
+                number += 1;
+                name.path.pop();
+                name.path.push(format!("{first} ({number})"));
+            }
+        }
         if let Some(id) = id {
             self.ids.insert(name.clone(), id);
         }
@@ -422,6 +434,7 @@ impl Reader<'_> {
         let all =
             self.list(&format!("{base}/api_keys"), &[("owner_project_access", "any".to_owned())]).await?;
         let mut found = Vec::new();
+        let now = Clock::system().now().0;
         for key in all {
             let (name, id, owner) = (text(&key, "name"), text(&key, "id"), &key["owner"]);
             let owner = match owner["user"]["id"].as_str() {
@@ -435,6 +448,10 @@ impl Reader<'_> {
                 ("scopes", sorted(&key["scopes"])),
                 ("labels", key["labels"].clone()),
             ]);
+            let mut own = own;
+            if key["expires_at"].as_i64().is_some_and(|at| at <= now) {
+                own.at_first.insert("expired".to_owned(), json!(true));
+            }
             found.push((Name::new(Kind::Key, [project, &name]), own, Some(id.clone())));
             if self.needs(Kind::KeyLimit, &[project, &name]) {
                 let ours = format!("/tollgate/v1/api_keys/{}", encoded(&id));

@@ -91,7 +91,13 @@ impl There<'_> {
             let said = &thing.said.at_first;
             let cents = said["threshold_amount"].as_i64().unwrap_or(0);
             let Channel { email, webhook, slack } = Channel::of(&said["notification_channel"]);
-            SpendAlert { amount: format!("{}.{:02}usd", cents / 100, cents % 100), email, webhook, slack }
+            SpendAlert {
+                amount: format!("{}.{:02}usd", cents / 100, cents % 100),
+                email,
+                webhook,
+                slack,
+                secret: None,
+            }
         };
         self.all(kind, of).into_iter().map(alert).collect()
     }
@@ -157,6 +163,7 @@ fn event_alert(alert: &Thing) -> EventAlert {
         email,
         webhook,
         slack,
+        secret: None,
     }
 }
 
