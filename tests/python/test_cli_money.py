@@ -33,7 +33,8 @@ def test_limits_of_every_scope(cli, gateway):
     for amount, why in [("0", "not more than nothing"), ("-5usd", "not more than nothing"), ("50eur", "US dollars"), ("99999999999999usd", "at most")]:
         assert why in cli("spend-limit", "set", amount, "--organization", check=2).stderr
     assert "see spend-limit list" in cli("spend-limit", "get", "--organization", check=3).stderr
-    assert "usually ends in /v1" in cli("project", "list", url=gateway.url, check=3).stderr
+    assert cli("project", "list", url=gateway.url).stdout == cli("project", "list").stdout
+    assert "usually ends in /v1" in cli("project", "list", url=gateway.url + "/other", check=3).stderr
     assert "Say whose limit" in cli("spend-limit", "list", check=2).stderr
     cli("spend-limit", "set", "1", "--organization", "--user", "u", check=2)
     assert cli("spend-limit", "set", "1/day", "--organization", "--time-zone", "Mars", check=1).stderr.startswith("error: ")
