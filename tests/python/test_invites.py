@@ -1,5 +1,6 @@
 """Invites: sent once as a link, accepted once, by whoever the address belongs to."""
 
+import time
 import urllib.parse
 
 import openai
@@ -147,8 +148,10 @@ def test_refused_sign_ins_are_counted_together(server):
     first = accept(server, token_of(invite(server))).json["user_id"]
     server.admin.users.delete(first)
     token = token_of(invite(server))
+    began = time.time() // 60
     answers = [accept(server, token, password="another password").status for _ in range(15)]
-    assert set(answers) <= {401, 429} and answers.count(401) <= 10, answers
+    # A minute may end in the middle of them.
+    assert set(answers) <= {401, 429} and answers.count(401) <= 10 * (time.time() // 60 - began + 1), answers
     server.restart()
     told = [event.login_failed.to_dict() for event in server.admin.audit_logs.list(event_types=["login.failed"])]
     # By its address somebody is refused before it is known whose account it is about.
