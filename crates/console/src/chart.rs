@@ -4,6 +4,7 @@ use maud::{Markup, html};
 use serde_json::Value;
 use tollgate_core::{Money, Timestamp};
 
+use crate::page::{plain, table};
 use crate::show;
 
 /// One bar: what it is of, how high it is, what it says.
@@ -11,6 +12,28 @@ pub(crate) struct Bar {
     pub(crate) of: String,
     pub(crate) height: i64,
     pub(crate) told: String,
+}
+
+/// What buckets of usage cost together.
+pub(crate) fn cost(buckets: &[Value]) -> Money {
+    let results = buckets.iter().filter_map(|bucket| bucket["results"].as_array()).flatten();
+    results.map(|result| show::money(&result["cost"])).sum()
+}
+
+/// What was spent on each day, drawn and as a table.
+pub(crate) fn days(told: &str, buckets: &[Value]) -> Markup {
+    let of = |bucket: &Value| {
+        let cost = cost(std::slice::from_ref(bucket));
+        let of = show::day(show::number(bucket, "start_time").unwrap_or(0));
+        Bar { of, height: cost.nanos(), told: show::dollars(cost) }
+    };
+    let days: Vec<Bar> = buckets.iter().map(of).collect();
+    let row = |bar: &Bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } };
+    let rows: Vec<Markup> = days.iter().map(row).collect();
+    html! {
+        (bars(told, &days))
+        details { summary { "As a table" } (table("Spent by day", &["Day", "Spent"], &rows, &plain("Nothing yet."))) }
+    }
 }
 
 /// Bars over time. `told` is what the picture shows, in a sentence.

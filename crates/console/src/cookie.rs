@@ -46,7 +46,7 @@ impl Cookies {
 
     /// It comes back with whoever comes from the provider's site, and so is not strict.
     pub(crate) fn keep_pending(&self, pending: &Secret, next: &str) -> String {
-        let value = format!("{}~{}", pending.reveal(), crate::form::encoded(next));
+        let value = format!("{}~{}", pending.reveal(), tollgate_wire::percent_encoded(next));
         self.set(&self.pending_name(), &value, "Lax", Some(PENDING_SECONDS))
     }
 

@@ -2,7 +2,7 @@
 
 use tollgate_core::secret::{MasterKey, Pepper, Secret, hex};
 use tollgate_core::{Error, Result};
-use tollgate_wire::percent_decoded;
+use tollgate_wire::{percent_decoded, percent_encoded};
 
 /// Names and values, in their order. A name may be given more than once.
 #[derive(Clone, Debug, Default)]
@@ -56,23 +56,10 @@ impl Form {
         let kept = kept.map(|(name, value)| (name.as_str(), value.as_str()));
         let pairs: Vec<String> = kept
             .chain(value.map(|value| (name, value)))
-            .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
+            .map(|(name, value)| format!("{}={}", percent_encoded(name), percent_encoded(value)))
             .collect();
         pairs.join("&")
     }
-}
-
-/// Percent-encodes what is not plain in a part of a path or a query.
-pub(crate) fn encoded(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
 }
 
 /// What the forms of a session carry, and no other site can know: a digest of the session's token, the same on every node.

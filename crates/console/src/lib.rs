@@ -177,7 +177,7 @@ impl Console {
             return html::go_on(&format!("{target}{separator}signed-out"));
         }
         let target = target.replace("?signed-out", "").replace("&signed-out", "");
-        let reply = html::see(&format!("/login?next={}", form::encoded(&target)));
+        let reply = html::see(&format!("/login?next={}", tollgate_wire::percent_encoded(&target)));
         if had_session { reply.header("set-cookie", self.cookies.end()) } else { reply }
     }
 

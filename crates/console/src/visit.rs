@@ -5,7 +5,7 @@ use tollgate_admin::{Admin, Given, Origin, Session};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Error, Kind, Permission, ProjectId, Result, Timestamp};
 
-use crate::form::{Form, encoded};
+use crate::form::Form;
 
 pub(crate) struct Visit<'a> {
     pub(crate) admin: &'a Admin,
@@ -128,5 +128,5 @@ pub(crate) fn is_for_form(error: &Error) -> bool {
 
 /// The path of a thing, each part of it encoded.
 pub(crate) fn path(parts: &[&str]) -> String {
-    parts.iter().fold(String::new(), |path, part| path + "/" + &encoded(part))
+    parts.iter().fold(String::new(), |path, part| path + "/" + &tollgate_wire::percent_encoded(part))
 }

@@ -244,6 +244,19 @@ pub fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Percent-encodes what is not plain (RFC 3986, "unreserved") in a part of a path or a query.
+pub fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+        encoded
+    })
+}
+
 /// The head of an answer.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
@@ -367,7 +380,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_not_plain_is_encoded() {
+        assert_eq!(percent_encoded("aZ0-._~"), "aZ0-._~");
+        assert_eq!(percent_encoded("a/b c%+é"), "a%2Fb%20c%25%2B%C3%A9");
+    }
+
     proptest! {
+        #[test]
+        fn encoding_is_undone_by_decoding(text in any::<String>()) {
+            prop_assert_eq!(percent_decoded(&percent_encoded(&text)), Some(text));
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut whole = b"GET / HTTP/1.1\r\nHost: x\r\n".to_vec();

@@ -25,7 +25,7 @@ pub use client::{ClientConnection, Exchange as ClientExchange, ResponseError};
 pub use dial::{DialError, Dialer};
 pub use exchange::{Exchange, Reply};
 pub use fetch::{Asked, fetch};
-pub use head::{Headers, RequestHead, ResponseHead, percent_decoded};
+pub use head::{Headers, RequestHead, ResponseHead, percent_decoded, percent_encoded};
 pub use models::{Listed, Listing, list_models};
 pub use server::{Limits, Server, Service};
 pub use tls::{ServerTls, client_config, client_config_trusting};

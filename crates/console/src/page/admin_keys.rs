@@ -5,11 +5,11 @@ use serde_json::Value;
 use tollgate_admin::Given;
 use tollgate_core::{Error, Permission, Result};
 
-use super::me::{previous, rotation};
+use super::me::{previous, revocation, rotation};
 use super::{EXPIRIES, new_key, plain, table};
 use crate::answer::Answer;
 use crate::fields::Fields;
-use crate::layout::{Question, pager, token};
+use crate::layout::{pager, token};
 use crate::show;
 use crate::visit::{Visit, is_for_form, path};
 
@@ -125,26 +125,13 @@ pub(crate) async fn end_previous(visit: &Visit<'_>) -> Result<Answer> {
     Ok(Answer::see("/admin-keys"))
 }
 
-fn revocation<'a>(visit: &Visit<'_>, key: &'a Value) -> Question<'a> {
-    Question {
-        title: format!("Revoke {}", show::text(key, "name")),
-        told: html! {
-            p { "It is refused from the next request on, for good. Last used "
-                (show::ago(show::number(key, "last_used_at"), visit.now())) "." }
-        },
-        name: Some(show::text(key, "name")),
-        button: "Revoke the admin key",
-        back: "/admin-keys".to_owned(),
-    }
-}
-
 pub(crate) async fn ask_revoke(visit: &Visit<'_>) -> Result<Answer> {
-    Ok(revocation(visit, &named(visit).await?).ask(visit, None))
+    Ok(revocation(visit, &named(visit).await?, "/admin-keys").ask(visit, None))
 }
 
 pub(crate) async fn revoke(visit: &Visit<'_>) -> Result<Answer> {
     let key = named(visit).await?;
-    let question = revocation(visit, &key);
+    let question = revocation(visit, &key, "/admin-keys");
     if let Err(error) = question.is_confirmed(visit) {
         return Ok(question.ask(visit, Some(&error)));
     }

@@ -218,7 +218,8 @@ pub(crate) async fn end_previous(visit: &Visit<'_>) -> Result<Answer> {
     Ok(Answer::see("/me"))
 }
 
-fn revocation<'a>(visit: &Visit<'_>, key: &'a Value) -> Question<'a> {
+/// Asks again before a key ends. `back` is where it stands.
+pub(super) fn revocation<'a>(visit: &Visit<'_>, key: &'a Value, back: &str) -> Question<'a> {
     Question {
         title: format!("Revoke {}", show::text(key, "name")),
         told: html! {
@@ -227,18 +228,18 @@ fn revocation<'a>(visit: &Visit<'_>, key: &'a Value) -> Question<'a> {
         },
         name: Some(show::text(key, "name")),
         button: "Revoke the key",
-        back: "/me".to_owned(),
+        back: back.to_owned(),
     }
 }
 
 pub(crate) async fn ask_revoke(visit: &Visit<'_>) -> Result<Answer> {
     let key = own_key(visit).await?;
-    Ok(revocation(visit, &key).ask(visit, None))
+    Ok(revocation(visit, &key, "/me").ask(visit, None))
 }
 
 pub(crate) async fn revoke(visit: &Visit<'_>) -> Result<Answer> {
     let key = own_key(visit).await?;
-    let question = revocation(visit, &key);
+    let question = revocation(visit, &key, "/me");
     if let Err(error) = question.is_confirmed(visit) {
         return Ok(question.ask(visit, Some(&error)));
     }

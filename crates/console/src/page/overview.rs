@@ -5,7 +5,7 @@ use serde_json::Value;
 use tollgate_admin::Given;
 use tollgate_core::{Money, Period, Permission, Result, Timestamp};
 
-use super::{new_key, table};
+use super::new_key;
 use crate::answer::Answer;
 use crate::chart;
 use crate::show;
@@ -27,14 +27,13 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     let of_month = usage(visit, month.start, "1d", None).await?;
     let of_day = usage(visit, Timestamp(now.floor_to(3_600).0 - 23 * 3_600), "1h", None).await?;
     let limits = visit.if_allowed("list-organization-spend-limits", Given::default()).await?;
-    let cost = |buckets: &[Value]| total(buckets);
     let since_midnight = of_month.iter().filter(|bucket| show::number(bucket, "start_time") >= Some(today.0));
     let since_midnight: Vec<Value> = since_midnight.cloned().collect();
     let (requests, clamped) = (sum(&of_day, "num_requests"), sum(&of_day, "num_clamped_requests"));
     let body = html! {
         div.tiles id="figures" data-live="5" {
-            (tile("This month", &show::amount(cost(&of_month))))
-            (tile("Today, in UTC", &show::amount(cost(&since_midnight))))
+            (tile("This month", &show::amount(chart::cost(&of_month))))
+            (tile("Today, in UTC", &show::amount(chart::cost(&since_midnight))))
             (tile("Requests in 24 hours", &html! { (show::thousands(requests)) }))
             (tile("Of these with less output than asked", &html! { (show::thousands(clamped)) }))
             p.asof { "As of " (show::time(Some(now.0))) }
@@ -80,32 +79,15 @@ fn results(bucket: &Value) -> &[Value] {
     bucket["results"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn total(buckets: &[Value]) -> Money {
-    buckets.iter().flat_map(results).map(|result| show::money(&result["cost"])).sum()
-}
-
 fn sum(buckets: &[Value], name: &str) -> u64 {
     buckets.iter().flat_map(results).filter_map(|result| result[name].as_u64()).sum()
 }
 
 fn days(buckets: &[Value]) -> Markup {
-    let bars: Vec<chart::Bar> = buckets
-        .iter()
-        .map(|bucket| {
-            let cost = total(std::slice::from_ref(bucket));
-            let of = show::day(show::number(bucket, "start_time").unwrap_or(0));
-            chart::Bar { of, height: cost.nanos(), told: show::dollars(cost) }
-        })
-        .collect();
-    let rows: Vec<Markup> = bars
-        .iter()
-        .map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } })
-        .collect();
     html! {
         section aria-labelledby="days" {
             div.bar-of-actions { h2 id="days" { "Spent by day" } span { a href="/usage/export?range=month&format=csv" { "CSV" } " " a href="/usage?range=month" { "More" } } }
-            (chart::bars("What was spent on each day of this month", &bars))
-            details { summary { "As a table" } (table("Spent by day", &["Day", "Spent"], &rows, &html! { "Nothing yet." })) }
+            (chart::days("What was spent on each day of this month", buckets))
         }
     }
 }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 use tollgate_admin::Given;
-use tollgate_core::{Error, Money, Period, Permission, Result};
+use tollgate_core::{Error, Period, Permission, Result};
 
 use super::{new_key, plain, read_labels, table};
 use crate::answer::Answer;
@@ -119,24 +119,10 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 fn days(usage: &Value) -> Markup {
-    let bars: Vec<chart::Bar> = show::items(usage)
-        .iter()
-        .map(|bucket| {
-            let results = bucket["results"].as_array().map_or(&[][..], Vec::as_slice);
-            let cost: Money = results.iter().map(|result| show::money(&result["cost"])).sum();
-            let of = show::day(show::number(bucket, "start_time").unwrap_or(0));
-            chart::Bar { of, height: cost.nanos(), told: show::dollars(cost) }
-        })
-        .collect();
-    let rows: Vec<Markup> = bars
-        .iter()
-        .map(|bar| html! { tr { th scope="row" { (bar.of) } td.number { (bar.told) } } })
-        .collect();
     html! {
         section {
             h2 { "Spent by day" }
-            (chart::bars("What the project spent on each day of this month", &bars))
-            details { summary { "As a table" } (table("Spent by day", &["Day", "Spent"], &rows, &plain("Nothing yet."))) }
+            (chart::days("What the project spent on each day of this month", show::items(usage)))
         }
     }
 }

@@ -35,7 +35,7 @@ fn login(visit: &Visit<'_>, typed: &Form, error: Option<&Error>) -> Answer {
             div.buttons { button.primary { "Sign in" } }
         }
         @if let Some(provider) = visit.admin.identity_provider() {
-            p { a.button href=(format!("/oidc?next={}", crate::form::encoded(&next(typed)))) { "Sign in by " (provider) } }
+            p { a.button href=(format!("/oidc?next={}", tollgate_wire::percent_encoded(&next(typed)))) { "Sign in by " (provider) } }
         }
         p.hint {
             "No password yet, or forgotten? " a href="/setup" { "Set one with an admin key" }

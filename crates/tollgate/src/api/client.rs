@@ -211,15 +211,4 @@ fn show_unsent(method: &str, path: &str, body: Option<&Value>) {
     }
 }
 
-/// Percent-encodes what is not plain in a part of a path or a query.
-pub(crate) fn encoded(text: &str) -> String {
-    use std::fmt::Write;
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
-}
+pub(crate) use tollgate_wire::percent_encoded as encoded;

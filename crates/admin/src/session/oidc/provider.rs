@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tollgate_core::secret::{Secret, sha256};
 use tollgate_core::{Address, Error, Result, Timestamp};
-use tollgate_wire::{Asked, Dialer, fetch};
+use tollgate_wire::{Asked, Dialer, fetch, percent_encoded};
 
 use super::{Identity, OidcOptions, Pending, read_issuer, refused};
 
@@ -217,7 +217,11 @@ impl Provider {
                 form.push(("client_secret", secret.reveal()));
             } else {
                 // Each part encoded as a form's is, says RFC 6749, section 2.3.1.
-                let pair = format!("{}:{}", encode(&self.options.client_id), encode(secret.reveal()));
+                let pair = format!(
+                    "{}:{}",
+                    percent_encoded(&self.options.client_id),
+                    percent_encoded(secret.reveal())
+                );
                 let _ = write!(fields, "authorization: Basic {}\r\n", BASE64_STANDARD.encode(pair));
             }
         }
@@ -318,18 +322,7 @@ fn plain(token: &Secret) -> Result<&str> {
     if is_plain { Ok(token.reveal()) } else { Err(unusable("its access token cannot be read")) }
 }
 
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
-}
-
 fn encoded(pairs: &[(&str, &str)]) -> String {
-    let pairs = pairs.iter().map(|(name, value)| format!("{name}={}", encode(value)));
+    let pairs = pairs.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value)));
     pairs.collect::<Vec<_>>().join("&")
 }
