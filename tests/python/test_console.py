@@ -137,7 +137,8 @@ def test_the_first_day_of_an_owner(gateway, people):
 
     # Revoke: it says what it will hit, and wants the name typed.
     page.get_by_role("link", name="Revoke").click()
-    assert "requests in the last 24 hours" in owner.text()
+    assert "requests in the last 24 hours" in owner.text() and "Programs that used it" in owner.text()
+    assert re.search(r"does not say\s+\d", page.locator("table").inner_text())
     page.get_by_label("Type laptop").fill("lap")
     page.get_by_role("button", name="Revoke the key").click()
     assert "That is not laptop" in page.locator("#confirm-error").inner_text() and me(turned) == 200
@@ -154,6 +155,21 @@ def test_the_first_day_of_an_owner(gateway, people):
     page.get_by_text("api_key.deleted").first.click()
     assert '"type": "session"' in page.locator("details[open] pre").inner_text()
     owner.shot("audit")
+    # Found by the names that people know.
+    owner.open("/audit?type=api_key&actor=owner&project=more&resource=laptop")
+    rows = page.locator("tbody tr").all_inner_texts()
+    assert rows and all("laptop" in row or "key_" in row for row in rows), rows
+    owner.open("/audit?type=nonsense")
+    assert "No event is called anything like" in owner.text()
+
+    # What needs somebody stands on the first page.
+    key = gateway.key(project, name="busy")
+    gateway.limit(project, 2)
+    cent = {"model": "gpt-4o", "max_completion_tokens": 1000, "simulate": {"output_tokens": "max"}}
+    assert [gateway.chat(key["value"], **cent).status for _ in range(2)] == [200, 429]
+    owner.open("/")
+    assert "busy was refused 1 time," in owner.text()
+    owner.shot("overview-attention")
 
 
 def test_a_second_person_is_invited_and_sees_what_is_theirs(gateway, owner, people):
@@ -510,8 +526,9 @@ def test_what_is_saved_as_it_was_stays_as_it_was(server):
     assert server.get("/tollgate/v1/organization/key_policy").json["max_expires_in_seconds"] == 129_600
     project = server.project()
     key = server.key(project, scopes=["api.usage.read"], expires_in_seconds=60)
-    assert post_form(server, f"/projects/{project}/keys/{key['id']}/edit", cookie, form_token=token, permissions="", labels="team=a", expires="").status == 303
+    assert post_form(server, f"/projects/{project}/keys/{key['id']}/edit", cookie, form_token=token, name="renamed", permissions="", labels="team=a", expires="").status == 303
     assert server.get(f"/v1/organization/projects/{project}/api_keys/{key['id']}").json["scopes"] == ["api.usage.read"]
+    assert server.get(f"/v1/organization/projects/{project}/api_keys/{key['id']}").json["name"] == "renamed"
     # A key that was to be held is not given out without its limit.
     for cap in ("0", "-5", "1,50", "x"):
         refused = post_form(server, f"/projects/{project}/keys/new", cookie, form_token=token, name="capped", permissions="all", expires="60", cap=cap, cap_interval="month", owner="")

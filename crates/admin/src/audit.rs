@@ -20,6 +20,11 @@ macro_rules! events {
         impl Event {
             pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
 
+            /// The names of all.
+            pub fn all() -> impl Iterator<Item = &'static str> {
+                Self::ALL.iter().map(|event| event.as_str())
+            }
+
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }

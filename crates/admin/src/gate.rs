@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tollgate_core::id::{Id, Identified};
 use tollgate_core::secret::Keyring;
-use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, Timestamp};
+use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, Timestamp, UpstreamId};
 use tollgate_ledger::Ledger;
 use tollgate_replica::Replica;
 use tollgate_store::{Db, Entity, OwnedWork, Tx};
@@ -46,7 +46,11 @@ pub struct Parts {
     pub public_url: String,
     /// Whom people may sign in by.
     pub oidc: Option<OidcOptions>,
+    pub upstreams_down: UpstreamsDown,
 }
+
+/// Says whether an upstream cannot be used, as far as this node has seen; `None` if nothing has shown it.
+pub type UpstreamsDown = Arc<dyn Fn(UpstreamId) -> Option<bool> + Send + Sync>;
 
 /// What operations work with that outlives them.
 #[derive(Clone)]
@@ -55,6 +59,7 @@ pub(crate) struct Desk {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) public_url: Arc<str>,
+    pub(crate) upstreams_down: UpstreamsDown,
 }
 
 /// What one call of an operation works with: its transaction, and who asks when.
@@ -124,9 +129,20 @@ const SETTLING_MAX: Duration = Duration::from_secs(2);
 
 impl Admin {
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { db, replica, keyring, clock, dialer, ledger, trusted_proxies, public_url, oidc } = parts;
+        let Parts {
+            db,
+            replica,
+            keyring,
+            clock,
+            dialer,
+            ledger,
+            trusted_proxies,
+            public_url,
+            oidc,
+            upstreams_down,
+        } = parts;
         let routes = Routes::new(crate::operations());
-        let desk = Desk { clock, keyring, replica, public_url: Arc::from(public_url) };
+        let desk = Desk { clock, keyring, replica, public_url: Arc::from(public_url), upstreams_down };
         Ok(Self {
             provider: oidc.map(Provider::new).transpose()?.map(Box::new),
             db,
@@ -164,6 +180,9 @@ impl Admin {
         };
         if operation.reads_books {
             let _ = tokio::time::timeout(SETTLING_MAX, self.ledger.flush()).await;
+        }
+        if operation.reads_activity {
+            let _ = tokio::time::timeout(SETTLING_MAX, self.desk.replica.write_activity()).await;
         }
         let reading = operation.reading;
         let (desk, operation) = (self.desk.clone(), Arc::clone(operation));

@@ -25,7 +25,7 @@ mod token;
 pub use acceptance::{Acceptance, Accepted, Invited};
 pub use actor::{Actor, Credential, Origin};
 pub use audit::Event;
-pub use gate::{Admin, Parts};
+pub use gate::{Admin, Parts, UpstreamsDown};
 pub use http::TrustedProxies;
 pub use operation::{Access, Method, Operation, Operations};
 pub use session::{Given, ListedSession, Meaning, OidcOptions, OpenedSession, Pending, Proof, Session};

@@ -65,6 +65,7 @@ pub struct Operation {
     pub event: Option<Event>,
     /// Whether it reads the books, which then have to be up to date.
     pub(crate) reads_books: bool,
+    pub(crate) reads_activity: bool,
     /// On whose threads it reads.
     pub(crate) reading: Reading,
     pub(crate) prepare: Option<Prepare>,
@@ -163,6 +164,15 @@ impl Operations {
         self
     }
 
+    /// Says of the last row that it shows what became of requests: of all that ended on this node before it is asked.
+    #[must_use]
+    pub(crate) fn after_writing_activity(mut self) -> Self {
+        if let Some(operation) = self.0.last_mut() {
+            operation.reads_activity = true;
+        }
+        self
+    }
+
     /// Says of the last row that it may read much: it must not keep others from reading.
     #[must_use]
     pub(crate) fn reading_long(mut self) -> Self {
@@ -206,6 +216,7 @@ impl Operations {
             access,
             event,
             reads_books: false,
+            reads_activity: false,
             reading: Reading::Usual,
             prepare: None,
             input: I::json_schema,

@@ -129,7 +129,7 @@ async function filter() {
   const text = one("input", palette).value.trim().toLowerCase();
   for (const place of all("li", palette)) {
     if (place.dataset.found) place.remove();
-    else place.hidden = !place.textContent.toLowerCase().includes(text);
+    else place.hidden = !place.firstChild.textContent.toLowerCase().includes(text);
   }
   choose(places()[0]);
   const mine = ++asked;
@@ -151,6 +151,13 @@ if (palette) {
       choose(now[(at + (event.key === "ArrowDown" ? 1 : now.length - 1)) % now.length]);
     } else if (event.key === "Enter" && now[at]) { event.preventDefault(); location.href = now[at].dataset.path; }
   });
+}
+
+// On a narrow page the navigation is one row.
+const row = one(".frame > nav");
+if (row && row.scrollWidth > row.clientWidth) {
+  const here = one("[aria-current]", row);
+  if (here) row.scrollLeft = here.offsetLeft - row.clientWidth / 2;
 }
 
 equip(document);

@@ -93,6 +93,15 @@ pub(crate) fn day(at: i64) -> String {
     Timestamp(at).to_string().get(..10).unwrap_or("").to_owned()
 }
 
+/// Milliseconds, in whole ones or in seconds with one digit more.
+pub(crate) fn duration(millis: i64) -> String {
+    match millis {
+        ..1_000 => format!("{millis} ms"),
+        1_000..60_000 => format!("{}.{} s", millis / 1_000, millis % 1_000 / 100),
+        _ => span(millis / 1_000),
+    }
+}
+
 /// How long ago, or until when, in the largest unit that fits.
 pub(crate) fn span(seconds: i64) -> String {
     let size = seconds.abs();
@@ -159,6 +168,15 @@ mod tests {
         assert_eq!(shown("0.000012"), "$0.000012");
         assert_eq!(shown("0.01"), "$0.01");
         assert_eq!(shown("0.009999999"), "$0.009999999");
+    }
+
+    #[test]
+    fn a_duration_is_as_long_as_it_says() {
+        assert_eq!(
+            (duration(0), duration(999), duration(1_250)),
+            ("0 ms".into(), "999 ms".into(), "1.2 s".into())
+        );
+        assert_eq!((duration(59_999), duration(120_000)), ("59.9 s".into(), "2 minutes".into()));
     }
 
     #[test]

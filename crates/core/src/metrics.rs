@@ -36,6 +36,18 @@ impl<L: Clone + Eq + Hash + Ord, V: Figure> Family<L, V> {
         change(shard.entry(labels).or_default());
     }
 
+    /// The sums over all shards, which begin anew.
+    pub fn take(&self) -> BTreeMap<L, V> {
+        let mut all: BTreeMap<L, V> = BTreeMap::new();
+        for shard in &self.0 {
+            let taken = std::mem::take(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner));
+            for (labels, value) in taken {
+                all.entry(labels).or_default().add(&value);
+            }
+        }
+        all
+    }
+
     /// The sums over all shards.
     pub fn read(&self) -> BTreeMap<L, V> {
         let mut all: BTreeMap<L, V> = BTreeMap::new();
@@ -106,7 +118,7 @@ impl Histogram {
         600_000_000,
     ];
 
-    fn observe(&mut self, time: Duration) {
+    pub fn observe(&mut self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = Self::BOUNDS.partition_point(|bound| *bound < micros);
         self.counts[bucket] += 1;
@@ -125,6 +137,35 @@ impl Histogram {
 
     pub fn sum(&self) -> Duration {
         self.sum
+    }
+
+    /// How many there are in each bucket, by its upper end in microseconds; those of the last have none.
+    pub fn counts(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        Self::BOUNDS.into_iter().map(Some).chain([None]).zip(self.counts)
+    }
+
+    /// Counts as many more into the bucket with this upper end. One that is none of its ends is counted into the bucket it lies in.
+    pub fn add_to(&mut self, bound: Option<u64>, count: u64) {
+        let bucket =
+            bound.map_or(Self::BOUNDS.len(), |micros| Self::BOUNDS.partition_point(|end| *end < micros));
+        self.counts[bucket] += count;
+    }
+
+    /// What so many percent of them did not exceed: within its bucket they are taken to be spread evenly. `None` if there are
+    /// none; of what is longer than the longest bound, that bound.
+    pub fn percentile(&self, percent: u64) -> Option<Duration> {
+        let all: u64 = self.counts.iter().sum();
+        let rank = all.saturating_mul(percent).div_ceil(100).max(1);
+        let (mut below, mut lower) = (0, 0);
+        for (bound, count) in self.counts() {
+            let upper = bound.unwrap_or(lower);
+            if count > 0 && below + count >= rank {
+                let part = u128::from(upper - lower) * u128::from(rank - below) / u128::from(count);
+                return Some(Duration::from_micros(lower + u64::try_from(part).unwrap_or(u64::MAX)));
+            }
+            (below, lower) = (below + count, upper);
+        }
+        None
     }
 }
 
@@ -157,6 +198,8 @@ mod tests {
         });
         family.count("b");
         assert_eq!(family.read(), BTreeMap::from([("a", 2_000), ("b", 1)]));
+        assert_eq!(family.take(), BTreeMap::from([("a", 2_000), ("b", 1)]));
+        assert_eq!(family.read(), BTreeMap::new());
     }
 
     #[test]
@@ -170,5 +213,22 @@ mod tests {
         assert_eq!((counts[0], counts[1]), ((Some(50), 2), (Some(100), 3)));
         assert_eq!(counts[21..], [(Some(600_000_000), 4), (None, 5)]);
         assert_eq!(histogram.sum(), Duration::from_micros(1_200_000_102));
+    }
+
+    #[test]
+    fn a_share_of_all_took_no_longer() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.percentile(95), None);
+        for _ in 0..100 {
+            histogram.observe(Duration::from_micros(75));
+        }
+        // All lie between 50 and 100 microseconds; where, nobody knows.
+        assert_eq!(histogram.percentile(50), Some(Duration::from_micros(75)));
+        assert_eq!(histogram.percentile(100), Some(Duration::from_micros(100)));
+        let mut again = Histogram::default();
+        histogram.counts().for_each(|(bound, count)| again.add_to(bound, count));
+        assert!(again.counts().eq(histogram.counts()));
+        histogram.add_to(None, 900);
+        assert_eq!(histogram.percentile(95), Some(Duration::from_mins(10)));
     }
 }

@@ -19,15 +19,22 @@ pub(crate) struct Caller {
     pub(crate) labels: Option<Arc<LabelSet>>,
 }
 
-/// Proves the caller, who wants to do what needs `wanted`, on the newest snapshot. Costs no query, whatever is presented.
-pub(crate) fn authenticate(gateway: &Gateway, exchange: &Exchange, wanted: Permission) -> Result<Caller> {
+/// Proves the caller, who wants to do what needs `wanted`, on the newest snapshot. Costs no query, whatever is presented. Which
+/// key was proved is told in `proven`, also if it opens nothing.
+pub(crate) fn authenticate(
+    gateway: &Gateway,
+    exchange: &Exchange,
+    wanted: Permission,
+    proven: &mut Option<Arc<Key>>,
+) -> Result<Caller> {
     let headers = &exchange.head.headers;
     let presented = presented(headers)?;
     let now = gateway.clock.now();
     let snapshot = gateway.replica.snapshot();
-    let key = snapshot
-        .verify(gateway.replica.keyring(), presented, now)
-        .map_err(|refused| refused.error(presented))?;
+    let key =
+        snapshot.prove(gateway.replica.keyring(), presented).map_err(|refused| refused.error(presented))?;
+    *proven = Some(Arc::clone(key));
+    snapshot.check(key, now).map_err(|refused| refused.error(presented))?;
     let Some(project) = key.project else {
         // An admin key opens the administration and never a model.
         debug_assert_eq!(PresentedKey::parse(presented).map(|key| key.kind), Some(KeyKind::Admin));

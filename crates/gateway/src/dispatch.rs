@@ -168,7 +168,7 @@ impl Sender<'_> {
     /// Proves the caller again if it is long since.
     fn prove(&mut self) -> Result<(), Unsent> {
         if self.proved.elapsed().as_millis() >= RECHECK_AFTER_MILLIS {
-            caller::authenticate(self.gateway, self.exchange, Permission::ModelRequest)
+            caller::authenticate(self.gateway, self.exchange, Permission::ModelRequest, &mut None)
                 .map_err(Unsent::Failed)?;
             self.proved = Stopwatch::start();
         }

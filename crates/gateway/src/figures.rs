@@ -35,12 +35,14 @@ impl Figures {
         (before < most).then_some(under_way)
     }
 
-    pub(crate) fn note_refusal(&self, error: &Error) {
+    /// Says under which name it is counted.
+    pub(crate) fn note_refusal(&self, error: &Error) -> &'static str {
         let reason = error.code.unwrap_or_else(|| error.kind.wire().1);
         self.refused.count(reason);
         if error.status() == 401 {
             self.auth_failures.count(reason);
         }
+        reason
     }
 }
 

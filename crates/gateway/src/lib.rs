@@ -125,6 +125,12 @@ impl Gateway {
         upstreams.map(|one| (one.id, one.name.clone(), self.watch.of(one).is_down())).collect()
     }
 
+    /// Whether one cannot be used; `None` if nothing has shown it, or there is none.
+    pub fn is_upstream_down(&self, id: UpstreamId) -> Option<bool> {
+        let snapshot = self.replica.snapshot();
+        snapshot.upstream(id).and_then(|upstream| self.watch.of(upstream).is_down())
+    }
+
     pub fn new(
         replica: Arc<Replica>,
         db: Db,

@@ -26,7 +26,10 @@ pub(crate) const RECHECK_AFTER_MILLIS: u128 = 1_000;
 pub struct Served {
     /// Its path, as the API spells it.
     pub route: Option<&'static str>,
+    /// That was proved, also if it opens nothing.
     pub key: Option<Arc<Key>>,
+    /// The code of Tollgate's error that it ended in.
+    pub refused: Option<&'static str>,
     pub model: Option<Arc<str>>,
     pub upstream: Option<Arc<Upstream>>,
     /// As the upstream reported it.
@@ -50,7 +53,7 @@ pub async fn serve(
     }
     let mut served = Served::default();
     let Err(error) = path(gateway, pool, exchange, (id, trace), &mut served).await else { return served };
-    gateway.figures.note_refusal(&error);
+    served.refused = Some(gateway.figures.note_refusal(&error));
     if is_native {
         let body = refusal::native_envelope(&error, id).to_string();
         exchange.fail_with(&error, body.into_bytes()).await;
@@ -70,11 +73,10 @@ async fn path(
     let route = Route::of(&exchange.head)?;
     served.route = Some(route.name());
     gateway.replica.check_fresh()?;
-    let caller = caller::authenticate(gateway, exchange, route.needs())?;
+    let caller = caller::authenticate(gateway, exchange, route.needs(), &mut served.key)?;
     if let Some((name, value)) = key_expiry_header(caller.key.expires_at, gateway.clock.now()) {
         exchange.set_header(name, value);
     }
-    served.key = Some(Arc::clone(&caller.key));
     exchange.set_header("openai-organization", caller.key.organization.text());
     let is_native = exchange.head.headers.get("anthropic-version").is_some();
     let (endpoint, deployment) = match route {
@@ -141,5 +143,5 @@ fn recheck(gateway: &Gateway, exchange: &Exchange, caller: Caller, reading: Stop
     if reading.elapsed().as_millis() < RECHECK_AFTER_MILLIS {
         return Ok(caller);
     }
-    caller::authenticate(gateway, exchange, Permission::ModelRequest)
+    caller::authenticate(gateway, exchange, Permission::ModelRequest, &mut None)
 }

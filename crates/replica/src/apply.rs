@@ -11,6 +11,7 @@ use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, GroupId, KeyId, ProjectId, Result, RoleId, Timestamp, UserId};
 use tollgate_store::{Change, Db, Entity, Reading, Tx};
 
+use crate::activity::{self, Activity, Outcome};
 use crate::last_use::LastUse;
 use crate::rows::{self, SecretRow};
 use crate::sharded::Sharded;
@@ -31,6 +32,7 @@ pub struct Replica {
     /// Since when a change is known and not applied, in unix seconds; 0 when there is none.
     behind_since: AtomicI64,
     last_use: LastUse,
+    activity: Activity,
     db: Db,
     keyring: Arc<Keyring>,
     clock: Clock,
@@ -51,6 +53,7 @@ impl Replica {
             snapshot: ArcSwap::from_pointee(snapshot),
             behind_since: AtomicI64::new(0),
             last_use: LastUse::default(),
+            activity: Activity::default(),
             db,
             keyring,
             clock,
@@ -102,9 +105,25 @@ impl Replica {
         self.snapshot().key(locator).and_then(|key| key.last_used_at())
     }
 
-    /// Writes the uses noted since the last time.
-    pub async fn write_last_use(&self) -> Result<()> {
-        self.last_use.write(&self.db).await
+    /// Notes what became of a request with a key. Costs no query.
+    pub fn note_outcome(&self, key: &Key, agent: &str, outcome: Outcome, time: Duration) {
+        self.activity.note(key, agent, outcome, time, self.clock.now());
+    }
+
+    /// Writes the uses noted since the last time, and what became of them.
+    pub async fn write_uses(&self) -> Result<()> {
+        self.last_use.write(&self.db).await?;
+        self.write_activity().await
+    }
+
+    /// Writes what became of requests since the last time.
+    pub async fn write_activity(&self) -> Result<()> {
+        self.activity.write(&self.db, self.clock.now()).await
+    }
+
+    /// Deletes what became of requests long ago.
+    pub async fn forget_activity(&self) -> Result<()> {
+        activity::forget(&self.db, self.clock.now()).await
     }
 
     /// Applies changes as they are committed, in their order. Never returns; drop it to stop.

@@ -23,8 +23,14 @@ pub enum Refused {
 }
 
 impl Snapshot {
-    /// Finds the key that `text` proves. No query, whatever the text.
+    /// Finds the key that `text` proves, if it opens anything. No query, whatever the text.
     pub fn verify(&self, keyring: &Keyring, text: &str, now: Timestamp) -> Result<&Arc<Key>, Refused> {
+        let key = self.prove(keyring, text)?;
+        self.check(key, now).map(|()| key)
+    }
+
+    /// Finds the key that `text` proves, whether or not it opens anything.
+    pub fn prove(&self, keyring: &Keyring, text: &str) -> Result<&Arc<Key>, Refused> {
         let presented = PresentedKey::parse(text).ok_or(Refused::Incorrect)?;
         let key = self
             .key(&presented.locator)
@@ -34,7 +40,11 @@ impl Snapshot {
         if !pepper.verifies(text, &key.verifier) {
             return Err(Refused::Incorrect);
         }
-        // From here on the caller holds the real key and may be told what is wrong with it.
+        Ok(key)
+    }
+
+    /// Whether a key that was proved opens anything. Its caller may be told what is wrong with it.
+    pub fn check(&self, key: &Key, now: Timestamp) -> Result<(), Refused> {
         if key.expires_at.is_some_and(|at| at <= now) {
             return Err(Refused::Expired);
         }
@@ -47,7 +57,7 @@ impl Snapshot {
         match self.home(key).map(|project| self.project(project)) {
             Some(Some(project)) if project.is_archived => Err(Refused::ProjectArchived),
             Some(None) => Err(Refused::Incorrect),
-            _ => Ok(key),
+            _ => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! applier, which reads the change log in order. A request takes one [`Snapshot`] and can bring nothing back into it.
 //! A change is announced to its caller only after [`Replica::reach`] has seen it applied.
 
+mod activity;
 mod apply;
 mod credential;
 mod last_use;
@@ -11,6 +12,7 @@ mod rows;
 mod sharded;
 mod snapshot;
 
+pub use activity::{KEPT_SECONDS as ACTIVITY_KEPT_SECONDS, LONGEST as LONGEST_TIME, Outcome};
 pub use apply::Replica;
 pub use credential::Refused;
 pub use rows::{read_limits, read_price, read_projects, read_spend_policy};

@@ -40,6 +40,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 21, sql: include_str!("../../../migrations/0021_rotation.sql") },
     Migration { version: 22, sql: include_str!("../../../migrations/0022_sessions.sql") },
     Migration { version: 23, sql: include_str!("../../../migrations/0023_identities.sql") },
+    Migration { version: 24, sql: include_str!("../../../migrations/0024_activity.sql") },
 ];
 
 const SCHEMA_MIGRATION: &str = "CREATE TABLE IF NOT EXISTS schema_migration (

@@ -35,6 +35,8 @@ const AUDIT_HEAD_EVERY: Duration = Duration::from_hours(1);
 /// So often refused sign-ins are told that were counted together.
 const FAILURES_EVERY: Duration = Duration::from_secs(5);
 const LAST_USE_EVERY: Duration = Duration::from_secs(5);
+/// How often what became of requests long ago is deleted.
+const FORGETTING_EVERY: Duration = Duration::from_hours(1);
 const METRICS_CONNECTIONS_MAX: usize = 64;
 const TLS_LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -128,12 +130,22 @@ impl Node {
         let writing = async move {
             loop {
                 tokio::time::sleep(LAST_USE_EVERY).await;
-                if let Err(error) = replica.write_last_use().await {
+                if let Err(error) = replica.write_uses().await {
                     tracing::error!(%error, "the last uses of keys could not be written");
                 }
             }
         };
         self.background.push(tokio::spawn(writing).abort_handle());
+        let replica = Arc::clone(&self.replica);
+        let forgetting = async move {
+            loop {
+                if let Err(error) = replica.forget_activity().await {
+                    tracing::error!(%error, "what became of requests long ago could not be deleted");
+                }
+                tokio::time::sleep(FORGETTING_EVERY).await;
+            }
+        };
+        self.background.push(tokio::spawn(forgetting).abort_handle());
         let db = self.db.clone();
         self.background.push(tokio::spawn(async move { db.look().await }).abort_handle());
         let db = self.db.clone();
@@ -177,6 +189,16 @@ impl Node {
         let dialer = Dialer::new(tollgate_wire::client_config(), CONNECT_TIME_MAX);
         self.start_exporter(config, &dialer);
         let alert_keyring = Arc::clone(&keyring);
+        let options = tollgate_gateway::Options {
+            answer_time_max: config.upstream_timeout,
+            stall_time_max: config.upstream_timeout,
+            under_way_max: config.in_flight_max,
+            ..tollgate_gateway::Options::default()
+        };
+        let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
+        let gateway =
+            Arc::new(Gateway::new(replica, self.db.clone(), ledger, clock.clone(), dialer.clone(), options));
+        let watching = Arc::clone(&gateway);
         let admin = Arc::new(Admin::new(Parts {
             db: self.db.clone(),
             replica: Arc::clone(&self.replica),
@@ -187,19 +209,11 @@ impl Node {
             trusted_proxies: config.trusted_proxies.clone(),
             public_url: config.public_url.as_ref().map_or_else(|| self.url.clone(), ToString::to_string),
             oidc: config.oidc.clone(),
+            upstreams_down: Arc::new(move |id| watching.is_upstream_down(id)),
         })?);
         self.admin = Some(Arc::clone(&admin));
         let console = Arc::new(Console::new(Arc::clone(&admin), config.is_plain()));
         self.tell_failures(&admin);
-        let options = tollgate_gateway::Options {
-            answer_time_max: config.upstream_timeout,
-            stall_time_max: config.upstream_timeout,
-            under_way_max: config.in_flight_max,
-            ..tollgate_gateway::Options::default()
-        };
-        let (replica, ledger) = (Arc::clone(&self.replica), self.ledger.clone());
-        let gateway =
-            Arc::new(Gateway::new(replica, self.db.clone(), ledger, clock.clone(), dialer.clone(), options));
         self.start_alerts(config, clock, alert_keyring, &dialer, Arc::clone(&gateway));
         let metrics = Arc::new(Metrics {
             requests: Requests::default(),
@@ -320,7 +334,7 @@ impl Node {
             let _ = tokio::time::timeout(Duration::from_secs(5), is_done.wait_for(|done| *done)).await;
         }
         let _ = tokio::time::timeout(Duration::from_secs(10), self.ledger.flush()).await;
-        if let Err(error) = self.replica.write_last_use().await {
+        if let Err(error) = self.replica.write_uses().await {
             tracing::error!(%error, "the last uses of keys could not be written");
         }
         for task in &self.background {

@@ -7,6 +7,7 @@ use tollgate_admin::Admin;
 use tollgate_console::Console;
 use tollgate_core::{AttemptId, Clock, not_served};
 use tollgate_gateway::{Gateway, Pool, Served};
+use tollgate_replica::Outcome;
 use tollgate_store::Db;
 use tollgate_wire::{Exchange, Reply, Service};
 
@@ -89,6 +90,16 @@ impl Worker {
         let (method, time) = (exchange.head.method(), exchange.elapsed());
         let status = exchange.status().unwrap_or(CLIENT_GONE);
         self.metrics.requests.note(route, method, status, time);
+        if let Some(key) = &served.key {
+            let outcome = match served.refused {
+                Some(code) if status < 500 => Outcome::Refused(code),
+                Some(code) => Outcome::Failed(code),
+                None if status >= 400 && status != CLIENT_GONE => Outcome::Upstream(status),
+                None => Outcome::Answered,
+            };
+            let agent = exchange.head.headers.get("user-agent").unwrap_or("");
+            self.gateway.replica.note_outcome(key, agent, outcome, time);
+        }
         let Some(log) = &self.access_log else { return };
         let key = served.key.as_ref();
         log.write(&Line {

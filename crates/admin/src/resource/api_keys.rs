@@ -53,7 +53,7 @@ pub(crate) fn operations() -> Operations {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ApiKey {
     object: &'static str,
-    id: KeyId,
+    pub(crate) id: KeyId,
     name: String,
     redacted_value: String,
     created_at: Timestamp,
@@ -381,6 +381,8 @@ pub(crate) struct UpdateKey {
     project_id: PathId<kind::Project>,
     api_key_id: PathId<kind::Key>,
     #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
     scopes: Option<Vec<String>>,
     #[serde(default, deserialize_with = "present")]
     expires_in_seconds: Option<i64>,
@@ -399,9 +401,10 @@ fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
 /// All fields are stored together. Repeating it counts the time to live anew.
 async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     let labels = labels::checked(&input.labels)?;
-    if input.scopes.is_none() && input.expires_in_seconds.is_none() && labels.is_none() {
-        let message = "Give at least one of 'scopes', 'expires_in_seconds' and 'labels'.";
-        return Err(Error::bad_request(message).code("missing_required_parameter").param("scopes"));
+    let name = input.name.as_deref().map(|name| arguments::name("name", name)).transpose()?;
+    if name.is_none() && input.scopes.is_none() && input.expires_in_seconds.is_none() && labels.is_none() {
+        let message = "Give at least one of 'name', 'scopes', 'expires_in_seconds' and 'labels'.";
+        return Err(Error::bad_request(message).code("missing_required_parameter").param("name"));
     }
     let project = projects::live(cx, input.project_id.id()?).await?.id;
     let key = find(cx, project, input.api_key_id.id()?).await?;
@@ -416,8 +419,9 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
     };
     cx.tx
         .execute(
-            "UPDATE api_key SET scopes = $1, expires_at = $2, labels = $3 WHERE id = $4",
+            "UPDATE api_key SET name = $1, scopes = $2, expires_at = $3, labels = $4 WHERE id = $5",
             &params![
+                name.as_ref().unwrap_or(&key.name),
                 scopes.to_stored(),
                 expires_at,
                 labels::to_stored(labels.as_ref().unwrap_or(&key.labels)),
@@ -427,6 +431,9 @@ async fn update(cx: &mut Cx, input: UpdateKey) -> Result<ApiKey> {
         .await?;
     cx.changed(Entity::ApiKey, key.id).await?;
     let mut changes = json!({});
+    if let Some(name) = &name {
+        changes["name"] = json!(name);
+    }
     if input.scopes.is_some() {
         changes["scopes"] = json!(scopes);
     }
@@ -483,7 +490,7 @@ pub(crate) async fn revoke(cx: &mut Cx, key: KeyId, project: Option<ProjectId>) 
     Ok(())
 }
 
-async fn find(cx: &mut Cx, project: ProjectId, id: KeyId) -> Result<ApiKey> {
+pub(crate) async fn find(cx: &mut Cx, project: ProjectId, id: KeyId) -> Result<ApiKey> {
     let found: Option<ApiKey> = cx.tx.optional(keys().push(" AND k.id = $2"), &params![project, id]).await?;
     found.map(|key| key.seen_by(cx)).ok_or_else(|| Error::not_found("API key"))
 }

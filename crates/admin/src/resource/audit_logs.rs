@@ -55,7 +55,7 @@ impl JsonSchema for AuditLog {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let (id, time) = (generator.subschema_for::<AuditLogId>(), generator.subschema_for::<Timestamp>());
-        let types: Vec<&str> = Event::ALL.iter().map(|event| event.as_str()).collect();
+        let types: Vec<&str> = Event::all().collect();
         let mut properties = json!({
             "id": id,
             "object": {"type": "string", "const": "organization.audit_log"},

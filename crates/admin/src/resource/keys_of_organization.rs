@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::page::{self, Page};
-use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, Timestamp};
+use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, ServiceAccountId, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, ToValue, Value, params};
 
 use crate::arguments::Order;
@@ -36,6 +36,7 @@ pub(crate) struct Key {
     created_at: Timestamp,
     expires_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
+    revoked_at: Option<Timestamp>,
     /// Whether some limit that enforces counts what it spends: its own, its owner's, its project's or the organization's.
     has_spend_limit: bool,
 }
@@ -58,6 +59,7 @@ impl FromRow for Key {
             created_at: row.get("created_at")?,
             expires_at: row.get("expires_at")?,
             last_used_at: row.get("last_used_at")?,
+            revoked_at: row.get("revoked_at")?,
             has_spend_limit: row.get("has_spend_limit")?,
         })
     }
@@ -78,9 +80,9 @@ pub(crate) struct ListKeys {
     status: Status,
     /// Whether they have an end at all.
     expires: Option<bool>,
-    /// Those that end before this unix time.
+    /// Those that end before this unix time, and those that end first come first.
     expires_before: Option<i64>,
-    /// Those that were made before this unix time and not used since.
+    /// Those that were made before this unix time and not used since; those that have rested longest come first.
     unused_since: Option<i64>,
 }
 
@@ -94,6 +96,10 @@ enum Status {
     Inactive,
     Frozen,
     Expired,
+    /// They were ended for good.
+    Revoked,
+    /// All that ever were, also those of archived projects.
+    Any,
 }
 
 const LIMITED: &str = "EXISTS (SELECT 1 FROM spend_limit l
@@ -101,14 +107,51 @@ const LIMITED: &str = "EXISTS (SELECT 1 FROM spend_limit l
             l.scope = 'organization' OR (l.scope = 'project' AND l.scope_id = k.project_id)
             OR (l.scope = 'user' AND l.scope_id = k.user_id) OR (l.scope = 'api_key' AND l.scope_id = k.id)))";
 
-/// Keys of what is not archived, in the order they were made.
+/// What a list is ordered by.
+#[derive(Clone, Copy)]
+enum By {
+    Made,
+    End,
+    Rest,
+}
+
+impl By {
+    /// The condition of what comes after a key, `$2`, and the order.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Made => (" AND k.id > $2", " ORDER BY k.id LIMIT $5"),
+            Self::End => (
+                " AND ($2 = '' OR (k.expires_at, k.id) > ((SELECT l.expires_at FROM api_key l WHERE l.id = $2), $2))",
+                " ORDER BY k.expires_at, k.id LIMIT $5",
+            ),
+            Self::Rest => (
+                " AND ($2 = '' OR (COALESCE(k.last_used_at, k.created_at), k.id) >
+                    ((SELECT COALESCE(l.last_used_at, l.created_at) FROM api_key l WHERE l.id = $2), $2))",
+                " ORDER BY COALESCE(k.last_used_at, k.created_at), k.id LIMIT $5",
+            ),
+        }
+    }
+}
+
+/// Keys of what is not archived, in the order they were made unless they are looked for by a time.
 async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
+    let by = match (input.expires_before, input.unused_since) {
+        (Some(_), _) => By::End,
+        (None, Some(_)) => By::Rest,
+        (None, None) => By::Made,
+    };
+    let (beyond, order) = by.words();
     let mut sql = Sql::from("SELECT k.*, p.name AS project_name, ").push(LIMITED).push(
         " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
-         WHERE k.organization_id = $1 AND k.id > $2 AND k.revoked_at IS NULL AND p.archived_at IS NULL",
+         WHERE k.organization_id = $1",
     );
+    sql = sql.push(beyond).push(match input.status {
+        Status::Any => "",
+        Status::Revoked => " AND k.revoked_at IS NOT NULL",
+        _ => " AND k.revoked_at IS NULL AND p.archived_at IS NULL",
+    });
     let mut values = params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1].to_vec();
     sql = sql.push(match input.status {
         Status::Active => {
@@ -119,6 +162,7 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
             " AND k.frozen_at IS NOT NULL AND $3 AND (k.expires_at IS NULL OR k.expires_at > $4)"
         }
         Status::Expired => " AND $3 AND k.expires_at <= $4",
+        Status::Revoked | Status::Any => " AND $3 AND k.created_at <= $4",
     });
     sql = match input.expires {
         None => sql,
@@ -138,19 +182,16 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
         None => sql,
     };
     sql = and(sql, " AND k.project_id = ", input.project_id.map(|id| id.to_value()), "");
-    sql = and(
-        sql,
-        " AND COALESCE(k.user_id, k.service_account_id) = ",
-        input.user_id.map(|id| id.to_value()),
-        "",
-    );
+    let is_account = input.user_id.as_deref().is_some_and(|id| ServiceAccountId::parse(id).is_some());
+    let owner = if is_account { " AND k.service_account_id = " } else { " AND k.user_id = " };
+    sql = and(sql, owner, input.user_id.map(|id| id.to_value()), "");
     sql = and(sql, " AND k.expires_at < ", input.expires_before.map(|at| at.to_value()), "");
+    // Nothing is used before it is made.
     let unused = input.unused_since.map(|at| at.to_value());
-    sql = and(sql, " AND k.created_at < ", unused.clone(), "");
-    sql = and(sql, " AND (k.last_used_at IS NULL OR k.last_used_at < ", unused, ")");
+    sql = and(sql, " AND COALESCE(k.last_used_at, k.created_at) < ", unused, "");
     if let Some(name) = &input.name {
         sql = and_has(sql, &mut values, &Searched { lower: "LOWER(k.name)", plain: "k.name" }, name);
     }
-    let rows = cx.tx.all(sql.push(" ORDER BY k.id LIMIT $5"), &values).await?;
+    let rows = cx.tx.all(sql.push(order), &values).await?;
     Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
 }

@@ -1,6 +1,7 @@
 //! One file per resource: its table, what it looks like on the wire, its operations with their SQL.
 
 mod access_policy;
+mod activity;
 mod adjustments;
 mod admin_api_keys;
 mod api_keys;
@@ -39,6 +40,7 @@ mod spend_limits;
 mod spend_policy;
 mod upstreams;
 mod usage;
+mod used_limits;
 pub(crate) mod users;
 
 use schemars::JsonSchema;
@@ -57,6 +59,7 @@ pub(crate) fn operations() -> Operations {
         .and(service_accounts::operations())
         .and(spend_limit::operations())
         .and(spend_limits::operations())
+        .and(used_limits::operations())
         .and(spend_defaults::operations())
         .and(spend_alerts::operations())
         .and(event_alerts::operations())
@@ -77,6 +80,7 @@ pub(crate) fn operations() -> Operations {
         .and(audit_logs::operations())
         .and(usage::operations())
         .and(costs::operations())
+        .and(activity::operations())
         .and(organizations::operations())
         .and(me::operations())
         .and(own::operations())

@@ -6,14 +6,14 @@ use serde_json::json;
 use tollgate_core::id::kind;
 use tollgate_core::page::{self, Page};
 use tollgate_core::secret::ShownOnce;
-use tollgate_core::{Error, OrganizationId, ProjectId, Result, Timestamp, UserId};
+use tollgate_core::{Error, OrganizationId, Permission, ProjectId, Result, Timestamp, UserId};
 use tollgate_store::{Entity, FromRow, Row, params};
 
 use crate::arguments::{self, Order, PathId};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::Cx;
 use crate::host::{self, Founding};
-use crate::operation::Access::Operator;
+use crate::operation::Access::{Needs, Operator};
 use crate::operation::Operations;
 use crate::resource::users;
 
@@ -25,6 +25,12 @@ pub(crate) fn operations() -> Operations {
         .post(ALL, "create-organization", Operator, Event::OrganizationUpdated, create)
         .get(ONE, "retrieve-organization", Operator, retrieve)
         .post(ONE, "modify-organization", Operator, Event::OrganizationUpdated, update)
+        .get(
+            "/tollgate/v1/organization",
+            "retrieve-own-organization",
+            Needs(Permission::OrganizationRead),
+            retrieve_own,
+        )
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -117,6 +123,16 @@ pub(crate) struct OneOrganization {
 
 async fn retrieve(cx: &mut Cx, input: OneOrganization) -> Result<Organization> {
     find(cx, input.organization_id.id()?).await
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// That of whoever asks.
+async fn retrieve_own(cx: &mut Cx, _: Nothing) -> Result<Organization> {
+    let id = cx.organization();
+    find(cx, id).await
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -28,6 +28,8 @@ pub(crate) fn operations() -> Operations {
         .get("/tollgate/v1/me/projects", "list-own-projects", Oneself, projects_of_own)
         .get(ALL, "list-own-api-keys", Oneself, list)
         .after_settling()
+        .get(ONE, "retrieve-own-api-key", Oneself, retrieve)
+        .after_settling()
         .post(ALL, "create-own-api-key", Oneself, Event::ApiKeyCreated, create)
         .delete(ONE, "delete-own-api-key", Oneself, Event::ApiKeyDeleted, delete)
         .post(
@@ -140,25 +142,44 @@ pub(crate) struct ListOwnKeys {
 async fn list(cx: &mut Cx, input: ListOwnKeys) -> Result<Page<OwnKey>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
     let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
-    let sql = Sql::from("SELECT k.*, ")
+    let sql = own_keys().push(" AND k.id > $3 ORDER BY k.id LIMIT $4");
+    let values = params![cx.actor.user()?, cx.organization(), Order::Asc.beyond(after), limit + 1];
+    let mut keys: Vec<OwnKey> = cx.tx.all(sql, &values).await?;
+    for key in &mut keys {
+        key.complete(cx).await?;
+    }
+    Ok(Page::new(keys, limit, |key: &OwnKey| key.id.to_string()))
+}
+
+/// Those of the user `$1` in the organization `$2`.
+fn own_keys() -> Sql {
+    Sql::from("SELECT k.*, ")
         .push(secrets::COLUMNS)
         .push("p.name AS project_name FROM api_key k JOIN project p ON p.id = k.project_id")
         .push(secrets::JOINS)
         .push(
-            "WHERE k.user_id = $1 AND k.organization_id = $2 AND k.id > $3 AND k.revoked_at IS NULL
-                AND p.archived_at IS NULL
-             ORDER BY k.id LIMIT $4",
-        );
-    let values = params![cx.actor.user()?, cx.organization(), Order::Asc.beyond(after), limit + 1];
-    let mut keys: Vec<OwnKey> = cx.tx.all(sql, &values).await?;
-    let month = Period::month_of(cx.now);
-    for key in &mut keys {
-        key.last_used_at = key.last_used_at.max(key.secrets.last_used_at(cx));
-        key.previous_secret = key.secrets.previous(cx);
-        key.spent = spend_limit::settled(&mut cx.tx, Scope::Key(key.id), month).await?;
-        (key.held, _) = spend_limit::in_flight(&mut cx.tx, Scope::Key(key.id), month).await?;
+            "WHERE k.user_id = $1 AND k.organization_id = $2 AND k.revoked_at IS NULL AND p.archived_at IS NULL",
+        )
+}
+
+impl OwnKey {
+    /// Adds what its row does not have.
+    async fn complete(&mut self, cx: &mut Cx) -> Result<()> {
+        let month = Period::month_of(cx.now);
+        self.last_used_at = self.last_used_at.max(self.secrets.last_used_at(cx));
+        self.previous_secret = self.secrets.previous(cx);
+        self.spent = spend_limit::settled(&mut cx.tx, Scope::Key(self.id), month).await?;
+        (self.held, _) = spend_limit::in_flight(&mut cx.tx, Scope::Key(self.id), month).await?;
+        Ok(())
     }
-    Ok(Page::new(keys, limit, |key: &OwnKey| key.id.to_string()))
+}
+
+async fn retrieve(cx: &mut Cx, input: OneOwnKey) -> Result<OwnKey> {
+    let values = params![cx.actor.user()?, cx.organization(), input.api_key_id.id()?];
+    let found: Option<OwnKey> = cx.tx.optional(own_keys().push(" AND k.id = $3"), &values).await?;
+    let mut key = found.ok_or_else(|| Error::not_found("API key"))?;
+    key.complete(cx).await?;
+    Ok(key)
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -15,6 +15,9 @@ const ESCAPED: &str = " ESCAPE '!'";
 pub(crate) fn and_has(sql: Sql, values: &mut Vec<Value>, column: &Searched, text: &str) -> Sql {
     values.push(pattern(&text.to_lowercase()));
     let sql = sql.push(" AND (").push(column.lower).push(" LIKE ").push_param(values.len()).push(ESCAPED);
+    if text.is_ascii() {
+        return sql.push(")");
+    }
     values.push(pattern(text));
     sql.push(" OR ").push(column.plain).push(" LIKE ").push_param(values.len()).push(ESCAPED).push(")")
 }

@@ -2,30 +2,52 @@
 
 use maud::{Markup, html};
 use serde_json::Value;
-use tollgate_admin::Given;
+use tollgate_admin::{Event, Given};
 use tollgate_core::{Error, Result, Timestamp};
 
 use super::{plain, table};
 use crate::answer::Answer;
 use crate::layout::pager;
 use crate::show;
-use crate::visit::Visit;
+use crate::visit::{Visit, path};
 
 pub(crate) const HEADINGS: [&str; 5] = ["When", "What", "Who", "From", "About"];
 /// So many events are in a file; for all there is `tollgate audit export`.
 const EXPORTED_MAX: usize = 5_000;
 
-fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
-    let names = [
-        ("type", "event_types"),
-        ("actor", "actor_emails"),
-        ("project", "project_ids"),
-        ("resource", "resource_ids"),
-    ];
-    for (name, parameter) in names {
-        for value in visit.query.text(name).split([',', ' ']).filter(|value| !value.is_empty()) {
-            given = given.query(parameter, value);
+/// What is looked for, by the names that people know; ids are taken as they are.
+async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
+    let typed = |name: &str| visit.query.text(name).split(',').map(str::trim).filter(|text| !text.is_empty());
+    for text in typed("type") {
+        let meant: Vec<&str> = Event::all().filter(|event| event.contains(&text.to_lowercase())).collect();
+        if meant.is_empty() {
+            return Err(Error::invalid("type", format!("No event is called anything like '{text}'.")));
         }
+        given = meant.into_iter().fold(given, |given, event| given.query("event_types", event));
+    }
+    for text in typed("actor") {
+        // Whoever is gone is known by the whole address alone.
+        let mut emails = found(visit, "list-users", text, "email").await?;
+        if emails.is_empty() && text.contains('@') {
+            emails.push(text.to_owned());
+        }
+        given = match emails.as_slice() {
+            [] => given.query("actor_ids", text),
+            _ => emails.into_iter().fold(given, |given, email| given.query("actor_emails", email)),
+        };
+    }
+    for text in typed("project") {
+        let mut ids = found(visit, "list-projects", text, "id").await?;
+        ids.push(text.to_owned());
+        given = ids.into_iter().fold(given, |given, id| given.query("project_ids", id));
+    }
+    for text in typed("resource") {
+        let mut ids = vec![text.to_owned()];
+        for list in ["list-organization-api-keys", "list-projects", "list-users", "list-groups", "list-roles"]
+        {
+            ids.extend(found(visit, list, text, "id").await?);
+        }
+        given = ids.into_iter().fold(given, |given, id| given.query("resource_ids", id));
     }
     for (name, bound) in [("since", "gte"), ("until", "lt")] {
         if let Some(text) = visit.query.typed(name) {
@@ -38,8 +60,24 @@ fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
     Ok(given)
 }
 
+/// A field of what has a text in its name, as far as somebody may see it. Lists that cannot be searched are read and looked through.
+async fn found(visit: &Visit<'_>, list: &str, text: &str, field: &str) -> Result<Vec<String>> {
+    let is_searched = !matches!(list, "list-groups" | "list-roles");
+    let given = Given::default().query("limit", "100");
+    let given = if is_searched { given.query("name", text) } else { given };
+    // One that is gone is what is looked for most.
+    let given = if list == "list-organization-api-keys" { given.query("status", "any") } else { given };
+    let answer = visit.if_allowed(list, given).await?;
+    let text = text.to_lowercase();
+    let fits = |item: &&Value| {
+        is_searched || item["name"].as_str().is_some_and(|name| name.to_lowercase().contains(&text))
+    };
+    let items = answer.iter().flat_map(show::items).filter(fits);
+    Ok(items.map(|item| show::text(item, field).to_owned()).collect())
+}
+
 pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
-    let asked = async { visit.call("list-audit-logs", filters(visit, visit.page_of(50))?).await };
+    let asked = async { visit.call("list-audit-logs", filters(visit, visit.page_of(50)).await?).await };
     let (answer, error) = match asked.await {
         Ok(answer) => (answer, None),
         Err(error) if error.param.is_some() => (Value::Null, Some(error)),
@@ -50,10 +88,13 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         html! { label { (label) " " input type=(kind) name=(name) value=(visit.query.text(name)); } }
     };
     let body = html! {
+        p.hint { "Events by a part of their names, such as api_key; people, projects and things by a part of theirs, or by their ids." }
         form.controls method="get" action="/audit" role="search" {
             @if let Some(error) = &error { div.alert role="alert" { (error.message) } }
-            (field("type", "Event", "text")) (field("actor", "By (e-mail)", "text")) (field("project", "Project id", "text"))
-            (field("resource", "About (id)", "text")) (field("since", "From", "date")) (field("until", "To", "date"))
+            label { "Event " input name="type" list="events" value=(visit.query.text("type")) data-search; }
+            datalist id="events" { @for event in Event::all() { option value=(event) {} } }
+            (field("actor", "By", "text")) (field("project", "Project", "text"))
+            (field("resource", "About", "text")) (field("since", "From", "date")) (field("until", "To", "date"))
             button { "Show" }
         }
         (table("Events", &HEADINGS, &rows, &plain("Nothing that fits is on record.")))
@@ -76,7 +117,40 @@ pub(crate) fn row(event: &Value) -> Markup {
             }
             td { (who(&event["actor"])) }
             td { (event["actor"]["ip_address"].as_str().unwrap_or("")) }
-            td { (about["id"].as_str().unwrap_or("")) }
+            td { (subject(event, about)) }
+        }
+    }
+}
+
+/// What an event is about, by the name it was told with, and where it is looked at.
+fn subject(event: &Value, about: &Value) -> Markup {
+    let id = about["id"].as_str().unwrap_or("");
+    let project = event["project"]["id"].as_str();
+    let told = [
+        "/data/name",
+        "/data/email",
+        "/data/title",
+        "/data/role_name",
+        "/changes_requested/name",
+        "/email",
+        "/name",
+    ];
+    let name = told.iter().filter_map(|place| about.pointer(place)?.as_str()).find(|name| !name.is_empty());
+    let place = match (id.split_once('_').map(|(kind, _)| kind), project) {
+        (Some("key"), Some(project)) => Some(path(&["projects", project, "keys", id])),
+        (Some("proj"), _) => Some(path(&["projects", id])),
+        (Some("group"), _) => Some(path(&["groups", id])),
+        _ if id.starts_with("user-") => Some(path(&["people", id])),
+        _ => None,
+    };
+    let called = name.unwrap_or(id);
+    html! {
+        @match place {
+            Some(place) => a href=(place) title=(id) { (called) },
+            None => span title=(id) { (called) },
+        }
+        @if let Some(project) = event["project"]["name"].as_str().filter(|name| !name.is_empty() && *name != called) {
+            br; span.hint { "in " (project) }
         }
     }
 }
@@ -97,11 +171,12 @@ fn who(actor: &Value) -> String {
 }
 
 pub(crate) async fn export(visit: &Visit<'_>) -> Result<Answer> {
+    let meant = filters(visit, Given::default().query("limit", "100")).await?;
     let mut lines = String::new();
     let mut count = 0;
     let mut after: Option<String> = None;
     while count < EXPORTED_MAX {
-        let mut given = filters(visit, Given::default().query("limit", "100"))?;
+        let mut given = meant.clone();
         if let Some(after) = &after {
             given = given.query("after", after.clone());
         }

@@ -30,6 +30,7 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         "frozen" => given.query("status", "frozen"),
         "inactive" => given.query("status", "inactive"),
         "expired" => given.query("status", "expired"),
+        "revoked" => given.query("status", "revoked"),
         _ => given,
     };
     let answer = visit.call("list-organization-api-keys", given).await?;
@@ -37,9 +38,14 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         .iter()
         .map(|key| {
             let (id, project) = (show::text(key, "id"), show::text(key, "project_id"));
+            // Of one that is gone there is what is on record.
+            let place = match show::number(key, "revoked_at") {
+                None => path(&["projects", project, "keys", id]),
+                Some(_) => format!("/audit?resource={id}"),
+            };
             html! {
                 tr {
-                    th scope="row" { a href=(path(&["projects", project, "keys", id])) { (show::text(key, "name")) } }
+                    th scope="row" { a href=(place) { (show::text(key, "name")) } }
                     td { code { (show::text(key, "redacted_value")) } }
                     td { a href=(path(&["projects", project])) { (show::text(key, "project_name")) } }
                     td { (show::ago(show::number(key, "last_used_at"), now)) }
@@ -58,6 +64,7 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         ("frozen", "Frozen"),
         ("inactive", "Owner without access"),
         ("expired", "Expired"),
+        ("revoked", "Revoked"),
     ];
     let chosen = visit.query.text("show");
     let body = html! {
@@ -276,10 +283,61 @@ pub(crate) async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Ans
             }
         }
         (limits::section_of_key(visit, &project.id, id, error).await?)
+        (activity(visit, &project.id, id).await?)
         @if visit.may(Permission::UsageRead) { (usage(visit, id).await?) }
         @if visit.may(Permission::AuditLogsRead) { (history(visit, id).await?) }
     };
     Ok(Answer::page(show::text(&key, "name").to_owned(), body).because(error))
+}
+
+async fn active(visit: &Visit<'_>, project: &str, id: &str) -> Result<Value> {
+    let given = Given::default().path("project_id", project).path("api_key_id", id);
+    visit.call("retrieve-api-key-activity", given).await
+}
+
+/// Which programs use it, and what of theirs was refused or failed.
+async fn activity(visit: &Visit<'_>, project: &str, id: &str) -> Result<Markup> {
+    let activity = active(visit, project, id).await?;
+    let row = |reason: &Value, what: &str| {
+        html! {
+            tr {
+                th scope="row" { code { (show::text(reason, "code")) } }
+                td { (what) }
+                td.number { (show::count(&reason["num_requests"])) }
+                td { (show::ago(show::number(reason, "last_at"), visit.now())) }
+            }
+        }
+    };
+    let of = |name: &str| activity[name].as_array().cloned().unwrap_or_default();
+    let mut rows: Vec<Markup> = of("refused").iter().map(|reason| row(reason, "refused")).collect();
+    rows.extend(of("failed").iter().map(|reason| row(reason, "failed")));
+    Ok(html! {
+        section id="activity" data-live="10" {
+            h2 { "Who uses it" }
+            (table("Programs that use it", &["Program", "Requests", "Last"], &clients(visit, &activity), &plain("Nobody in the last 7 days.")))
+            h2 { "What was refused or failed" }
+            (table("What was refused or failed", &["Error", "It was", "Requests", "Last"], &rows, &plain("Nothing in the last 7 days.")))
+        }
+    })
+}
+
+fn clients(visit: &Visit<'_>, activity: &Value) -> Vec<Markup> {
+    let clients = activity["clients"].as_array().into_iter().flatten();
+    let row = |client: &Value| {
+        html! {
+            tr {
+                th scope="row" {
+                    @match show::text(client, "user_agent") {
+                        "none" => span.none { "does not say" },
+                        agent => (agent),
+                    }
+                }
+                td.number { (show::count(&client["num_requests"])) }
+                td { (show::ago(show::number(client, "last_at"), visit.now())) }
+            }
+        }
+    };
+    clients.map(row).collect()
 }
 
 /// By model this month, and the last requests.
@@ -332,6 +390,7 @@ async fn edit_form(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
         (project.head(visit))
         form method="post" action=(visit.path) {
             (token(visit)) (fields.alert())
+            (fields.required("name", "Name", "What or who uses it.", show::text(&key, "name")))
             (fields.choice("permissions", "Permissions", "", &permissions, ""))
             (fields.several("more", "Besides, where they change", "", &[("usage", "read usage and costs of the project")], &[]))
             (fields.choice("expires", "Expires in, from now on", "", &expiries, ""))
@@ -348,6 +407,7 @@ pub(crate) async fn update(visit: &Visit<'_>) -> Result<Answer> {
         let mut given = Given::default()
             .path("project_id", visit.name())
             .path("api_key_id", visit.nth(1))
+            .body("name", visit.form.text("name"))
             .body("labels", read_labels(visit.form.typed("labels"))?);
         if let Some(permissions) = visit.form.typed("permissions") {
             given = given.body("scopes", read_scopes(permissions, usage));
@@ -410,6 +470,8 @@ async fn revocation<'a>(visit: &Visit<'_>, project: &Project, key: &'a Value) ->
     let usage = visit.if_allowed("usage-all", day).await?;
     let open = Given::default().query("api_key_id", id).query("state", "held").query("limit", "100");
     let open = visit.if_allowed("list-requests", open).await?;
+    let activity = active(visit, &project.id, id).await?;
+    let clients = clients(visit, &activity);
     let requests: u64 = usage
         .iter()
         .flat_map(show::items)
@@ -424,6 +486,10 @@ async fn revocation<'a>(visit: &Visit<'_>, project: &Project, key: &'a Value) ->
             li { "Last used " (show::ago(show::number(key, "last_used_at"), visit.now())) "." }
             @if usage.is_some() { li { (show::thousands(requests)) " requests in the last 24 hours." } }
             @if let Some(open) = &open { li { (show::items(open).len()) " requests are under way: they end by themselves." } }
+        }
+        @if !clients.is_empty() {
+            h2 { "Programs that used it in the last 7 days" }
+            (table("Programs that used it", &["Program", "Requests", "Last"], &clients, &plain("")))
         }
     };
     Ok(Question {

@@ -9,16 +9,16 @@ use tollgate_core::{Error, Result, SessionId};
 use super::{EXPIRIES, GRACES, PERMISSIONS, new_key, plain, read_scopes, table};
 use crate::answer::Answer;
 use crate::fields::Fields;
-use crate::layout::{Question, action, token};
+use crate::layout::{Question, action, pager, token};
 use crate::show;
 use crate::visit::{Visit, is_for_form, path};
 
 pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
-    let keys = visit.all("list-own-api-keys", Given::default()).await?;
+    let keys = visit.call("list-own-api-keys", visit.page_of(50)).await?;
     let projects = visit.call("list-own-projects", Given::default()).await?;
     let session = visit.session()?;
     let made = visit.query.text("made");
-    let rows: Vec<Markup> = keys.iter().map(|key| row(visit, key, made)).collect();
+    let rows: Vec<Markup> = show::items(&keys).iter().map(|key| row(visit, key, made)).collect();
     let sessions = visit.admin.sessions_of(session.user).await?;
     let body = html! {
         p { (session.name) " · " (session.email) " · " (session.organization_name) }
@@ -30,6 +30,7 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
             (table("Your keys", &["Name", "Key", "Project", "Spent this month", "Last used", "Expires", ""], &rows, &html! {
                 p { "You have no key yet. A key lets a program call models as you, and what it spends is counted as yours." }
             }))
+            (pager(visit, &keys))
         }
         section aria-labelledby="own-projects" {
             h2 id="own-projects" { "Your projects" }
@@ -170,9 +171,7 @@ pub(crate) async fn create_key(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 async fn own_key(visit: &Visit<'_>) -> Result<Value> {
-    let keys = visit.all("list-own-api-keys", Given::default()).await?;
-    let found = keys.into_iter().find(|key| show::text(key, "id") == visit.name());
-    found.ok_or_else(|| Error::not_found("API key"))
+    visit.call("retrieve-own-api-key", Given::default().path("api_key_id", visit.name())).await
 }
 
 pub(crate) async fn ask_rotate(visit: &Visit<'_>) -> Result<Answer> {

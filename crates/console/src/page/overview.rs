@@ -27,15 +27,22 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
     let of_month = usage(visit, month.start, "1d", None).await?;
     let of_day = usage(visit, Timestamp(now.floor_to(3_600).0 - 23 * 3_600), "1h", None).await?;
     let limits = visit.if_allowed("list-organization-spend-limits", Given::default()).await?;
+    let activity = visit.call("retrieve-activity", Given::default()).await?;
     let since_midnight = of_month.iter().filter(|bucket| show::number(bucket, "start_time") >= Some(today.0));
     let since_midnight: Vec<Value> = since_midnight.cloned().collect();
-    let (requests, clamped) = (sum(&of_day, "num_requests"), sum(&of_day, "num_clamped_requests"));
+    let (requests, clamped) = (show::count(&activity["num_requests"]), sum(&of_day, "num_clamped_requests"));
+    let is_silent = activity["num_requests"].as_i64() == Some(0);
     let body = html! {
         div.tiles id="figures" data-live="5" {
             (tile("This month", &show::amount(chart::cost(&of_month))))
             (tile("Today, in UTC", &show::amount(chart::cost(&since_midnight))))
-            (tile("Requests in 24 hours", &html! { (show::thousands(requests)) }))
-            (tile("Of these with less output than asked", &html! { (show::thousands(clamped)) }))
+            (tile("Requests in 24 hours", &html! { (requests) }))
+            (tile("Of these refused", &html! { (show::count(&activity["num_refused"])) }))
+            (tile("Of these failed", &html! { (show::count(&activity["num_failed"])) }))
+            @if clamped > 0 { (tile("Of these with less output than asked", &html! { (show::thousands(clamped)) })) }
+            @if let Some(time) = show::number(&activity, "duration_p95_ms") {
+                (tile("19 of 20 answered within", &html! { (show::duration(time)) }))
+            }
             p.asof { "As of " (show::time(Some(now.0))) }
         }
         @if let Some(limits) = &limits {
@@ -52,8 +59,8 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
             (top(visit, "Projects that spend most", "project", month.start).await?)
             (top(visit, "Keys that spend most", "api_key", month.start).await?)
         }
-        (attention(visit).await?)
-        @if requests == 0 { (first_request(visit)) }
+        (attention(visit, &activity).await?)
+        @if is_silent { (first_request(visit)) }
     };
     Ok(Answer::page("Overview", body))
 }
@@ -123,38 +130,82 @@ async fn top(visit: &Visit<'_>, called: &str, what: &str, since: Timestamp) -> R
     })
 }
 
-/// Keys that end soon or rest, for whoever looks after them.
-async fn attention(visit: &Visit<'_>) -> Result<Markup> {
+/// Whatever somebody who looks after it has to look at, as far as this person may see it.
+async fn attention(visit: &Visit<'_>, activity: &Value) -> Result<Markup> {
     let now = visit.now();
+    let mut all: Vec<Markup> = Vec::new();
+    let mut more: Vec<Markup> = Vec::new();
+    let organization = visit.if_allowed("retrieve-own-organization", Given::default()).await?;
+    if organization.is_some_and(|own| show::number(&own, "frozen_at").is_some()) {
+        all.push(html! { li { "The organization is frozen: every model request is refused. " a href="/settings" { "Settings" } } });
+    }
+    let upstreams = visit.if_allowed("list-upstreams", Given::default().query("limit", "100")).await?;
+    for upstream in upstreams.iter().flat_map(show::items).filter(|one| show::text(one, "health") == "down") {
+        let id = show::text(upstream, "id");
+        all.push(html! { li { "Upstream " a href=(path(&["upstreams", id])) { (show::text(upstream, "name")) } " is down" } });
+    }
+    let nearly = Given::default().query("limit", TOP.to_string());
+    let nearly = visit.if_allowed("list-used-spend-limits", nearly).await?;
+    all.extend(nearly.iter().flat_map(show::items).map(nearly_used));
+    let refused = activity["refused_api_keys"].as_array();
+    all.extend(refused.into_iter().flatten().map(|key| {
+        let requests = show::count(&key["num_refused"]);
+        let times = if requests == "1" { "time" } else { "times" };
+        let last = show::ago(show::number(key, "last_at"), now);
+        html! { li { (to_key(key, "api_key_id")) " was refused " (requests) " " (times) ", last " (last) } }
+    }));
     let few = || Given::default().query("limit", TOP.to_string());
     let ending = few().query("expires_before", (now.0 + ENDS_SOON).to_string());
-    let Some(ending) = visit.if_allowed("list-organization-api-keys", ending).await? else {
-        return Ok(html! {});
-    };
-    let unused = few().query("unused_since", (now.0 - UNUSED).to_string());
-    let unused = visit.call("list-organization-api-keys", unused).await?;
-    let key = |key: &Value, told: Markup| {
-        let (id, project) = (show::text(key, "id"), show::text(key, "project_id"));
-        html! { li { a href=(path(&["projects", project, "keys", id])) { (show::text(key, "name")) } " " (told) } }
-    };
+    if let Some(ending) = visit.if_allowed("list-organization-api-keys", ending).await? {
+        all.extend(show::items(&ending).iter().map(
+            |key| html! { li { (to_key(key, "id")) " ends " (show::expiry(show::number(key, "expires_at"), now)) } },
+        ));
+        if ending["has_more"].as_bool() == Some(true) {
+            more.push(html! { p { a href="/keys?show=ending" { "All that end soon" } } });
+        }
+        let unused = few().query("unused_since", (now.0 - UNUSED).to_string());
+        let unused = visit.call("list-organization-api-keys", unused).await?;
+        all.extend(show::items(&unused).iter().map(|key| {
+            html! { li { (to_key(key, "id")) " was last used " (show::ago(show::number(key, "last_used_at"), now)) } }
+        }));
+        if unused["has_more"].as_bool() == Some(true) {
+            more.push(html! { p { a href="/keys?show=unused" { "All that rest" } } });
+        }
+    }
     Ok(html! {
-        section aria-labelledby="attention" {
+        section aria-labelledby="attention" id="needs" data-live="10" {
             h2 id="attention" { "Needs attention" }
-            @if show::items(&ending).is_empty() && show::items(&unused).is_empty() {
-                p { "No key ends within two weeks, and none has rested for a quarter of a year." }
-            }
-            ul {
-                @for one in show::items(&ending) {
-                    (key(one, html! { "ends " (show::expiry(show::number(one, "expires_at"), now)) }))
-                }
-                @for one in show::items(&unused) {
-                    (key(one, html! { "last used " (show::ago(show::number(one, "last_used_at"), now)) }))
-                }
-            }
-            @if ending["has_more"].as_bool() == Some(true) { p { a href="/keys?show=ending" { "All that end soon" } } }
-            @if unused["has_more"].as_bool() == Some(true) { p { a href="/keys?show=unused" { "All that rest" } } }
+            @if all.is_empty() { p { "Nothing: no limit is nearly used up, no key ends within two weeks or has rested for a quarter of a year." } }
+            @else { ul { @for one in &all { (one) } } }
+            @for one in &more { (one) }
         }
     })
+}
+
+fn to_key(key: &Value, id: &str) -> Markup {
+    let (id, project) = (show::text(key, id), show::text(key, "project_id"));
+    html! { a href=(path(&["projects", project, "keys", id])) { (show::text(key, "name")) } }
+}
+
+/// One limit of which much is used, and where it is changed.
+fn nearly_used(limit: &Value) -> Markup {
+    let (scope, id) = (show::text(limit, "scope"), show::text(limit, "scope_id"));
+    let project = show::text(limit, "project_id");
+    let (what, place) = match scope {
+        "organization" => ("the organization ", "/limits".to_owned()),
+        "project" => ("project ", path(&["projects", id, "limits"])),
+        "user" => ("", path(&["people", id])),
+        _ => ("key ", path(&["projects", project, "keys", id])),
+    };
+    let cap = Money::from_cents(show::number(limit, "threshold_amount").unwrap_or(0)).unwrap_or(Money::ZERO);
+    let is_refusing = show::number(limit, "refused_at").is_some() && show::text(limit, "mode") == "enforce";
+    html! {
+        li {
+            "The limit of " (what) a href=(place) { (show::text(limit, "scope_name")) } " by the " (show::text(limit, "interval")) ": "
+            (show::count(&limit["used_percent"])) " % of " (show::amount(cap)) " used"
+            @if is_refusing { ", " strong { "and requests are refused" } }
+        }
+    }
 }
 
 fn first_request(visit: &Visit<'_>) -> Markup {
@@ -169,16 +220,19 @@ fn first_request(visit: &Visit<'_>) -> Markup {
 
 /// Of somebody who sees only what is their own.
 async fn own(visit: &Visit<'_>) -> Result<Answer> {
-    let keys = visit.all("list-own-api-keys", Given::default()).await?;
+    // Of more there is no sum that is worth its time.
+    let first = visit.call("list-own-api-keys", Given::default().query("limit", "100")).await?;
+    let keys = show::items(&first);
+    let are_all = first["has_more"].as_bool() != Some(true);
     let (spent, held): (Money, Money) = (
         keys.iter().map(|key| show::money(&key["spent"])).sum(),
         keys.iter().map(|key| show::money(&key["held"])).sum(),
     );
     let body = html! {
         div.tiles id="figures" data-live="5" {
-            (tile("Your keys have spent this month", &show::amount(spent)))
+            (tile(if are_all { "Your keys have spent this month" } else { "Your first 100 keys have spent this month" }, &show::amount(spent)))
             (tile("Held for requests under way", &show::amount(held)))
-            (tile("Your keys", &html! { (keys.len()) }))
+            (tile("Your keys", &html! { (keys.len()) @if !are_all { " and more" } }))
             p.asof { "As of " (show::time(Some(visit.now().0))) }
         }
         p { a.button.primary href="/me/keys/new" data-create { "Create a key" } " " a.button href="/me" { "Your keys" } }

@@ -13,9 +13,12 @@ const EACH_MAX: &str = "5";
 pub(crate) async fn find(visit: &Visit<'_>) -> Result<Answer> {
     let Some(text) = visit.query.typed("q") else { return Ok(Answer::Fragment(html! {})) };
     let named = || Given::default().query("name", text).query("limit", EACH_MAX);
-    let projects = visit.if_allowed("list-projects", named()).await?;
-    let keys = visit.if_allowed("list-organization-api-keys", named()).await?;
-    let people = visit.if_allowed("list-users", named()).await?;
+    let (projects, keys, people) = futures_util::future::try_join3(
+        visit.if_allowed("list-projects", named()),
+        visit.if_allowed("list-organization-api-keys", named()),
+        visit.if_allowed("list-users", named()),
+    )
+    .await?;
     Ok(Answer::Fragment(html! {
         @for project in projects.iter().flat_map(show::items) {
             li role="option" id=(format!("place-{}", show::text(project, "id"))) data-path=(path(&["projects", show::text(project, "id")])) {

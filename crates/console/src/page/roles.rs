@@ -22,7 +22,7 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
             html! {
                 tr {
                     th scope="row" { (show::text(role, "name")) br; span.hint { (role["description"].as_str().unwrap_or("")) } }
-                    td { details { summary { (permissions.len()) " permissions" } ul { @for one in &permissions { li { code { (one) } } } } } }
+                    td { details { summary { (permissions.len()) @if permissions.len() == 1 { " permission" } @else { " permissions" } } ul { @for one in &permissions { li { code { (one) } } } } } }
                     td { @if may_write && !show::flag(role, "predefined_role") {
                         a.bad href=(path(&["roles", show::text(role, "id"), "delete"])) { "Delete" }
                     } }

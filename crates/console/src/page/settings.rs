@@ -21,6 +21,8 @@ pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
 async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
     let policy = visit.call("retrieve-key-policy", Given::default()).await?;
     let retention = visit.call("retrieve-retention", Given::default()).await?;
+    let organization = visit.call("retrieve-own-organization", Given::default()).await?;
+    let frozen_at = show::number(&organization, "frozen_at");
     let session = visit.session()?;
     let may_write = visit.may(Permission::OrganizationWrite);
     let fields = Fields::new(&visit.form, error);
@@ -50,8 +52,13 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
         @if may_write {
             section {
                 h2 { "Stop everything" }
-                p { "Freezing refuses every model request of the organization from the next one on. Administration goes on, and it can be taken back." }
-                (action(visit, "/settings/unfreeze", "Unfreeze", "")) " " a.button.danger href="/settings/freeze" { "Freeze…" }
+                @if frozen_at.is_some() {
+                    p.danger-note { "The organization is frozen since " (show::time(frozen_at)) ": every model request is refused." }
+                    (action(visit, "/settings/unfreeze", "Unfreeze", "primary"))
+                } @else {
+                    p { "Freezing refuses every model request of the organization from the next one on. Administration goes on, and it can be taken back." }
+                    a.button.danger href="/settings/freeze" { "Freeze…" }
+                }
             }
         }
     };

@@ -21,6 +21,7 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
             html! {
                 tr.made[id == visit.query.text("made")] {
                     th scope="row" { a href=(path(&["upstreams", id])) { (show::text(upstream, "name")) } }
+                    td { (health(upstream)) }
                     td { (upstream["base_url"].as_str().unwrap_or("")) }
                     td { @match upstream["has_api_key"].as_bool() { Some(true) => "stored", Some(false) => span.none { "none" }, None => "" } }
                     td.number { (show::texts(&upstream["models"]).len()) }
@@ -31,12 +32,22 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         .collect();
     let body = html! {
         @if visit.is_operator() { p { a.button.primary href="/upstreams/new" data-create { "Connect a provider" } } }
-        (table("Upstreams", &["Name", "Address", "Credential", "Models", ""], &rows, &html! {
+        (table("Upstreams", &["Name", "Health", "Address", "Credential", "Models", ""], &rows, &html! {
             p { "No provider is connected, so no model can be called." }
         }))
         (pager(visit, &answer))
     };
     Ok(Answer::page("Upstreams", body))
+}
+
+fn health(upstream: &Value) -> Markup {
+    html! {
+        @match show::text(upstream, "health") {
+            "up" => span.badge.good { "up" },
+            "down" => span.badge.bad { "down" },
+            _ => span.none { "not asked yet" },
+        }
+    }
 }
 
 pub(crate) async fn new(visit: &Visit<'_>) -> Result<Answer> {

@@ -50,9 +50,31 @@ pub(crate) struct Upstream {
     id: UpstreamId,
     name: String,
     models: Vec<String>,
+    /// As this node has seen it.
+    health: Health,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     connection: Option<Connection>,
     created_at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Up,
+    /// It cannot be reached, or refuses or fails what it is asked, and rests.
+    Down,
+    /// Nobody has asked it yet.
+    Unknown,
+}
+
+impl Health {
+    fn of(cx: &Cx, id: UpstreamId) -> Self {
+        match (cx.desk.upstreams_down)(id) {
+            Some(true) => Self::Down,
+            Some(false) => Self::Up,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// What only operators see. Names and meanings are those of [`Settings`], with the usual where nothing is set.
@@ -109,8 +131,9 @@ impl Stored {
             .await?;
         let models = rows.iter().map(|row| row.at(0)).collect::<Result<_>>()?;
         let (id, name, created_at) = (self.id, self.name.clone(), self.created_at);
-        let connection = cx.actor.acts_as_operator().then(|| self.into_connection());
-        Ok(Upstream { object: "tollgate.upstream", id, name, models, connection, created_at })
+        let (health, is_operator) = (Health::of(cx, id), cx.actor.acts_as_operator());
+        let connection = is_operator.then(|| self.into_connection());
+        Ok(Upstream { object: "tollgate.upstream", id, name, models, health, connection, created_at })
     }
 
     fn into_connection(self) -> Connection {
