@@ -157,6 +157,80 @@ def test_people_groups_roles_invites_and_admin_keys(cli, gateway):
         cli(*what)
 
 
+def test_things_are_called_by_their_names(cli, gateway):
+    project = gateway.project("Search")
+    for name in ("Search and more", "Twice", "Twice"):
+        gateway.project(name)
+    ada = cli.json("user", "add", "ada@example.com", "--role", "reader")["id"]
+    assert cli.json("project", "get", "Search")["id"] == project
+    assert "several projects called 'Twice'" in cli("project", "get", "Twice", check=2).stderr
+    assert "There is no project called 'search'" in cli("project", "get", "search", check=3).stderr
+    assert cli.json("user", "get", "Ada@example.com")["id"] == ada
+    assert cli.json("project-user", "add", "ada@example.com", "--project", "Search", "--role", "member")["id"] == ada
+    cli("group", "create", "Engineers")
+    cli("group", "add-user", "Engineers", "ada@example.com")
+    cli("role", "create", "Accountant", "--permission", "api.usage.read")
+    cli("group", "add-role", "Engineers", "Accountant")
+    cli("role", "assign", "Accountant", "--user", "ada@example.com")
+    assert [role["name"] for role in cli.json("group", "roles", "Engineers")] == ["Accountant"]
+    assert "Accountant" in [role["name"] for role in cli.json("role", "of-user", "ada@example.com")]
+    key = cli.json("key", "create", "laptop", "--project", "Search", "--owner", "ada@example.com")
+    gateway.remember(key["value"])
+    assert key["owner"]["user"]["id"] == ada
+    account = cli.json("sa", "create", "robot", "--project", "Search", "--no-key")["id"]
+    robot = cli.json("key", "create", "robot's", "--project", "Search", "--owner", "sa:robot")
+    gateway.remember(robot["value"])
+    assert robot["owner"]["service_account"]["id"] == account == cli.json("sa", "get", "robot", "--project", "Search")["id"]
+    assert cli.json("key", "update", "laptop", "--project", "Search", "--name", "desktop")["name"] == "desktop"
+    cli("spend-limit", "set", "5usd/day", "--project", "Search")
+    cli("spend-limit", "set", "4usd/day", "--user", "ada@example.com")
+    assert [limit["threshold_amount"] for limit in cli.json("spend-limit", "list", "--user", ada)] == [400]
+    assert cli.json("invite", "create", "eve@example.com", "--role", "reader", "--project", "Search", "-q")["projects"][0]["id"] == project
+    cli("invite", "delete", "eve@example.com")
+    cli("key", "revoke", "desktop", "--project", "Search")
+    assert cli("key", "get", "desktop", "--project", "Search", check=3)
+    assert cli.json("cost", "--project", "Search") == [] and cli.json("ledger", "list", "--project", "Search") == []
+    assert cli("project", "archive", "Default project", check=5)
+
+
+def test_the_log_is_asked_by_names_and_times(cli, gateway):
+    gateway.project("Search")
+    ask = lambda *words: [event["type"] for event in cli.json("audit", "list", *words)]
+    assert ask("--project", "Search", "--since", "1h") == ["project.created"] == ask("--project", "Search", "--actor", "owner@localhost")
+    assert ask("--project", "Search", "--until", "1h") == [] == ask("--actor", "nobody@localhost")
+    assert ask("--type", "project.created", "--since", str(int(time.time()) - 3600))[0] == "project.created"
+    assert "neither a time ago" in cli("audit", "list", "--since", "yesterday", check=2).stderr
+
+
+def test_a_secret_that_would_not_be_seen_is_not_made(cli, gateway, tmp_path):
+    project = gateway.project()
+    for form in ("id", "csv"):
+        assert "--out FILE" in cli("key", "create", "x", "--project", project, "-o", form, check=2).stderr
+        assert cli("sa", "create", "x", "--project", project, "-o", form, check=2) and cli("admin-key", "create", "x", "-o", form, check=2)
+    assert gateway.get(f"/v1/organization/projects/{project}/api_keys").json["data"] == []
+    made = cli("key", "create", "x", "--project", project, "-q", "-o", "id", "--out", tmp_path / "secret").stdout.strip()
+    gateway.remember((tmp_path / "secret").read_text().strip())
+    assert cli.json("key", "get", made, "--project", project)["name"] == "x"
+
+
+def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway):
+    for number in range(5):
+        gateway.project(f"Project {number}")
+    env = clean_environment(TOLLGATE_URL=gateway.base_url, TOLLGATE_ADMIN_KEY=gateway.admin_key)
+    for form in ("table", "json", "jsonl", "csv", "yaml", "id"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([BINARY, "project", "list", "-o", form], env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, ""), form
+
+
+def test_what_only_openai_has_is_asked_for_and_its_absence_said(cli, gateway):
+    for words in (["rate-limit", "list", "--project", gateway.default_project], ["limit", "set", "rl-x", "--project", gateway.default_project, "--rpm", "5"],
+                  ["model-permission", "get", "--project", gateway.default_project], ["api", "listOrganizationCertificates"]):
+        assert "not served by this version of Tollgate" in cli(*words, check=3).stderr, words
+
+
 def test_a_change_can_be_only_shown(cli, gateway, tmp_path):
     before = gateway.stored()
     shown = cli("project", "create", "Dry", "--dry-run").stdout
@@ -166,6 +240,9 @@ def test_a_change_can_be_only_shown(cli, gateway, tmp_path):
     shown = cli("upstream", "add", "x", "--base-url", "https://api.example.com/v1", "--api-key-file", secret, "--dry-run").stdout
     assert "canary" not in shown and "(a secret)" in shown
     assert "DELETE /v1/organization/users/user-x" in cli("user", "remove", "user-x", "--dry-run").stdout
+    shown = cli("key", "create", "x", "--project", gateway.default_project, "--cap", "5usd/day", "--out", tmp_path / "unwritten", "--dry-run").stdout
+    assert f"POST /v1/organization/projects/{gateway.default_project}/api_keys\n" in shown and "/spend_limits\n" in shown and '"threshold_amount": 500' in shown
+    assert not (tmp_path / "unwritten").exists()
     assert gateway.stored() == before
     assert cli("project", "list", "--dry-run").stdout.count("\n") == 2, "what only looks is done"
 

@@ -152,7 +152,7 @@ pub enum Command {
     Apply(ApplyOptions),
     /// Print the completions of a shell
     Completion { shell: clap_complete::Shell },
-    /// The audit log, in a data directory
+    /// The audit log: shown over the API, proved in a data directory
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Organizations of the installation (operators)

@@ -229,6 +229,7 @@ fn ended(result: Result<bool, Failure>, options: &ApiOptions) -> u8 {
             complain_of_usage(options.output, &message);
             WRONG_USAGE
         }
+        Err(Failure::NobodyReads) => 0,
         Err(Failure::Call(error)) => tollgate::api::failed(options.output, &error),
     }
 }

@@ -134,6 +134,10 @@ fn subject(event: &Value, about: &Value) -> Markup {
         "/changes_requested/name",
         "/email",
         "/name",
+        "/role_name",
+        "/data/group_name",
+        "/changes_requested/role_name",
+        "/changes_requested/group_name",
     ];
     let name = told.iter().filter_map(|place| about.pointer(place)?.as_str()).find(|name| !name.is_empty());
     let place = match (id.split_once('_').map(|(kind, _)| kind), project) {
@@ -143,13 +147,15 @@ fn subject(event: &Value, about: &Value) -> Markup {
         _ if id.starts_with("user-") => Some(path(&["people", id])),
         _ => None,
     };
-    let called = name.unwrap_or(id);
+    let project_name = event["project"]["name"].as_str().filter(|name| !name.is_empty());
+    let own = project_name.filter(|_| project == Some(id));
+    let called = name.or(own).unwrap_or(id);
     html! {
         @match place {
             Some(place) => a href=(place) title=(id) { (called) },
             None => span title=(id) { (called) },
         }
-        @if let Some(project) = event["project"]["name"].as_str().filter(|name| !name.is_empty() && *name != called) {
+        @if let Some(project) = project_name.filter(|name| *name != called) {
             br; span.hint { "in " (project) }
         }
     }

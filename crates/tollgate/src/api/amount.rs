@@ -59,6 +59,14 @@ pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
 }
 
+/// The same, or unix seconds.
+pub(crate) fn moment_or_seconds(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    match text.parse::<i64>() {
+        Ok(seconds) if seconds >= 0 => Ok(Timestamp(seconds)),
+        _ => moment(text, now),
+    }
+}
+
 /// A moment to come: in so much time, such as 30d; a day of UTC; or a moment such as `2027-01-01T09:30:00Z`.
 pub(crate) fn moment_ahead(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Some(at) = Timestamp::of_day(text).or_else(|| Timestamp::of_text(text)) {
@@ -101,6 +109,9 @@ mod tests {
         let now = Timestamp(1_795_392_000);
         assert_eq!(moment("1d", now), Ok(Timestamp(1_795_392_000 - 86_400)));
         assert_eq!(moment("2026-11-23", now), Ok(now));
+        assert_eq!(moment_or_seconds("1700000000", now), Ok(Timestamp(1_700_000_000)));
+        assert_eq!(moment_or_seconds("1d", now), moment("1d", now));
+        assert!(moment_or_seconds("-5", now).is_err());
         for text in ["never", "2026-13-01", "2026-11-01T00:00:00Z", "yesterday", "", "0d"] {
             assert!(moment(text, now).is_err(), "{text}");
         }

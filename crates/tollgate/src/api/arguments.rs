@@ -6,8 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Args, Clone, Debug)]
 pub struct InProject {
-    /// Id of the project
-    #[arg(short, long, env = "TOLLGATE_PROJECT", value_name = "ID")]
+    /// Name or id of the project
+    #[arg(short, long, env = "TOLLGATE_PROJECT", value_name = "PROJECT")]
     pub(crate) project: String,
 }
 
@@ -63,8 +63,7 @@ pub enum ProjectCommand {
     },
     Create {
         name: String,
-        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
-        /// `none` all
+        /// A label, which goes with the cost of all that is done; may be given more than once
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         /// A label that a request may add, and the values it may have, such as feature=chat,search; `none` for none
@@ -119,7 +118,7 @@ pub enum KeyCommand {
         name: String,
         #[command(flatten)]
         project: InProject,
-        /// me, a user's id, or a service account's id, also as sa:ID
+        /// me, the address or id of a user, or the id of a service account, also as sa:NAME
         #[arg(long, default_value = "me")]
         owner: String,
         /// What it may spend at most, such as 50usd/month
@@ -131,19 +130,20 @@ pub enum KeyCommand {
         /// Such as 90d, or never
         #[arg(long, default_value = "never", value_name = "TIME")]
         expires: String,
-        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
-        /// `none` all
+        /// A label, which goes with the cost of all that is done; may be given more than once
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         /// Write the secret to this file (0600, must not exist) instead of stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Change scopes, expiry or labels
+    /// Rename, or change scopes, expiry or labels
     Update {
         id: String,
         #[command(flatten)]
         project: InProject,
+        #[arg(long)]
+        name: Option<String>,
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
         /// Allow everything again
@@ -194,7 +194,7 @@ pub enum KeyCommand {
     /// End a key for good: by its id, or by its secret on stdin with `-`
     Revoke {
         id: String,
-        /// Id of the project
+        /// Name or id of the project
         #[arg(short, long, env = "TOLLGATE_PROJECT", value_name = "ID")]
         project: Option<String>,
     },
@@ -221,8 +221,7 @@ pub enum ServiceAccountCommand {
         /// Only the account, with neither role nor key
         #[arg(long)]
         no_key: bool,
-        /// A label, which goes with the cost of all that is done; may be given more than once. Others stay; `NAME=` takes one away,
-        /// `none` all
+        /// A label, which goes with the cost of all that is done; may be given more than once
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
         #[arg(long, value_name = "FILE")]
@@ -263,14 +262,14 @@ pub struct Period {
 
 #[derive(Args, Debug)]
 pub struct Narrow {
-    /// Only of these projects
-    #[arg(long = "project", value_name = "ID")]
+    /// Only of these projects, by their names or ids
+    #[arg(long = "project", value_name = "PROJECT")]
     pub(crate) projects: Vec<String>,
     /// Only of these keys
     #[arg(long = "api-key-id", value_name = "ID")]
     pub(crate) keys: Vec<String>,
-    /// Only of the keys of these users and service accounts
-    #[arg(long = "user", value_name = "ID")]
+    /// Only of the keys of these users, by their addresses or ids, and service accounts
+    #[arg(long = "user", value_name = "USER")]
     pub(crate) users: Vec<String>,
 }
 
@@ -379,4 +378,46 @@ pub struct UsageQuestion {
     pub(crate) bucket: String,
     #[arg(long, default_value = "completions", value_parser = ["completions", "embeddings", "moderations"])]
     pub(crate) endpoint: String,
+}
+
+impl ProjectCommand {
+    /// The name or id of the project that it is about.
+    pub(crate) fn named(&mut self) -> Option<&mut String> {
+        match self {
+            Self::List { .. } | Self::Create { .. } => None,
+            Self::Get { id }
+            | Self::Update { id, .. }
+            | Self::Freeze { id }
+            | Self::Unfreeze { id }
+            | Self::Archive { id } => Some(id),
+        }
+    }
+}
+
+impl KeyCommand {
+    /// The project that it is about, and the key if there is one, by name or id. What may be known by its secret alone has neither.
+    pub(crate) fn named(&mut self) -> Option<(&mut String, Option<&mut String>)> {
+        match self {
+            Self::Check { .. } | Self::Revoke { .. } => None,
+            Self::List { project, .. } | Self::Create { project, .. } => Some((&mut project.project, None)),
+            Self::Get { id, project }
+            | Self::Update { id, project, .. }
+            | Self::Rotate { id, project, .. }
+            | Self::EndPrevious { id, project }
+            | Self::Freeze { id, project }
+            | Self::Unfreeze { id, project } => Some((&mut project.project, Some(id))),
+        }
+    }
+}
+
+impl ServiceAccountCommand {
+    /// The project that it is about, and the account if there is one, by name or id.
+    pub(crate) fn named(&mut self) -> (&mut String, Option<&mut String>) {
+        match self {
+            Self::List { project, .. } | Self::Create { project, .. } => (&mut project.project, None),
+            Self::Get { id, project } | Self::Update { id, project, .. } | Self::Delete { id, project } => {
+                (&mut project.project, Some(id))
+            }
+        }
+    }
 }

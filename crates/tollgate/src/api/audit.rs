@@ -4,7 +4,9 @@ use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tollgate_core::Clock;
 
+use crate::api::amount;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table;
 use crate::command::maintenance::{AuditCommand, AuditFilter};
@@ -24,7 +26,7 @@ impl Session {
             AuditCommand::Verify(_) | AuditCommand::Checkpoint(_) => Ok(()),
             AuditCommand::List(options) => {
                 let (events, has_more) =
-                    self.client.list(PATH, &query(&options.meant), options.limit).await?;
+                    self.client.list(PATH, &self.events_meant(&options.meant).await?, options.limit).await?;
                 if has_more {
                     self.say(&format!("There are more than {}; see --limit.", events.len()));
                 }
@@ -33,6 +35,28 @@ impl Session {
             AuditCommand::Tail(options) => self.tail(&options.meant, options.limit).await,
             AuditCommand::Export(options) => self.export_events(&options.meant).await,
         }
+    }
+
+    async fn events_meant(&self, meant: &AuditFilter) -> Result<Query, Failure> {
+        let mut query: Query = Vec::new();
+        query.extend(meant.types.iter().map(|kind| ("event_types[]", kind.clone())));
+        // An address is known by the log also of somebody who is gone.
+        query.extend(
+            meant
+                .actors
+                .iter()
+                .map(|who| (if who.contains('@') { "actor_emails[]" } else { "actor_ids[]" }, who.clone())),
+        );
+        for project in &meant.projects {
+            query.push(("project_ids[]", self.project_id(project).await?));
+        }
+        query.extend(meant.resources.iter().map(|id| ("resource_ids[]", id.clone())));
+        for (bound, text) in [("effective_at[gte]", &meant.since), ("effective_at[lt]", &meant.until)] {
+            if let Some(text) = text {
+                query.push((bound, amount::moment_or_seconds(text, Clock::system().now())?.0.to_string()));
+            }
+        }
+        Ok(query)
     }
 
     fn show_events(&self, events: Vec<Value>) -> Done {
@@ -44,7 +68,7 @@ impl Session {
 
     /// The last events, and then each as it comes, until it is stopped.
     async fn tail(&self, meant: &AuditFilter, count: usize) -> Done {
-        let mut query = query(meant);
+        let mut query = self.events_meant(meant).await?;
         let (mut events, _) = self.client.list(PATH, &query, count.max(1)).await?;
         let mut newest = events.first().and_then(id_of);
         events.truncate(count);
@@ -64,22 +88,10 @@ impl Session {
 
     async fn export_events(&self, meant: &AuditFilter) -> Done {
         // Lists begin at the newest.
-        let (mut events, _) = self.client.list(PATH, &query(meant), usize::MAX).await?;
+        let (mut events, _) = self.client.list(PATH, &self.events_meant(meant).await?, usize::MAX).await?;
         events.reverse();
         write_lines(&events)
     }
-}
-
-fn query(meant: &AuditFilter) -> Query {
-    let list = |name: &'static str, values: &[String]| -> Query {
-        values.iter().map(|value| (name, value.clone())).collect()
-    };
-    let mut query = list("event_types[]", &meant.types);
-    query.extend(list("actor_ids[]", &meant.actors));
-    query.extend(list("project_ids[]", &meant.projects));
-    query.extend(list("resource_ids[]", &meant.resources));
-    query.extend(meant.since.map(|since| ("effective_at[gte]", since.to_string())));
-    query
 }
 
 fn id_of(event: &Value) -> Option<String> {

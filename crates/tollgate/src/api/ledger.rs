@@ -27,7 +27,7 @@ pub enum LedgerCommand {
         /// By where their usage is known from: the upstream said so, it was seen, or it is the most it could be
         #[arg(long, value_parser = ["upstream", "observed", "bound"])]
         usage_source: Option<String>,
-        #[arg(short, long, value_name = "ID")]
+        #[arg(short, long, value_name = "PROJECT")]
         project: Option<String>,
         #[arg(long, value_name = "ID")]
         api_key_id: Option<String>,
@@ -74,7 +74,9 @@ impl Session {
                 query.extend(flagged.then(|| ("flagged", "true".to_owned())));
                 query.extend(state.map(|state| ("state", state)));
                 query.extend(usage_source.map(|source| ("usage_source", source)));
-                query.extend(project.map(|id| ("project_id", id)));
+                if let Some(project) = project {
+                    query.push(("project_id", self.project_id(&project).await?));
+                }
                 query.extend(api_key_id.map(|id| ("api_key_id", id)));
                 self.list(table::REQUESTS, REQUESTS, &query, &many).await
             }

@@ -8,6 +8,7 @@ use tollgate_core::{Clock, Interval};
 use crate::api::amount;
 use crate::api::arguments::{InProject, Many};
 use crate::api::client::{CallError, encoded};
+use crate::api::named;
 use crate::api::output::Format;
 use crate::api::session::{Done, Failure, PROJECTS, Session};
 use crate::api::table;
@@ -78,11 +79,11 @@ pub struct ScopeOptions {
     /// Of the whole organization
     #[arg(long)]
     organization: bool,
-    /// Of a project [env: TOLLGATE_PROJECT]
-    #[arg(short, long, value_name = "ID")]
+    /// Of a project, by its name or id [env: TOLLGATE_PROJECT]
+    #[arg(short, long, value_name = "PROJECT")]
     project: Option<String>,
-    /// Of a user, over all their projects
-    #[arg(long, value_name = "ID")]
+    /// Of a user, over all their projects, by their address or id
+    #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// Of one key
     #[arg(long, value_name = "ID")]
@@ -194,18 +195,19 @@ impl Session {
         match command {
             SpendLimitCommand::List { scope } => {
                 self.needs_tollgate("list limits")?;
-                let all = self.client.get(&scope.or_environment()?.ours(), &[]).await?;
+                let all = self.client.get(&self.scope(scope).await?.ours(), &[]).await?;
                 self.show(table::SPEND_LIMITS, &all["data"])
             }
             SpendLimitCommand::Get { scope, interval } => {
-                let path = self.one_limit(&scope.or_environment()?, &interval.interval).await?;
+                let path = self.one_limit(&self.scope(scope).await?, &interval.interval).await?;
                 self.show(table::SPEND_LIMITS, &self.client.get(&path, &[]).await?)
             }
             SpendLimitCommand::Set { amount, scope, terms } => {
-                self.set_limit(&amount, &scope.or_environment()?, &terms).await
+                amount::limit(&amount)?;
+                self.set_limit(&amount, &self.scope(scope).await?, &terms).await
             }
             SpendLimitCommand::Clear { scope, interval } => {
-                let path = self.one_limit(&scope.or_environment()?, &interval.interval).await?;
+                let path = self.one_limit(&self.scope(scope).await?, &interval.interval).await?;
                 self.deleted(&path).await
             }
             SpendLimitCommand::Try { amount, scope, time_zone, since, limit } => {
@@ -219,7 +221,7 @@ impl Session {
                     ("since", Clock::system().now().plus_seconds(-seconds).0.to_string()),
                     ("limit", limit.to_string()),
                 ];
-                let path = format!("{}/try", scope.or_environment()?.ours());
+                let path = format!("{}/try", self.scope(scope).await?.ours());
                 self.show_trial(&self.client.get(&path, &query).await?)
             }
             SpendLimitCommand::Unlimited { many } => {
@@ -230,6 +232,18 @@ impl Session {
             SpendLimitCommand::Default(command) => self.default_limits(command).await,
             SpendLimitCommand::Policy(command) => self.spend_policy(command).await,
         }
+    }
+
+    /// Whose limit is meant, by their ids.
+    async fn scope(&self, said: ScopeOptions) -> Result<ScopeOptions, Failure> {
+        let mut scope = said.or_environment()?;
+        if let Some(project) = &mut scope.project {
+            *project = self.project_id(project).await?;
+        }
+        if let Some(user) = &mut scope.user {
+            *user = self.id_of(&named::USER, user).await?;
+        }
+        Ok(scope)
     }
 
     /// The path of the limit of a scope and interval. OpenAI's own is at a place of its own; the others have ids.
@@ -339,8 +353,10 @@ impl Session {
         self.show(table::DEFAULT_LIMITS, &Value::Array(rows))
     }
 
-    async fn spend_policy(&self, command: PolicyCommand) -> Done {
+    async fn spend_policy(&self, mut command: PolicyCommand) -> Done {
         self.needs_tollgate("choose what happens at a limit")?;
+        let (PolicyCommand::Get { project } | PolicyCommand::Set { project, .. }) = &mut command;
+        project.project = self.project_id(&project.project).await?;
         let path =
             |project: &InProject| format!("{OURS}/projects/{}/spend_policy", encoded(&project.project));
         let policy = match command {

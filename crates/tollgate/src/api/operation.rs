@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tollgate_admin::{Method, Operation};
 
 use crate::api::nouns::part;
+use crate::api::openai;
 use crate::api::secret_input::read_any;
 use crate::api::session::{Done, Failure, Session};
 
@@ -21,9 +22,13 @@ impl Row {
     pub(crate) fn of(id: &str) -> Result<Self, Failure> {
         let operations = tollgate_admin::operations();
         let found = operations.iter().find(|operation| operation.id == id);
+        if let Some((id, method, path)) = openai::OPERATIONS.iter().find(|(known, ..)| *known == id) {
+            return Ok(Self { id: (*id).to_owned(), method: *method, path: (*path).to_owned() });
+        }
         let unknown = || {
-            let near: Vec<&str> =
-                operations.iter().map(|one| one.id).filter(|known| known.contains(id)).collect();
+            let all = operations.iter().map(|one| one.id);
+            let all = all.chain(openai::OPERATIONS.iter().map(|(known, ..)| *known));
+            let near: Vec<&str> = all.filter(|known| known.contains(id)).collect();
             let hint = match near.as_slice() {
                 [] => "`tollgate operations` lists them.".to_owned(),
                 near => format!("There are {}.", near.join(", ")),
@@ -199,6 +204,14 @@ mod tests {
         let (path, query) = row.split(given.as_object().unwrap().clone()).ok().unwrap();
         assert_eq!(path, "/organization/projects/proj_1/api_keys/a%2Fb");
         assert_eq!(query, [("x".to_owned(), "1".to_owned()), ("x".to_owned(), "y".to_owned())]);
+        // What only OpenAI has is called by its id as well, and stands nowhere twice.
+        let row = Row::of("list-project-rate-limits").ok().unwrap();
+        assert_eq!(row.path, "/v1/organization/projects/{project_id}/rate_limits");
+        let ours = tollgate_admin::operations();
+        for (id, _, path) in openai::OPERATIONS {
+            assert!(ours.iter().all(|one| one.id != *id && one.path != *path), "{id}");
+        }
+        let row = Row::of("retrieve-project-api-key").ok().unwrap();
         assert!(row.split(Map::new()).is_err() && Row::of("nonsense").is_err());
     }
 }

@@ -13,6 +13,8 @@ pub enum Failure {
     Call(CallError),
     /// What was asked for makes no sense, or a file cannot be used.
     Usage(String),
+    /// Whoever read the result has seen enough, as `head` does.
+    NobodyReads,
 }
 
 impl From<CallError> for Failure {
@@ -29,6 +31,9 @@ impl From<String> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::NobodyReads;
+        }
         Self::Usage(error.to_string())
     }
 }

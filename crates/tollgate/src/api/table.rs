@@ -82,6 +82,17 @@ pub(crate) const AUDIT: &[Column] = &[
     plain("PROJECT", "/project/name"),
 ];
 
+pub(crate) const RATE_LIMITS: &[Column] = &[
+    plain("ID", "/id"),
+    plain("MODEL", "/model"),
+    plain("REQUESTS/MIN", "/max_requests_per_1_minute"),
+    plain("TOKENS/MIN", "/max_tokens_per_1_minute"),
+    plain("REQUESTS/DAY", "/max_requests_per_1_day"),
+    plain("IMAGES/MIN", "/max_images_per_1_minute"),
+];
+
+pub(crate) const MODEL_PERMISSIONS: &[Column] = &[plain("MODE", "/mode"), list("MODELS", "/model_ids")];
+
 pub(crate) const SERVICE_ACCOUNTS: &[Column] = &[
     plain("ID", "/id"),
     plain("NAME", "/name"),

@@ -12,6 +12,7 @@ use crate::api::amount;
 use crate::api::arguments::{
     CostBy, CostCommand, ExportBy, ExportCommand, ExportFormat, Period, UsageAction, UsageBy, UsageCommand,
 };
+use crate::api::named;
 use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table::{self, Column};
@@ -20,7 +21,7 @@ type Query = Vec<(&'static str, String)>;
 
 impl Session {
     pub async fn cost(&self, command: CostCommand) -> Done {
-        let mut query = command.period.query()?;
+        let mut query = self.period(command.period).await?;
         query.push(("bucket_width", command.bucket));
         for by in &command.by {
             let name = match by {
@@ -53,7 +54,7 @@ impl Session {
             return self.export_usage(export).await;
         }
         let command = command.question;
-        let mut query = command.period.query()?;
+        let mut query = self.period(command.period).await?;
         query.push(("bucket_width", command.bucket));
         for by in &command.by {
             let name = match by {
@@ -67,6 +68,17 @@ impl Session {
         }
         query.extend(command.labels.iter().map(|name| ("group_by", format!("label:{name}"))));
         self.buckets(table::USAGE, &format!("/organization/usage/{}", command.endpoint), query).await
+    }
+
+    /// A period as a query, with ids in place of names.
+    async fn period(&self, mut period: Period) -> Result<Query, Failure> {
+        for project in &mut period.narrow.projects {
+            *project = self.project_id(project).await?;
+        }
+        for user in period.narrow.users.iter_mut().filter(|user| user.contains('@')) {
+            *user = self.id_of(&named::USER, user).await?;
+        }
+        period.query()
     }
 
     /// All pages of buckets, a row for each result with the time of its bucket.
@@ -108,7 +120,7 @@ impl Session {
         self.needs_tollgate("export usage")?;
         // What asks for JSON gets it, line by line.
         let to = if self.format == Format::Json { ExportFormat::Jsonl } else { command.to };
-        let mut query = command.period.query()?;
+        let mut query = self.period(command.period).await?;
         // As many buckets on a page as there can be.
         query.push(("limit", if command.bucket == "1h" { "168" } else { "31" }.to_owned()));
         query.push(("bucket_width", command.bucket));

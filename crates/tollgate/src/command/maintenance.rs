@@ -133,17 +133,21 @@ pub struct AuditFilter {
     /// Types of events, such as api_key.created
     #[arg(long = "type", value_name = "TYPE")]
     pub types: Vec<String>,
-    /// Users, service accounts or keys that acted, by their ids
-    #[arg(long = "actor", value_name = "ID")]
+    /// Who acted: users by their addresses, and users, service accounts and keys by their ids
+    #[arg(long = "actor", value_name = "WHO")]
     pub actors: Vec<String>,
-    #[arg(long = "project", value_name = "ID")]
+    /// By its name or id
+    #[arg(long = "project", value_name = "PROJECT")]
     pub projects: Vec<String>,
     /// What was changed, by its id
     #[arg(long = "resource", value_name = "ID")]
     pub resources: Vec<String>,
-    /// From this unix time on
-    #[arg(long, value_name = "SECONDS")]
-    pub since: Option<i64>,
+    /// How far back, such as 7d or 12h; or a day of UTC, such as 2026-11-01; or unix seconds
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Until when, in the same way
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
 }
 
 #[derive(Args, Debug)]

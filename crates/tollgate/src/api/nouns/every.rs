@@ -1,116 +1,13 @@
-//! Commands that are one operation each, as a table: what each is called, what is said to it, what is shown of its answer.
+//! The table: each noun with its verbs, and the operation that each verb is.
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use serde_json::{Map, Value, json};
+use super::{Kind, Noun, Said, Verb, flag, list, needed, verb, word};
+use crate::api::table;
 
-use crate::api::amount;
-use crate::api::arguments::Many;
-use crate::api::client::encoded;
-use crate::api::operation::Row;
-use crate::api::secret_input::Out;
-use crate::api::session::{Done, Failure, Session};
-use crate::api::table::{self, Column};
-
-/// What a word on the command line is to the operation.
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    /// May be given more than once.
-    Texts,
-    Number,
-    /// A whole number of days, or `forever`.
-    DaysOrForever,
-    /// A time such as 90d or never, in seconds.
-    Seconds,
-    /// The same, of what may be taken away by `none`.
-    SecondsOrNone,
-    /// US dollars such as 12.50, in cents.
-    Cents,
-    /// Projects that somebody becomes a member of.
-    InvitedTo,
-    /// Where it is told: by mail, by webhook, to Slack.
-    Email,
-    Webhook,
-    Slack,
-}
-
-struct Said {
-    /// The operation's name for it.
-    parameter: &'static str,
-    /// The flag; empty for a word that stands by itself.
-    flag: &'static str,
-    kind: Kind,
-    is_required: bool,
-    help: &'static str,
-}
-
-pub(crate) struct Verb {
-    name: &'static str,
-    about: &'static str,
-    operation: &'static str,
-    said: &'static [Said],
-    columns: &'static [Column],
-    /// Whether it is a list, of which all pages are wanted.
-    is_list: bool,
-    /// Where the answer has a secret that is shown this once.
-    secret: &'static str,
-    /// What is lost, where something is.
-    loses: &'static str,
-}
-
-pub(crate) struct Noun {
-    pub(crate) name: &'static str,
-    alias: &'static str,
-    about: &'static str,
-    verbs: &'static [Verb],
-}
-
-const fn word(parameter: &'static str, help: &'static str) -> Said {
-    Said { parameter, flag: "", kind: Kind::Text, is_required: true, help }
-}
-
-const fn flag(parameter: &'static str, flag: &'static str, kind: Kind, help: &'static str) -> Said {
-    Said { parameter, flag, kind, is_required: false, help }
-}
-
-const fn needed(parameter: &'static str, flag: &'static str, kind: Kind, help: &'static str) -> Said {
-    Said { parameter, flag, kind, is_required: true, help }
-}
-
-const fn verb(
-    name: &'static str,
-    operation: &'static str,
-    said: &'static [Said],
-    columns: &'static [Column],
-    about: &'static str,
-) -> Verb {
-    Verb { name, about, operation, said, columns, is_list: false, secret: "", loses: "" }
-}
-
-const fn list(
-    operation: &'static str,
-    said: &'static [Said],
-    columns: &'static [Column],
-    about: &'static str,
-) -> Verb {
-    Verb { is_list: true, ..verb("list", operation, said, columns, about) }
-}
-
-impl Verb {
-    const fn with_secret(self, secret: &'static str) -> Self {
-        Self { secret, ..self }
-    }
-
-    const fn losing(self, loses: &'static str) -> Self {
-        Self { loses, ..self }
-    }
-}
-
-const KEY: Said = word("key_id", "Its id");
-const USER: Said = word("user_id", "Id of the user");
-const GROUP: Said = word("group_id", "Id of the group");
-const INVITE: Said = word("invite_id", "Its id");
-const PROJECT: Said = needed("project_id", "project", Kind::Text, "Id of the project");
+const KEY: Said = word("key_id", "Its name or id");
+const USER: Said = word("user_id", "Address or id of the user");
+const GROUP: Said = word("group_id", "Name or id of the group");
+const INVITE: Said = word("invite_id", "Its address or id");
+const PROJECT: Said = needed("project_id", "project", Kind::Text, "Name or id of the project");
 const GRACE: Said = flag(
     "grace_seconds",
     "grace",
@@ -128,7 +25,7 @@ const SLACK: Said = flag("notification_channel", "slack", Kind::Slack, "To this 
 const ALERT: Said = word("alert_id", "Its id");
 const ENDS_KEYS: &str = "Keys end for good.";
 
-pub(crate) const NOUNS: &[Noun] = &[
+pub(super) const NOUNS: &[Noun] = &[
     Noun {
         name: "admin-key",
         alias: "",
@@ -313,14 +210,14 @@ pub(crate) const NOUNS: &[Noun] = &[
             verb(
                 "add-role",
                 "assign-group-role",
-                &[GROUP, word("role_id", "Id of the role")],
+                &[GROUP, word("role_id", "Name or id of the role")],
                 &[],
                 "Give it a role of the organization",
             ),
             verb(
                 "remove-role",
                 "unassign-group-role",
-                &[GROUP, word("role_id", "Id of the role")],
+                &[GROUP, word("role_id", "Name or id of the role")],
                 &[],
                 "Take one",
             ),
@@ -332,7 +229,7 @@ pub(crate) const NOUNS: &[Noun] = &[
         about: "Roles of the organization; those of a project by `tollgate api`",
         verbs: &[
             list("list-roles", &[], table::ROLES, "Show them"),
-            verb("get", "retrieve-role", &[word("role_id", "Its id")], table::ROLES, "Show one"),
+            verb("get", "retrieve-role", &[word("role_id", "Its name or id")], table::ROLES, "Show one"),
             verb(
                 "create",
                 "create-role",
@@ -353,7 +250,7 @@ pub(crate) const NOUNS: &[Noun] = &[
                 "update",
                 "update-role",
                 &[
-                    word("role_id", "Its id"),
+                    word("role_id", "Its name or id"),
                     flag("role_name", "name", Kind::Text, "Its new name"),
                     flag("permissions", "permission", Kind::Texts, "All that it allows"),
                     flag("description", "description", Kind::Text, "What it is for"),
@@ -361,19 +258,25 @@ pub(crate) const NOUNS: &[Noun] = &[
                 table::ROLES,
                 "Change one",
             ),
-            verb("delete", "delete-role", &[word("role_id", "Its id")], &[], "Delete one")
+            verb("delete", "delete-role", &[word("role_id", "Its name or id")], &[], "Delete one")
                 .losing("Whoever has it loses what it allows."),
             verb(
                 "assign",
                 "assign-user-role",
-                &[word("role_id", "Its id"), needed("user_id", "user", Kind::Text, "Id of the user")],
+                &[
+                    word("role_id", "Its name or id"),
+                    needed("user_id", "user", Kind::Text, "Address or id of the user"),
+                ],
                 &[],
                 "Give it to somebody",
             ),
             verb(
                 "unassign",
                 "unassign-user-role",
-                &[word("role_id", "Its id"), needed("user_id", "user", Kind::Text, "Id of the user")],
+                &[
+                    word("role_id", "Its name or id"),
+                    needed("user_id", "user", Kind::Text, "Address or id of the user"),
+                ],
                 &[],
                 "Take it",
             ),
@@ -502,6 +405,61 @@ pub(crate) const NOUNS: &[Noun] = &[
         ],
     },
     Noun {
+        name: "rate-limit",
+        alias: "limit",
+        about: "OpenAI's rate limits of a project's models; Tollgate has none yet, and says so",
+        verbs: &[
+            list("list-project-rate-limits", &[PROJECT], table::RATE_LIMITS, "Show them"),
+            verb(
+                "set",
+                "update-project-rate-limits",
+                &[
+                    word("rate_limit_id", "Its id"),
+                    PROJECT,
+                    flag("max_requests_per_1_minute", "rpm", Kind::Number, "Requests per minute"),
+                    flag("max_tokens_per_1_minute", "tpm", Kind::Number, "Tokens per minute"),
+                    flag("max_requests_per_1_day", "rpd", Kind::Number, "Requests per day"),
+                    flag("max_images_per_1_minute", "ipm", Kind::Number, "Images per minute"),
+                    flag(
+                        "batch_1_day_max_input_tokens",
+                        "batch-tokens",
+                        Kind::Number,
+                        "Input tokens of batches per day",
+                    ),
+                ],
+                table::RATE_LIMITS,
+                "Change one",
+            ),
+        ],
+    },
+    Noun {
+        name: "model-permission",
+        alias: "",
+        about: "OpenAI's list of a project's models; Tollgate has none yet, and says so",
+        verbs: &[
+            verb(
+                "get",
+                "retrieve-project-model-permissions",
+                &[PROJECT],
+                table::MODEL_PERMISSIONS,
+                "Show it",
+            ),
+            verb(
+                "set",
+                "update-project-model-permissions",
+                &[
+                    word("mode", "allow_list or deny_list"),
+                    PROJECT,
+                    needed("model_ids", "model", Kind::Texts, "A model of it; may be given more than once"),
+                ],
+                table::MODEL_PERMISSIONS,
+                "Replace it",
+            ),
+            verb("delete", "delete-project-model-permissions", &[PROJECT], &[], "Allow every model again")
+                .losing("Every model is allowed then."),
+        ],
+    },
+    Noun {
         name: "retention",
         alias: "",
         about: "How long single requests are kept; what was used and spent stays",
@@ -553,173 +511,3 @@ pub(crate) const NOUNS: &[Noun] = &[
         ],
     },
 ];
-
-/// Adds the table to what can be said.
-pub fn added_to(command: Command) -> Command {
-    NOUNS.iter().fold(command, |command, noun| {
-        let mut sub =
-            Command::new(noun.name).about(noun.about).subcommand_required(true).arg_required_else_help(true);
-        if !noun.alias.is_empty() {
-            sub = sub.alias(noun.alias);
-        }
-        command.subcommand(noun.verbs.iter().fold(sub, |sub, verb| sub.subcommand(verb.command())))
-    })
-}
-
-/// The verb that was said, if it is one of the table's, and what was said to it.
-pub fn find(matches: &ArgMatches) -> Option<(&'static str, &'static str, &ArgMatches)> {
-    let (name, matches) = matches.subcommand()?;
-    let noun = NOUNS.iter().find(|noun| noun.name == name)?;
-    let (name, matches) = matches.subcommand()?;
-    let verb = noun.verbs.iter().find(|verb| verb.name == name)?;
-    Some((noun.name, verb.name, matches))
-}
-
-impl Verb {
-    fn command(&self) -> Command {
-        let command = Command::new(self.name).about(self.about);
-        let mut command = self.said.iter().fold(command, |command, said| command.arg(said.arg()));
-        if self.is_list {
-            let limit = Arg::new("limit").long("limit").value_name("COUNT").help("At most so many");
-            command = command.arg(limit.value_parser(value_parser!(usize)).default_value("1000"));
-        }
-        if !self.secret.is_empty() {
-            let out = Arg::new("out").long("out").value_name("FILE");
-            command = command
-                .arg(out.help("Write the secret to this file (0600, must not exist) instead of stdout"));
-        }
-        command
-    }
-}
-
-impl Said {
-    /// Its name among what was said: two may be one parameter.
-    const fn id(&self) -> &'static str {
-        if self.flag.is_empty() { self.parameter } else { self.flag }
-    }
-
-    fn arg(&self) -> Arg {
-        let arg = Arg::new(self.id()).help(self.help).required(self.is_required);
-        let arg = match self.kind {
-            Kind::Texts | Kind::InvitedTo | Kind::Email => arg.action(ArgAction::Append),
-            Kind::Number => arg.value_parser(value_parser!(i64)),
-            _ => arg,
-        };
-        let value = match self.kind {
-            Kind::Text | Kind::Texts => "TEXT",
-            Kind::Number => "COUNT",
-            Kind::DaysOrForever => "DAYS",
-            Kind::Seconds | Kind::SecondsOrNone => "TIME",
-            Kind::Cents => "USD",
-            Kind::InvitedTo => "ID",
-            Kind::Email => "ADDRESS",
-            Kind::Webhook | Kind::Slack => "URL",
-        };
-        match self.flag {
-            "" => arg.value_name(self.parameter),
-            "project" if self.is_required => {
-                arg.long("project").short('p').env("TOLLGATE_PROJECT").value_name("ID")
-            }
-            flag => arg.long(flag).value_name(value),
-        }
-    }
-
-    /// Puts what was said into what the operation takes.
-    fn add(&self, matches: &ArgMatches, given: &mut Map<String, Value>) -> Done {
-        let one = || matches.get_one::<String>(self.id());
-        let many = || matches.get_many::<String>(self.id()).map(|all| all.cloned().collect::<Vec<_>>());
-        let value = match self.kind {
-            Kind::Text => one().map(|text| json!(text)),
-            Kind::Texts => many().map(|all| json!(all)),
-            Kind::Number => matches.get_one::<i64>(self.id()).map(|number| json!(number)),
-            Kind::DaysOrForever => match one().map(String::as_str) {
-                Some("forever") => Some(Value::Null),
-                Some(days) => Some(json!(
-                    days.trim_end_matches('d')
-                        .parse::<i64>()
-                        .map_err(|_| { format!("`{days}` is neither a number of days nor `forever`.") })?
-                )),
-                None => None,
-            },
-            Kind::Seconds => match one() {
-                Some(text) => amount::seconds(text)?.map(|seconds| json!(seconds)),
-                None => None,
-            },
-            Kind::SecondsOrNone => match one().map(String::as_str) {
-                Some("none" | "never") => Some(Value::Null),
-                Some(text) => amount::seconds(text)?.map(|seconds| json!(seconds)),
-                None => None,
-            },
-            Kind::Cents => one().map(|text| amount::cents(text).map(|cents| json!(cents))).transpose()?,
-            Kind::InvitedTo => {
-                many().map(|all| all.iter().map(|id| json!({"id": id, "role": "member"})).collect())
-            }
-            Kind::Email => many().map(|all| json!({"type": "email", "recipients": all})),
-            Kind::Webhook => one().map(|url| json!({"type": "webhook", "url": url})),
-            Kind::Slack => one().map(|url| json!({"type": "slack", "url": url})),
-        };
-        if let Some(value) = value
-            && given.insert(self.parameter.to_owned(), value).is_some()
-        {
-            return Err(format!("{} is said twice.", self.parameter.replace('_', " ")).into());
-        }
-        Ok(())
-    }
-}
-
-impl Session {
-    /// Does what one row of the table says.
-    pub async fn noun(&self, noun: &str, verb: &str, matches: &ArgMatches) -> Done {
-        let found = NOUNS.iter().find(|known| known.name == noun);
-        let found = found.and_then(|noun| noun.verbs.iter().find(|known| known.name == verb));
-        let verb = found.ok_or_else(|| Failure::Usage(format!("There is no `{noun} {verb}`.")))?;
-        let row = Row::of(verb.operation)?;
-        let mut given = Map::new();
-        for said in verb.said {
-            said.add(matches, &mut given)?;
-        }
-        if noun.ends_with("spend-alert") && verb.name == "create" {
-            given.insert("currency".to_owned(), json!("USD"));
-            given.insert("interval".to_owned(), json!("month"));
-        }
-        if verb.name == "create"
-            && verb.said.iter().any(|said| matches!(said.kind, Kind::Email))
-            && !given.contains_key("notification_channel")
-        {
-            return Err("Say who is told: --email, --webhook or --slack.".to_owned().into());
-        }
-        if noun == "invite" && !given.contains_key("projects") && verb.name == "create" {
-            given.insert("projects".to_owned(), json!([]));
-        }
-        self.needs_operation(&row)?;
-        if !verb.loses.is_empty() {
-            self.confirm(&format!("{noun} {}", verb.name), verb.loses)?;
-        }
-        let out = match matches.try_get_one::<String>("out").ok().flatten() {
-            Some(path) => Some(Out::create(std::path::Path::new(path))?),
-            None => None,
-        };
-        if verb.is_list {
-            let limit = matches.get_one::<usize>("limit").copied().unwrap_or(1000);
-            let (path, query) = row.split(given)?;
-            let query: Vec<(&str, String)> =
-                query.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-            return self.list(verb.columns, &path, &query, &Many { limit }).await;
-        }
-        let answer = self.perform(&row, given).await?;
-        let secret = answer.pointer(verb.secret).filter(|_| !verb.secret.is_empty());
-        match secret.filter(|secret| secret.is_string()) {
-            Some(secret) => self.show_secret(verb.columns, &answer, &secret.clone(), out),
-            None if verb.columns.is_empty() => self.done(&answer),
-            None => self.show(verb.columns, &answer),
-        }
-    }
-}
-
-/// A part of a path.
-pub(crate) fn part(value: &Value) -> String {
-    match value {
-        Value::String(text) => encoded(text),
-        other => encoded(&other.to_string()),
-    }
-}

@@ -1,0 +1,154 @@
+//! Things by the names that people know them by; ids are taken as they are.
+
+use serde_json::{Map, Value, json};
+
+use crate::api::client::{CallError, encoded};
+use crate::api::session::{Failure, PROJECTS, Session};
+
+/// A kind of thing: how its ids begin, where all of them are listed, and by what people call them.
+pub(crate) struct Kind {
+    what: &'static str,
+    prefixes: &'static [&'static str],
+    list: &'static str,
+    field: &'static str,
+    /// Whether Tollgate's list can be asked for a part of the name.
+    is_searched: bool,
+}
+
+pub(crate) const PROJECT: Kind =
+    Kind { what: "project", prefixes: &["proj_"], list: PROJECTS, field: "name", is_searched: true };
+pub(crate) const USER: Kind = Kind {
+    what: "user",
+    prefixes: &["user-"],
+    list: "/organization/users",
+    field: "email",
+    is_searched: true,
+};
+const GROUP: Kind = Kind {
+    what: "group",
+    prefixes: &["group_"],
+    list: "/organization/groups",
+    field: "name",
+    is_searched: false,
+};
+const ROLE: Kind = Kind {
+    what: "role",
+    prefixes: &["role_", "role-"],
+    list: "/organization/roles",
+    field: "name",
+    is_searched: false,
+};
+const INVITE: Kind = Kind {
+    what: "invite",
+    prefixes: &["invite-", "invite_"],
+    list: "/organization/invites",
+    field: "email",
+    is_searched: false,
+};
+const ADMIN_KEY: Kind = Kind {
+    what: "admin key",
+    prefixes: &["key_"],
+    list: "/organization/admin_api_keys",
+    field: "name",
+    is_searched: false,
+};
+/// These two are in a project.
+const KEY: (&str, &[&str], &str) = ("key", &["key_"], "api_keys");
+const ACCOUNT: (&str, &[&str], &str) = ("service account", &["svc_acct_", "user-"], "service_accounts");
+
+impl Session {
+    /// The id of what is called so.
+    pub(crate) async fn id_of(&self, kind: &Kind, text: &str) -> Result<String, Failure> {
+        if kind.prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+            return Ok(text.to_owned());
+        }
+        let is_searched = kind.is_searched && !self.client.is_openai();
+        let query = [("name", text.to_owned())];
+        let query: &[_] = if is_searched { &query } else { &[] };
+        self.one_called(kind.what, kind.list, query, (kind.field, text)).await
+    }
+
+    pub(crate) async fn project_id(&self, text: &str) -> Result<String, Failure> {
+        self.id_of(&PROJECT, text).await
+    }
+
+    pub(crate) async fn key_id(&self, project: &str, text: &str) -> Result<String, Failure> {
+        self.id_in(project, KEY, text).await
+    }
+
+    pub(crate) async fn account_id(&self, project: &str, text: &str) -> Result<String, Failure> {
+        self.id_in(project, ACCOUNT, text).await
+    }
+
+    /// The id of what is called so in a project, which is given by its id.
+    async fn id_in(
+        &self,
+        project: &str,
+        (what, prefixes, list): (&str, &[&str], &str),
+        text: &str,
+    ) -> Result<String, Failure> {
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+            return Ok(text.to_owned());
+        }
+        let list = format!("{PROJECTS}/{}/{list}", encoded(project));
+        let query = [("owner_project_access", "any".to_owned())];
+        let query: &[_] = if what == KEY.0 { &query } else { &[] };
+        self.one_called(what, &list, query, ("name", text)).await
+    }
+
+    async fn one_called(
+        &self,
+        what: &str,
+        list: &str,
+        query: &[(&str, String)],
+        (field, text): (&str, &str),
+    ) -> Result<String, Failure> {
+        let (items, _) = self.client.list(list, query, usize::MAX).await?;
+        let is_called = |item: &&Value| {
+            let name = item[field].as_str();
+            name == Some(text)
+                || (field == "email" && name.is_some_and(|name| name.eq_ignore_ascii_case(text)))
+        };
+        let ids: Vec<&str> = items.iter().filter(is_called).filter_map(|item| item["id"].as_str()).collect();
+        match ids.as_slice() {
+            [] => {
+                let message = format!("There is no {what} called '{text}'.");
+                let error = json!({"message": message, "type": "invalid_request_error", "code": "not_found", "param": null});
+                Err(CallError::Refused { status: 404, error, request_id: None }.into())
+            }
+            [id] => Ok((*id).to_owned()),
+            ids => {
+                let message = format!(
+                    "There are several {what}s called '{text}': {}. Say which by its id.",
+                    ids.join(", ")
+                );
+                Err(message.into())
+            }
+        }
+    }
+
+    /// Puts ids in place of the names in what an operation is given.
+    pub(crate) async fn with_ids(&self, given: &mut Map<String, Value>) -> Result<(), Failure> {
+        for (parameter, kind) in [
+            ("project_id", &PROJECT),
+            ("user_id", &USER),
+            ("group_id", &GROUP),
+            ("role_id", &ROLE),
+            ("invite_id", &INVITE),
+            ("key_id", &ADMIN_KEY),
+        ] {
+            if let Some(Value::String(text)) = given.get_mut(parameter) {
+                *text = self.id_of(kind, text).await?;
+            }
+        }
+        for parameter in ["project_ids", "projects"] {
+            for project in given.get_mut(parameter).and_then(Value::as_array_mut).into_iter().flatten() {
+                let project = if project.is_object() { &mut project["id"] } else { project };
+                if let Value::String(text) = project {
+                    *text = self.project_id(text).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
