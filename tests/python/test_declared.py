@@ -131,7 +131,7 @@ def test_drift_is_shown_and_mended_and_what_is_beyond_stays_unless_asked(declare
     # A key keeps its owner.
     changed = ORGANIZATION.replace("{name: ada, owner: ada@example.com", "{name: ada, owner: eve@example.com")
     file.write_text(changed)
-    assert "! key Search / ada: its owner is ada@example.com" in declared("plan", file).stdout
+    assert re.search(r"^! \S+org.yaml:\d+: key Search / ada: its owner is ada@example.com", declared("plan", file).stdout)
 
 
 def test_it_goes_round(declared, gateway, file, tmp_path):
@@ -164,11 +164,14 @@ def test_it_goes_round(declared, gateway, file, tmp_path):
     ("tollgate: 1\nprojects:\n - name: x\n  y: 1\n", ":4:3", ""),
     ("tollgate: 2\n", "", "does not know"),
     ("projects: []\n", ":1:1", "missing field `tollgate`"),
-    ("tollgate: 1\nprojects: [{name: x}, {name: x}]\n", "", "There are two of project x"),
+    ("tollgate: 1\nprojects:\n  - {name: x}\n  - {name: x}\n", ":4: project: ", "There are two of project x"),
     ("tollgate: 1\nspend_limits: [{limit: 5}]\n", "", "month"),
-    ("tollgate: 1\nspend_limits: [{limit: 5 apples/month}]\n", "", "5 apples"),
-    ("tollgate: 1\nspend_alerts: [{amount: 5usd, email: [a@b.co], webhook: https://x}]\n", "", "one of email, webhook and slack"),
-    ("tollgate: 1\nprojects: [{name: x, keys: [{name: k, owner: me, secret: {}}]}]\n", "", "either a file or a command"),
+    ("tollgate: 1\nspend_limits:\n  - {limit: 5usd/month}\n  - {limit: 5 apples/day}\n", ":4: limit: ", "5 apples"),
+    ("tollgate: 1\nkey_policy:\n  max_expires: soon\n", ":3: max_expires: ", "`soon` is not a time"),
+    ("tollgate: 1\nprojects:\n  - name: x\n    keys:\n      - {name: k, owner: a@b.co, expires: soon}\n", ":5: expires: ", "`soon` is not a time"),
+    ("tollgate: 1\ngroups:\n  - name: g\n    users:\n      - a@b.co\n      - A@b.co\n", ":6: user of group: ", "There are two of user of group g / a@b.co"),
+    ("tollgate: 1\nspend_alerts: [{amount: 5usd, email: [a@b.co], webhook: https://x}]\n", ":2: spend_alerts: ", "one of email, webhook and slack"),
+    ("tollgate: 1\nprojects: [{name: x, keys: [{name: k, owner: me, secret: {}}]}]\n", ":2: secret: ", "either a file or a command"),
     ("{", ":1:", ""),
 ])
 def test_what_is_wrong_with_a_file_is_said_before_anything_is_sent(cli, tmp_path, text, place, told):
@@ -188,13 +191,19 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
                        ("    keys: [{name: k, owner: service account robot, secret: {file: k}}]", "there is no service account New / robot"),
                        ("    spend_alerts: [{amount: 5usd, slack: https://hooks.example.com/...}]", "only the server is known"), ("    spend_alerts: [{amount: 5usd, webhook: https://example.com/x}]", "that it is signed with")]:
         file.write_text("tollgate: 1\nprojects:\n  - name: New\n" + text + "\n")
-        assert f"! " in declared("plan", file).stdout and told in declared("plan", file).stdout, text
+        assert f"! {file}:4: " in declared("plan", file).stdout and told in declared("plan", file).stdout, text
         assert declared("plan", file, "--check", check=1)
         assert "Nothing was done" in declared("apply", file, check=2).stderr
     assert gateway.stored() == before and not (tmp_path / "k.secret").exists()
     # What the server refuses stops it, with what was done.
     file.write_text("tollgate: 1\nprojects:\n  - name: New\n    users: [{email: owner@localhost, role: king}]\n")
-    assert "stopped after 1 of 2" in declared("apply", file, check=1).stderr
+    done = declared("apply", file, check=1).stderr
+    assert "stopped after 1 of 2" in done and f"{file}:4: user of project New / owner@localhost" in done
+    # What is known to stay is not tried.
+    file.write_text("tollgate: 1\nprojects: [{name: New}]\nusers: []\n")
+    plan = declared("plan", file, "--delete").stdout
+    assert "! project Default project: it is not in the file, and stays: it is the default project" in plan and "- project Default" not in plan
+    assert "! user owner@localhost: nobody would be left who is an owner" in plan
 
 
 def test_what_is_called_alike_is_numbered(declared, gateway, tmp_path):

@@ -55,7 +55,7 @@ pub(crate) struct Project {
     labels: Labels,
     /// Extension: which labels a request may add, each with the values it may have.
     request_labels: RequestLabels,
-    #[serde(skip)]
+    /// Extension: the first of its organization, which stays.
     is_default: bool,
 }
 

@@ -44,10 +44,11 @@ impl<'a> Apply<'a> {
         Self { session, ids: state.ids, is_openai: state.is_openai, journal }
     }
 
-    pub(super) async fn run(mut self, plan: Plan) -> Done {
-        let count = plan.steps.len();
+    pub(super) async fn run(mut self, mut plan: Plan) -> Done {
+        let steps = std::mem::take(&mut plan.steps);
+        let count = steps.len();
         let shows_progress = std::io::stderr().is_terminal() && !self.session.is_quiet;
-        for (done, step) in plan.steps.into_iter().enumerate() {
+        for (done, step) in steps.into_iter().enumerate() {
             if shows_progress {
                 write!(std::io::stderr(), "\r\x1b[K{}/{count}", done + 1)?;
             }
@@ -68,7 +69,8 @@ impl<'a> Apply<'a> {
                     writeln!(std::io::stderr())?;
                 }
                 self.session.say(&format!(
-                    "{name}: stopped after {done} of {count}. What was done stays; run it again to go on."
+                    "{}{name}: stopped after {done} of {count}. What was done stays; run it again to go on.",
+                    plan.place_of(&name)
                 ));
                 return Err(failure);
             }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tollgate_core::Address;
 
+use super::text::{Text, Wrong};
 use super::thing::{Fields, Kind, Name, Things};
 use crate::api::amount;
 
@@ -45,9 +46,9 @@ pub(super) struct Organization {
 pub(super) struct KeyPolicy {
     /// A time such as 90d, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) default_expires: Option<String>,
+    pub(super) default_expires: Option<Text>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) max_expires: Option<String>,
+    pub(super) max_expires: Option<Text>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key_owners: Option<String>,
 }
@@ -73,7 +74,7 @@ pub(super) struct DefaultLimits {
 pub(super) struct Limit {
     /// US dollars and an interval, such as 50usd/month.
     #[serde(rename = "limit")]
-    pub(super) amount: String,
+    pub(super) amount: Text,
     #[serde(default = "utc", skip_serializing_if = "is_utc")]
     pub(super) time_zone: String,
     #[serde(default = "enforce", skip_serializing_if = "is_enforce")]
@@ -100,7 +101,7 @@ fn is_enforce(mode: &str) -> bool {
 #[serde(deny_unknown_fields)]
 pub(super) struct SpendAlert {
     /// US dollars in a month, such as 40usd.
-    pub(super) amount: String,
+    pub(super) amount: Text,
     /// One of these three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) email: Option<Vec<String>>,
@@ -116,7 +117,7 @@ pub(super) struct SpendAlert {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventAlert {
-    pub(super) events: Vec<String>,
+    pub(super) events: Vec<Text>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) project: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +145,7 @@ pub(super) struct Channel {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Role {
-    pub(super) name: String,
+    pub(super) name: Text,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<String>,
     pub(super) permissions: Vec<String>,
@@ -153,28 +154,28 @@ pub(super) struct Role {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct User {
-    pub(super) email: String,
+    pub(super) email: Text,
     pub(super) role: String,
     /// Roles of the organization beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) roles: Option<Vec<String>>,
+    pub(super) roles: Option<Vec<Text>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Group {
-    pub(super) name: String,
+    pub(super) name: Text,
     /// By their addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) users: Option<Vec<String>>,
+    pub(super) users: Option<Vec<Text>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) roles: Option<Vec<String>>,
+    pub(super) roles: Option<Vec<Text>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Project {
-    pub(super) name: String,
+    pub(super) name: Text,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) labels: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -210,21 +211,21 @@ pub(super) struct SpendPolicy {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Member {
-    pub(super) email: String,
+    pub(super) email: Text,
     pub(super) role: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProjectGroup {
-    pub(super) name: String,
+    pub(super) name: Text,
     pub(super) role: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceAccount {
-    pub(super) name: String,
+    pub(super) name: Text,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -234,7 +235,7 @@ pub(super) struct ServiceAccount {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Key {
-    pub(super) name: String,
+    pub(super) name: Text,
     /// The address of a user, or `service account NAME`.
     pub(super) owner: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -243,7 +244,7 @@ pub(super) struct Key {
     pub(super) labels: Option<BTreeMap<String, String>>,
     /// When it is made: a time such as 90d, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) expires: Option<String>,
+    pub(super) expires: Option<Text>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) spend_limits: Option<Vec<Limit>>,
     /// Where its secret goes when it is made.
@@ -262,8 +263,13 @@ pub(super) struct Secret {
     command: Option<Vec<String>>,
 }
 
+/// What a file is called where something is said of it.
+pub(super) fn called(file: &Path) -> String {
+    if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() }
+}
+
 pub(super) fn read(file: &Path) -> Result<Organization, String> {
-    let name = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
+    let name = called(file);
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
@@ -306,22 +312,24 @@ fn said(pairs: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Field
 }
 
 /// In an order of their own, for they are compared.
-fn sorted(texts: &[String]) -> Value {
-    let mut texts = texts.to_vec();
-    texts.sort();
+fn sorted<S: AsRef<str>>(texts: &[S]) -> Value {
+    let mut texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+    texts.sort_unstable();
     texts.dedup();
     json!(texts)
 }
 
 /// A time such as 90d in seconds; null for never.
-fn seconds(text: &str) -> Result<Value, String> {
-    Ok(amount::seconds(text)?.map_or(Value::Null, |seconds| json!(seconds)))
+fn seconds(field: &str, text: &Text) -> Result<Value, Wrong> {
+    let seconds = amount::seconds(text).map_err(|message| Wrong::at(text.line, field, message))?;
+    Ok(seconds.map_or(Value::Null, |seconds| json!(seconds)))
 }
 
 impl Limit {
     /// Its interval, and what is compared of it.
-    fn read(&self) -> Result<(String, Fields), String> {
-        let (cents, interval) = amount::limit(&self.amount)?;
+    fn read(&self) -> Result<(String, Fields), Wrong> {
+        let wrong = |message| Wrong::at(self.amount.line, "limit", message);
+        let (cents, interval) = amount::limit(&self.amount).map_err(wrong)?;
         let fields = [
             ("threshold_amount", Some(json!(cents))),
             ("time_zone", Some(json!(self.time_zone))),
@@ -330,7 +338,7 @@ impl Limit {
         Ok((interval.as_str().to_owned(), said(fields)))
     }
 
-    fn body(&self) -> Result<Value, String> {
+    fn body(&self) -> Result<Value, Wrong> {
         let (interval, said) = self.read()?;
         let mut body = said.fields;
         body.insert("interval".to_owned(), json!(interval));
@@ -342,7 +350,7 @@ impl Limit {
         let cents = value["threshold_amount"].as_i64().unwrap_or(0);
         let text = |name: &str| value[name].as_str().unwrap_or("").to_owned();
         Self {
-            amount: format!("{}.{:02}usd/{}", cents / 100, cents % 100, text("interval")),
+            amount: format!("{}.{:02}usd/{}", cents / 100, cents % 100, text("interval")).into(),
             time_zone: text("time_zone"),
             mode: text("mode"),
         }
@@ -350,15 +358,15 @@ impl Limit {
 }
 
 impl Secret {
-    /// Where it goes, as a step has it.
-    fn read(said: Option<&Self>, whose: &str) -> Result<Option<Value>, String> {
+    /// Where it goes, as a step has it. The line is of what it belongs to.
+    fn read(said: Option<&Self>, line: u64) -> Result<Option<Value>, Wrong> {
         match said {
             Some(Self { file: Some(file), command: None }) => Ok(Some(json!({"file": file}))),
             Some(Self { file: None, command: Some(command) }) if !command.is_empty() => {
                 Ok(Some(json!({"command": command})))
             }
             None => Ok(None),
-            Some(_) => Err(format!("{whose}: secret is either a file or a command.")),
+            Some(_) => Err(Wrong::at(line, "secret", "It is either a file or a command.")),
         }
     }
 }
@@ -377,7 +385,7 @@ impl EventAlert {
 
 impl Channel {
     /// As the API has it, and a name for it.
-    fn read(&self, whose: &str) -> Result<(Value, String), String> {
+    fn read(&self, line: u64, whose: &str) -> Result<(Value, String), Wrong> {
         match (&self.email, &self.webhook, &self.slack) {
             (Some(addresses), None, None) => {
                 let recipients = sorted(addresses);
@@ -392,7 +400,7 @@ impl Channel {
             (None, None, Some(url)) => {
                 Ok((json!({"type": "slack", "url": url}), format!("slack {}", shown(url))))
             }
-            _ => Err(format!("{whose}: say one of email, webhook and slack.")),
+            _ => Err(Wrong::at(line, whose, "Say one of email, webhook and slack.")),
         }
     }
 
@@ -421,20 +429,23 @@ pub(super) fn texts(value: &Value) -> Vec<String> {
 
 impl Organization {
     /// What the file says, thing by thing.
-    pub(super) fn things(&self) -> Result<Things, String> {
+    pub(super) fn things(&self) -> Result<Things, Wrong> {
         let mut things = Things::default();
         let nothing: [&str; 0] = [];
         if let Some(policy) = &self.key_policy {
-            let expiry = |text: &Option<String>| text.as_deref().map(seconds).transpose();
+            let expiry =
+                |field: &str, text: &Option<Text>| text.as_ref().map(|text| seconds(field, text)).transpose();
             let fields = [
-                ("default_expires_in_seconds", expiry(&policy.default_expires)?),
-                ("max_expires_in_seconds", expiry(&policy.max_expires)?),
+                ("default_expires_in_seconds", expiry("default_expires", &policy.default_expires)?),
+                ("max_expires_in_seconds", expiry("max_expires", &policy.max_expires)?),
                 ("key_owners", policy.key_owners.as_ref().map(|owners| json!(owners))),
             ];
-            things.add(Name::new(Kind::KeyPolicy, nothing), said(fields))?;
+            add(&mut things, 0, Name::new(Kind::KeyPolicy, nothing), said(fields))?;
         }
         if let Some(retention) = &self.retention {
-            things.add(
+            add(
+                &mut things,
+                0,
                 Name::new(Kind::Retention, nothing),
                 said([("requests_days", Some(json!(retention.requests_days)))]),
             )?;
@@ -444,14 +455,15 @@ impl Organization {
                 |limits: &[Limit]| limits.iter().map(Limit::body).collect::<Result<Vec<_>, _>>().map(ordered);
             let fields =
                 [("projects", Some(all(&defaults.projects)?)), ("api_keys", Some(all(&defaults.api_keys)?))];
-            things.add(Name::new(Kind::DefaultLimits, nothing), said(fields))?;
+            add(&mut things, 0, Name::new(Kind::DefaultLimits, nothing), said(fields))?;
         }
         limits(&mut things, Kind::Limit, &[], self.spend_limits.as_deref())?;
         alerts(&mut things, Kind::SpendAlert, &[], self.spend_alerts.as_deref())?;
         if let Some(alerts) = &self.event_alerts {
             things.whole.insert(Name::new(Kind::EventAlert, nothing));
             for alert in alerts {
-                let (channel, called) = alert.channel().read("event_alerts")?;
+                let line = alert.events.first().map_or(0, |event| event.line);
+                let (channel, called) = alert.channel().read(line, "event_alerts")?;
                 let events = sorted(&alert.events);
                 let mut name = vec![texts(&events).join(", "), called];
                 name.extend(alert.project.clone());
@@ -460,9 +472,10 @@ impl Organization {
                     ("notification_channel", Some(channel)),
                     ("project", alert.project.as_ref().map(|project| json!(project))),
                     ("unused_after_days", alert.unused_after_days.map(|days| json!(days))),
-                    ("secret", Secret::read(alert.secret.as_ref(), "event_alerts")?),
+                    ("secret", Secret::read(alert.secret.as_ref(), line)?),
                 ]);
-                things.add(Name::new(Kind::EventAlert, name), Fields { at_first, ..Fields::default() })?;
+                let said = Fields { at_first, ..Fields::default() };
+                add(&mut things, line, Name::new(Kind::EventAlert, name), said)?;
             }
         }
         self.people(&mut things)?;
@@ -475,7 +488,7 @@ impl Organization {
         Ok(things)
     }
 
-    fn people(&self, things: &mut Things) -> Result<(), String> {
+    fn people(&self, things: &mut Things) -> Result<(), Wrong> {
         let nothing: [&str; 0] = [];
         if let Some(roles) = &self.roles {
             things.whole.insert(Name::new(Kind::Role, nothing));
@@ -484,57 +497,72 @@ impl Organization {
                     ("description", Some(json!(role.description))),
                     ("permissions", Some(sorted(&role.permissions))),
                 ];
-                things.add(Name::new(Kind::Role, [&role.name]), said(fields))?;
+                add(things, role.name.line, Name::new(Kind::Role, [&*role.name]), said(fields))?;
             }
         }
         if let Some(users) = &self.users {
             things.whole.insert(Name::new(Kind::User, nothing));
             for user in users {
                 let email = user.email.trim().to_lowercase();
-                things.add(Name::new(Kind::User, [&email]), said([("role", Some(json!(user.role)))]))?;
-                related(things, Kind::UserRole, &email, user.roles.as_deref())?;
+                let role = said([("role", Some(json!(user.role)))]);
+                add(things, user.email.line, Name::new(Kind::User, [&email]), role)?;
+                related(things, Kind::UserRole, &email, user.roles.as_deref(), str::to_owned)?;
             }
         }
         if let Some(groups) = &self.groups {
             things.whole.insert(Name::new(Kind::Group, nothing));
             for group in groups {
-                things.add(Name::new(Kind::Group, [&group.name]), Fields::default())?;
-                let users: Option<Vec<String>> = group
-                    .users
-                    .as_ref()
-                    .map(|users| users.iter().map(|email| email.trim().to_lowercase()).collect());
-                related(things, Kind::GroupUser, &group.name, users.as_deref())?;
-                related(things, Kind::GroupRole, &group.name, group.roles.as_deref())?;
+                add(things, group.name.line, Name::new(Kind::Group, [&*group.name]), Fields::default())?;
+                let address = |email: &str| email.trim().to_lowercase();
+                related(things, Kind::GroupUser, &group.name, group.users.as_deref(), address)?;
+                related(things, Kind::GroupRole, &group.name, group.roles.as_deref(), str::to_owned)?;
             }
         }
         Ok(())
     }
 }
 
-/// What belongs to something by its name alone.
-fn related(things: &mut Things, kind: Kind, to: &str, names: Option<&[String]>) -> Result<(), String> {
-    let Some(names) = names else { return Ok(()) };
-    things.whole.insert(Name::new(kind, [to]));
-    names.iter().try_for_each(|name| things.add(Name::new(kind, [to, name]), Fields::default()))
+fn add(things: &mut Things, line: u64, name: Name, said: Fields) -> Result<(), Wrong> {
+    if line > 0 {
+        things.lines.insert(name.clone(), line);
+    }
+    let whose = name.kind.name();
+    things.add(name, said).map_err(|message| Wrong::at(line, whose, message))
 }
 
-fn limits(things: &mut Things, kind: Kind, of: &[&str], limits: Option<&[Limit]>) -> Result<(), String> {
+/// What belongs to something by its name alone.
+fn related(
+    things: &mut Things,
+    kind: Kind,
+    to: &str,
+    names: Option<&[Text]>,
+    called: impl Fn(&str) -> String,
+) -> Result<(), Wrong> {
+    let Some(names) = names else { return Ok(()) };
+    things.whole.insert(Name::new(kind, [to]));
+    names.iter().try_for_each(|name| {
+        add(things, name.line, Name::new(kind, [to.to_owned(), called(name)]), Fields::default())
+    })
+}
+
+fn limits(things: &mut Things, kind: Kind, of: &[&str], limits: Option<&[Limit]>) -> Result<(), Wrong> {
     let Some(limits) = limits else { return Ok(()) };
     things.whole.insert(Name::new(kind, of.to_vec()));
     for limit in limits {
         let (interval, said) = limit.read()?;
         let path: Vec<&str> = of.iter().copied().chain([interval.as_str()]).collect();
-        things.add(Name::new(kind, path), said)?;
+        add(things, limit.amount.line, Name::new(kind, path), said)?;
     }
     Ok(())
 }
 
-fn alerts(things: &mut Things, kind: Kind, of: &[&str], alerts: Option<&[SpendAlert]>) -> Result<(), String> {
+fn alerts(things: &mut Things, kind: Kind, of: &[&str], alerts: Option<&[SpendAlert]>) -> Result<(), Wrong> {
     let Some(alerts) = alerts else { return Ok(()) };
     things.whole.insert(Name::new(kind, of.to_vec()));
     for alert in alerts {
-        let cents = amount::cents(&alert.amount)?;
-        let (channel, called) = alert.channel().read("spend_alerts")?;
+        let line = alert.amount.line;
+        let cents = amount::cents(&alert.amount).map_err(|message| Wrong::at(line, "amount", message))?;
+        let (channel, called) = alert.channel().read(line, "spend_alerts")?;
         let called = format!("{}.{:02}usd by {called}", cents / 100, cents % 100);
         let path: Vec<&str> = of.iter().copied().chain([called.as_str()]).collect();
         let at_first = fields([
@@ -542,9 +570,9 @@ fn alerts(things: &mut Things, kind: Kind, of: &[&str], alerts: Option<&[SpendAl
             ("currency", Some(json!("USD"))),
             ("interval", Some(json!("month"))),
             ("notification_channel", Some(channel)),
-            ("secret", Secret::read(alert.secret.as_ref(), "spend_alerts")?),
+            ("secret", Secret::read(alert.secret.as_ref(), line)?),
         ]);
-        things.add(Name::new(kind, path), Fields { at_first, ..Fields::default() })?;
+        add(things, line, Name::new(kind, path), Fields { at_first, ..Fields::default() })?;
     }
     Ok(())
 }
@@ -556,8 +584,8 @@ pub(super) fn ordered(mut limits: Vec<Value>) -> Value {
 }
 
 impl Project {
-    fn add(&self, things: &mut Things) -> Result<(), String> {
-        let name = self.name.as_str();
+    fn add(&self, things: &mut Things) -> Result<(), Wrong> {
+        let (name, line) = (&*self.name, self.name.line);
         let own = [
             ("labels", self.labels.as_ref().map(|labels| json!(labels))),
             (
@@ -572,7 +600,7 @@ impl Project {
                 }),
             ),
         ];
-        things.add(Name::new(Kind::Project, [name]), said(own))?;
+        add(things, line, Name::new(Kind::Project, [name]), said(own))?;
         limits(things, Kind::ProjectLimit, &[name], self.spend_limits.as_deref())?;
         alerts(things, Kind::ProjectAlert, &[name], self.spend_alerts.as_deref())?;
         if let Some(policy) = &self.spend_policy {
@@ -581,31 +609,25 @@ impl Project {
                 ("min_output_tokens", policy.min_output_tokens.map(|least| json!(least))),
                 ("wait_ms", policy.wait_ms.map(|wait| json!(wait))),
             ];
-            things.add(Name::new(Kind::SpendPolicy, [name]), said(fields))?;
+            add(things, line, Name::new(Kind::SpendPolicy, [name]), said(fields))?;
         }
         if let Some(browsers) = &self.browser_requests {
-            things.add(
-                Name::new(Kind::AccessPolicy, [name]),
-                said([("browser_requests", Some(json!(browsers)))]),
-            )?;
+            let own = said([("browser_requests", Some(json!(browsers)))]);
+            add(things, line, Name::new(Kind::AccessPolicy, [name]), own)?;
         }
         if let Some(users) = &self.users {
             things.whole.insert(Name::new(Kind::ProjectUser, [name]));
             for user in users {
                 let email = user.email.trim().to_lowercase();
-                things.add(
-                    Name::new(Kind::ProjectUser, [name, &email]),
-                    said([("role", Some(json!(user.role)))]),
-                )?;
+                let role = said([("role", Some(json!(user.role)))]);
+                add(things, user.email.line, Name::new(Kind::ProjectUser, [name, &email]), role)?;
             }
         }
         if let Some(groups) = &self.groups {
             things.whole.insert(Name::new(Kind::ProjectGroup, [name]));
             for group in groups {
-                things.add(
-                    Name::new(Kind::ProjectGroup, [name, &group.name]),
-                    said([("role", Some(json!(group.role)))]),
-                )?;
+                let role = said([("role", Some(json!(group.role)))]);
+                add(things, group.name.line, Name::new(Kind::ProjectGroup, [name, &*group.name]), role)?;
             }
         }
         if let Some(accounts) = &self.service_accounts {
@@ -615,7 +637,8 @@ impl Project {
                     ("role", account.role.as_ref().map(|role| json!(role))),
                     ("labels", account.labels.as_ref().map(|labels| json!(labels))),
                 ];
-                things.add(Name::new(Kind::ServiceAccount, [name, &account.name]), said(own))?;
+                let named = Name::new(Kind::ServiceAccount, [name, &*account.name]);
+                add(things, account.name.line, named, said(own))?;
             }
         }
         if let Some(keys) = &self.keys {
@@ -629,18 +652,18 @@ impl Project {
 }
 
 impl Key {
-    fn add(&self, project: &str, things: &mut Things) -> Result<(), String> {
+    fn add(&self, project: &str, things: &mut Things) -> Result<(), Wrong> {
+        let line = self.name.line;
         let own = fields([
             ("owner", Some(json!(self.owner.trim()))),
             ("scopes", self.scopes.as_deref().map(sorted)),
             ("labels", self.labels.as_ref().map(|labels| json!(labels))),
         ]);
-        let secret = Secret::read(self.secret.as_ref(), &format!("key {project} / {}", self.name))?;
-        let at_first = fields([
-            ("expires_in_seconds", self.expires.as_deref().map(seconds).transpose()?),
-            ("secret", secret),
-        ]);
-        things.add(Name::new(Kind::Key, [project, &self.name]), Fields { fields: own, at_first })?;
+        let secret = Secret::read(self.secret.as_ref(), line)?;
+        let expires = self.expires.as_ref().map(|expires| seconds("expires", expires)).transpose()?;
+        let at_first = fields([("expires_in_seconds", expires), ("secret", secret)]);
+        let said = Fields { fields: own, at_first };
+        add(things, line, Name::new(Kind::Key, [project, &*self.name]), said)?;
         limits(things, Kind::KeyLimit, &[project, &self.name], self.spend_limits.as_deref())
     }
 }

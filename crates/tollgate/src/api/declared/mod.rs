@@ -8,6 +8,7 @@ mod apply;
 mod file;
 mod plan;
 mod read;
+mod text;
 mod thing;
 mod written;
 
@@ -87,7 +88,8 @@ impl Session {
     async fn planned(&self, file: &Path, deletes: bool) -> Result<(read::State, Plan), Failure> {
         // What is wrong with the file is said before anything is sent.
         let organization = file::read(file)?;
-        let wished = organization.things()?;
+        let called = file::called(file);
+        let wished = organization.things().map_err(|wrong| wrong.of(&called))?;
         let pending = apply::pending(file, &self.client.address().origin())?;
         if self.client.is_openai() {
             for (what, _) in wished.iter().filter(|(_, thing)| !thing.kind.is_at_openai()) {
@@ -95,7 +97,8 @@ impl Session {
             }
         }
         let state = read::read(self, Some(&wished), None).await?;
-        let plan = Plan::new(&wished, &state, &pending, deletes, self.client.is_openai());
+        let mut plan = Plan::new(&wished, &state, &pending, deletes, self.client.is_openai());
+        plan.place(&called, wished.lines);
         Ok((state, plan))
     }
 }

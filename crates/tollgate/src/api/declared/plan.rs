@@ -1,11 +1,12 @@
 //! What would have to change, and in which order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use serde_json::Value;
 
 use super::read::State;
+use super::text;
 use super::thing::{Fields, Kind, Name, Things};
 use crate::api::session::{Done, Session};
 
@@ -26,9 +27,12 @@ pub(super) struct Plan {
     /// What is there and not in the file, and stays.
     beyond: Vec<Name>,
     /// What cannot be done, and what has to be seen to elsewhere.
-    notes: Vec<String>,
+    notes: Vec<(Name, String)>,
     /// What would stop it: nothing is begun before the file is mended.
-    pub(super) problems: Vec<String>,
+    pub(super) problems: Vec<(Name, String)>,
+    /// The file, and where things stand in it.
+    file: String,
+    lines: BTreeMap<Name, u64>,
 }
 
 impl Plan {
@@ -43,7 +47,8 @@ impl Plan {
         let is_meant = |kind: Kind| !is_openai || kind.is_at_openai();
         for (name, thing) in wished.iter().filter(|(name, _)| is_meant(name.kind)) {
             let Some(known) = state.things.all.get(name) else {
-                plan.problems.extend(problem(name, &thing.said, wished, state));
+                let problem = problem(name, &thing.said, wished, state);
+                plan.problems.extend(problem.map(|problem| (name.clone(), problem)));
                 plan.steps.push(Step::Create(name.clone(), thing.said.clone()));
                 continue;
             };
@@ -54,10 +59,11 @@ impl Plan {
                     continue;
                 }
                 if name.kind == Kind::Key && field == "owner" {
-                    plan.notes.push(format!(
-                        "{name}: its owner is {}; a key keeps its owner: revoke it, or rename it in the file",
+                    let told = format!(
+                        "its owner is {}; a key keeps its owner: revoke it, or rename it in the file",
                         shown(&before)
-                    ));
+                    );
+                    plan.notes.push((name.clone(), told));
                     continue;
                 }
                 changes.push((field.clone(), before, value.clone()));
@@ -66,8 +72,8 @@ impl Plan {
                 plan.steps.push(Step::Change(name.clone(), changes));
             }
             if known.said.at_first.contains_key("expired") {
-                plan.notes
-                    .push(format!("{name}: it has expired, for good: revoke it, or rename it in the file"));
+                let told = "it has expired, for good: revoke it, or rename it in the file";
+                plan.notes.push((name.clone(), told.to_owned()));
             }
             if pending.contains(name) {
                 plan.steps.push(Step::Deliver(name.clone(), thing.said.clone()));
@@ -82,13 +88,17 @@ impl Plan {
             .keys()
             .filter(|name| is_listed(name) && !wished.all.contains_key(name) && is_meant(name.kind));
         for name in beyond {
-            // With a project goes all that is in it; the default project stays.
-            if deletes && !name.kind.is_always_there() {
+            // With a project goes all that is in it.
+            if deletes && state.default_project.as_ref() == Some(name) {
+                let told = "it is not in the file, and stays: it is the default project";
+                plan.notes.push((name.clone(), told.to_owned()));
+            } else if deletes && !name.kind.is_always_there() {
                 plan.steps.push(Step::Remove(name.clone()));
             } else {
                 plan.beyond.push(name.clone());
             }
         }
+        plan.notes.extend(ownerless(wished, state, deletes));
         // Made in the order of the kinds, for one needs another; removed the other way round.
         plan.steps.sort_by_key(|step| match step {
             Step::Create(name, _) | Step::Change(name, _) => (0, i32::from(name.kind as u8), name.clone()),
@@ -96,6 +106,16 @@ impl Plan {
             Step::Remove(name) => (2, -i32::from(name.kind as u8), name.clone()),
         });
         plan
+    }
+
+    /// Says where things stand in the file.
+    pub(super) fn place(&mut self, file: &str, lines: BTreeMap<Name, u64>) {
+        (self.file, self.lines) = (file.to_owned(), lines);
+    }
+
+    /// Where something stands, before what is said of it.
+    pub(super) fn place_of(&self, name: &Name) -> String {
+        text::place(&self.file, self.lines.get(name).copied().unwrap_or(0))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -160,8 +180,8 @@ impl Plan {
         for name in &self.beyond {
             line('?', &format!("{name}: on the server, and not in the file"))?;
         }
-        for note in self.notes.iter().chain(&self.problems) {
-            line('!', note)?;
+        for (name, told) in self.notes.iter().chain(&self.problems) {
+            line('!', &format!("{}{name}: {told}", self.place_of(name)))?;
         }
         let count = |wanted: fn(&Step) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
         let summary = format!(
@@ -184,8 +204,7 @@ impl Plan {
 fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option<String> {
     let is_known = |other: &Name| state.ids.contains_key(other) || wished.all.contains_key(other);
     let missing = |other: Name| {
-        (!is_known(&other))
-            .then(|| format!("{name}: there is no {other}, neither on the server nor in the file"))
+        (!is_known(&other)).then(|| format!("there is no {other}, neither on the server nor in the file"))
     };
     let named = |kind: Kind| missing(Name::new(kind, [name.last()]));
     match name.kind {
@@ -200,9 +219,7 @@ fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option
             };
             let has_place = said.at_first.contains_key("secret");
             let unplaced = || {
-                format!(
-                    "{name}: it is to be made, and the file does not say where its secret goes: `secret: {{file: PATH}}` or `secret: {{command: [...]}}`"
-                )
+                "it is to be made, and the file does not say where its secret goes: `secret: {file: PATH}` or `secret: {command: [...]}`".to_owned()
             };
             missing(owner).or_else(|| (!has_place).then(unplaced))
         }
@@ -210,15 +227,35 @@ fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option
             let channel = &said.at_first["notification_channel"];
             let is_cut = channel["url"].as_str().is_some_and(|url| url.ends_with("/..."));
             if is_cut {
-                return Some(format!(
-                    "{name}: of its address only the server is known; write the whole of it"
-                ));
+                return Some("of its address only the server is known; write the whole of it".to_owned());
             }
             let is_unplaced = channel["type"] == "webhook" && !said.at_first.contains_key("secret");
-            is_unplaced.then(|| format!("{name}: the file does not say where the secret goes that it is signed with: `secret: {{file: PATH}}`"))
+            is_unplaced.then(|| "the file does not say where the secret goes that it is signed with: `secret: {file: PATH}`".to_owned())
         }
         _ => None,
     }
+}
+
+/// Whoever would be left as the last owner by a role of their own. One by a group may be there still: the server knows.
+fn ownerless(wished: &Things, state: &State, deletes: bool) -> Option<(Name, String)> {
+    let is_owner = |said: &Fields| said.fields.get("role").and_then(Value::as_str) == Some("owner");
+    let users = |things: &Things| {
+        let users = things.iter().filter(|(name, _)| name.kind == Kind::User);
+        users.map(|(name, thing)| (name.clone(), is_owner(&thing.said))).collect::<Vec<_>>()
+    };
+    let is_whole = wished.whole.iter().any(|whole| whole.kind == Kind::User);
+    let wanted = users(wished);
+    let stays = |(name, is_owner): &(Name, bool)| {
+        let said = wanted.iter().find(|(other, _)| other == name);
+        said.map_or(*is_owner && !(deletes && is_whole), |(_, is_owner)| *is_owner)
+    };
+    let known = users(&state.things);
+    let last = known.iter().find(|(_, is_owner)| *is_owner)?;
+    if known.iter().any(stays) || wanted.iter().any(|(_, is_owner)| *is_owner) {
+        return None;
+    }
+    let told = "nobody would be left who is an owner by a role of their own; the server refuses that, unless a group has owners";
+    Some((last.0.clone(), told.to_owned()))
 }
 
 /// What OpenAI has of a thing that it has.

@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) things: Things,
     pub(super) ids: HashMap<Name, String>,
     pub(super) is_openai: bool,
+    /// The one that stays, where the server says which it is.
+    pub(super) default_project: Option<Name>,
 }
 
 /// What was found: a name, what it is, its id.
@@ -40,7 +42,12 @@ pub(super) async fn read(
     projects: Option<&[String]>,
 ) -> Result<State, Failure> {
     let reader = Reader { session, wished, is_openai: session.client.is_openai() };
-    let mut state = State { things: Things::default(), ids: HashMap::new(), is_openai: reader.is_openai };
+    let mut state = State {
+        things: Things::default(),
+        ids: HashMap::new(),
+        is_openai: reader.is_openai,
+        default_project: None,
+    };
     let (roles, users, groups, all) = tokio::try_join!(
         reader.list("/organization/roles", &[]),
         reader.list("/organization/users", &[]),
@@ -68,7 +75,11 @@ pub(super) async fn read(
                 own.fields.insert(name.to_owned(), project[name].clone());
             }
         }
-        state.add((Name::new(Kind::Project, [text(project, "name")]), own, Some(text(project, "id"))))?;
+        let name = Name::new(Kind::Project, [text(project, "name")]);
+        if project["is_default"] == Value::Bool(true) {
+            state.default_project = Some(name.clone());
+        }
+        state.add((name, own, Some(text(project, "id"))))?;
     }
     state.extend(reader.organization().await?)?;
     let of_users =

@@ -138,6 +138,8 @@ pub(super) struct Things {
     pub(super) all: BTreeMap<Name, Thing>,
     /// The lists that are meant to be all there is, each by what it belongs to.
     pub(super) whole: BTreeSet<Name>,
+    /// Where each stands in the file.
+    pub(super) lines: BTreeMap<Name, u64>,
 }
 
 impl Things {

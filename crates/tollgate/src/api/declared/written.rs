@@ -9,6 +9,7 @@ use super::file::{
     ProjectGroup, Retention, Role, ServiceAccount, SpendAlert, SpendPolicy, User, VERSION, texts,
 };
 use super::read::State;
+use super::text::Text;
 use super::thing::{Kind, Name, Thing};
 
 /// All that there is, in the shape of a file.
@@ -18,8 +19,8 @@ pub(super) fn organization(state: &State) -> Organization {
     Organization {
         tollgate: VERSION,
         key_policy: there.single(Kind::KeyPolicy, &[]).map(|own| KeyPolicy {
-            default_expires: Some(time(&own["default_expires_in_seconds"])),
-            max_expires: Some(time(&own["max_expires_in_seconds"])),
+            default_expires: Some(time(&own["default_expires_in_seconds"]).into()),
+            max_expires: Some(time(&own["max_expires_in_seconds"]).into()),
             key_owners: Some(text(own, "key_owners")),
         }),
         retention: there
@@ -34,19 +35,19 @@ pub(super) fn organization(state: &State) -> Organization {
         event_alerts: ours(Kind::EventAlert)
             .map(|all| all.into_iter().map(|(_, alert)| event_alert(alert)).collect()),
         roles: Some(there.each(Kind::Role, &[], |name, own| Role {
-            name,
+            name: name.into(),
             description: own.get("description").and_then(Value::as_str).map(str::to_owned),
             permissions: texts(&own["permissions"]),
         })),
         users: Some(there.each(Kind::User, &[], |email, own| User {
             role: text(own, "role"),
             roles: Some(there.names(Kind::UserRole, &email)).filter(|roles| !roles.is_empty()),
-            email,
+            email: email.into(),
         })),
         groups: Some(there.each(Kind::Group, &[], |name, _| Group {
             users: Some(there.names(Kind::GroupUser, &name)),
             roles: Some(there.names(Kind::GroupRole, &name)).filter(|roles| !roles.is_empty()),
-            name,
+            name: name.into(),
         })),
         projects: Some(there.each(Kind::Project, &[], |name, own| there.project(name, own))),
     }
@@ -74,8 +75,8 @@ impl There<'_> {
         self.all(kind, of).first().map(|(_, thing)| &thing.said.fields)
     }
 
-    fn names(&self, kind: Kind, of: &str) -> Vec<String> {
-        self.each(kind, &[of], |name, _| name)
+    fn names(&self, kind: Kind, of: &str) -> Vec<Text> {
+        self.each(kind, &[of], |name, _| name.into())
     }
 
     fn limits(&self, kind: Kind, of: &[&str]) -> Vec<Limit> {
@@ -92,7 +93,7 @@ impl There<'_> {
             let cents = said["threshold_amount"].as_i64().unwrap_or(0);
             let Channel { email, webhook, slack } = Channel::of(&said["notification_channel"]);
             SpendAlert {
-                amount: format!("{}.{:02}usd", cents / 100, cents % 100),
+                amount: format!("{}.{:02}usd", cents / 100, cents % 100).into(),
                 email,
                 webhook,
                 slack,
@@ -118,31 +119,30 @@ impl There<'_> {
             }),
             browser_requests: self.single(Kind::AccessPolicy, &of).map(|own| text(own, "browser_requests")),
             spend_alerts: Some(self.alerts(Kind::ProjectAlert, &of)),
-            users: Some(
-                self.each(Kind::ProjectUser, &of, |email, own| Member { email, role: text(own, "role") }),
-            ),
-            groups: Some(
-                self.each(Kind::ProjectGroup, &of, |name, own| ProjectGroup {
-                    name,
-                    role: text(own, "role"),
-                }),
-            ),
+            users: Some(self.each(Kind::ProjectUser, &of, |email, own| Member {
+                email: email.into(),
+                role: text(own, "role"),
+            })),
+            groups: Some(self.each(Kind::ProjectGroup, &of, |name, own| ProjectGroup {
+                name: name.into(),
+                role: text(own, "role"),
+            })),
             service_accounts: Some(self.each(Kind::ServiceAccount, &of, |name, own| ServiceAccount {
-                name,
+                name: name.into(),
                 role: own.get("role").and_then(Value::as_str).map(str::to_owned),
                 labels: labels(own),
             })),
             // OpenAI makes none by request.
             keys: (!self.state.is_openai)
                 .then(|| self.each(Kind::Key, &of, |key, own| self.key(&name, key, own))),
-            name,
+            name: name.into(),
         }
     }
 
     fn key(&self, project: &str, name: String, own: &Map<String, Value>) -> Key {
         let limits = self.limits(Kind::KeyLimit, &[project, &name]);
         Key {
-            name,
+            name: name.into(),
             owner: text(own, "owner"),
             scopes: own.get("scopes").map(texts).filter(|scopes| !scopes.is_empty()),
             labels: labels(own),
@@ -157,7 +157,7 @@ fn event_alert(alert: &Thing) -> EventAlert {
     let said = &alert.said.at_first;
     let Channel { email, webhook, slack } = Channel::of(&said["notification_channel"]);
     EventAlert {
-        events: texts(&said["events"]),
+        events: texts(&said["events"]).into_iter().map(Text::from).collect(),
         project: said.get("project").and_then(Value::as_str).map(str::to_owned),
         unused_after_days: said.get("unused_after_days").and_then(Value::as_i64),
         email,
