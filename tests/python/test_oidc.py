@@ -309,6 +309,16 @@ def test_new_keys_of_the_provider_are_looked_for(start, provider):
     assert sign_in(server).status == 401 and provider.seen.count("/realm/keys") == asked
 
 
+def test_however_many_come_at_once_one_asks_the_provider(start, provider):
+    server = start()
+    came = [threading.Thread(target=request, args=(server.url, "GET", "/oidc?next=/me")) for _ in range(12)]
+    for one in came:
+        one.start()
+    for one in came:
+        one.join()
+    assert provider.seen.count("/realm/.well-known/openid-configuration") == provider.seen.count("/realm/keys") == 1
+
+
 def test_another_browser_or_state_is_refused(start, provider):
     server = start("--oidc-default", "reader")
     tampers = {

@@ -1,6 +1,7 @@
 //! Talking to the provider: what it says of itself, its keys, and the exchange of a code for who somebody is.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine};
@@ -38,6 +39,10 @@ pub(crate) struct Provider {
     options: OidcOptions,
     issuer: Address,
     known: Mutex<Option<Known>>,
+    /// Held by the one who asks, for all who wait.
+    asking: tokio::sync::Mutex<()>,
+    /// How often it was asked and did not answer.
+    failures: AtomicU64,
 }
 
 /// What it says of itself.
@@ -83,7 +88,13 @@ impl Provider {
         let issuer = read_issuer(&options.issuer).map_err(|why| {
             Error::bad_request(format!("--oidc-issuer `{}` cannot be used: {why}.", options.issuer))
         })?;
-        Ok(Self { options, issuer, known: Mutex::new(None) })
+        Ok(Self {
+            options,
+            issuer,
+            known: Mutex::new(None),
+            asking: tokio::sync::Mutex::default(),
+            failures: AtomicU64::new(0),
+        })
     }
 
     pub(crate) fn host(&self) -> &str {
@@ -97,10 +108,28 @@ impl Provider {
     /// What it says of itself, asked for when it is not known or old; or `anew`, where a key is missing.
     async fn known(&self, dialer: &Dialer, now: Timestamp, anew: bool) -> Result<Known> {
         let age_max = if anew { LOOKED_EVERY_SECONDS } else { KEPT_SECONDS };
-        let kept = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = kept.filter(|known| now.0 - known.at.0 < age_max) {
+        let kept = || self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let kept = || kept().filter(|known| now.0 - known.at.0 < age_max);
+        if let Some(known) = kept() {
             return Ok(known);
         }
+        // However many come at once, one asks; what came of it is the others' as well.
+        let before = self.failures.load(Ordering::Relaxed);
+        let _turn = self.asking.lock().await;
+        if let Some(known) = kept() {
+            return Ok(known);
+        }
+        if self.failures.load(Ordering::Relaxed) != before {
+            return Err(unusable("it could not be asked just now"));
+        }
+        let asked = self.ask(dialer, now).await;
+        if asked.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    async fn ask(&self, dialer: &Dialer, now: Timestamp) -> Result<Known> {
         let path = format!("{}/.well-known/openid-configuration", self.issuer.path);
         let discovery: Discovery = read(&get(dialer, &self.issuer, &path, Secret::new("")).await?)?;
         // Another issuer's word would be taken for this one's.
