@@ -13,10 +13,13 @@ use crate::visit::{Visit, path};
 
 pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
     let mut given = visit.page_of(50);
-    for name in ["state", "usage_source", "project_id", "api_key_id"] {
+    for name in ["state", "usage_source", "api_key_id"] {
         if let Some(value) = visit.query.typed(name) {
             given = given.query(name, value);
         }
+    }
+    if let Some(text) = visit.query.typed("project_id") {
+        given = given.query("project_id", project_called(visit, text).await?);
     }
     let answer = visit.call("list-requests", given).await?;
     let select = |name: &str, label: &str, options: &[(&str, &str)]| {
@@ -36,6 +39,15 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         (pager(visit, &answer))
     };
     Ok(Answer::page("Requests", body))
+}
+
+/// The id of the project that is called so; a text that no project's name is stays as it is.
+async fn project_called(visit: &Visit<'_>, text: &str) -> Result<String> {
+    let given = Given::default().query("name", text).query("limit", "100");
+    let named = visit.if_allowed("list-projects", given).await?;
+    let named = named.iter().flat_map(show::items);
+    let exact = named.into_iter().find(|project| show::text(project, "name").eq_ignore_ascii_case(text));
+    Ok(exact.map_or(text, |project| show::text(project, "id")).to_owned())
 }
 
 /// Requests as a table, the newest first.

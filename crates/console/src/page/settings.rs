@@ -61,6 +61,18 @@ async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Answer> {
                 }
             }
         }
+        section {
+            h2 { "This installation" }
+            dl.facts {
+                dt { "Version" } dd { (env!("CARGO_PKG_VERSION")) }
+                dt { "For programs" } dd { a href="/openapi.json" { "the administration as an OpenAPI document" } }
+                @if visit.is_operator() {
+                    dt { "Figures" } dd { code { "/metrics" } ", for Prometheus, with an operator's admin key" }
+                    dt { "Backups" } dd { code { "tollgate backup FILE --data DIR" } ", also while it serves" }
+                    dt { "Is all well" } dd { code { "tollgate doctor" } " and " code { "tollgate fsck" } }
+                }
+            }
+        }
     };
     Ok(Answer::page("Settings", body).because(error))
 }
