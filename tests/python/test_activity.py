@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from harness import request
+from harness import request, until
 
 CENT = {"model": "gpt-4o", "max_completion_tokens": 1000, "simulate": {"output_tokens": "max"}}
 ACTIVITY = "/tollgate/v1/activity"
@@ -32,6 +32,8 @@ def test_what_was_answered_refused_and_failed_is_told_at_once(gateway):
     assert [gateway.chat(key["value"], **CENT).status for _ in range(4)] == [200, 200, 429, 429]
     assert gateway.chat(other["value"], model="absent").status == 404
     assert gateway.chat(other["value"], model="gpt-4o-mini", simulate={"fault": "status", "status": 400}).status == 400
+    # The last is counted just after its answer.
+    until(lambda: gateway.get(ACTIVITY).json["num_requests"] == 6)
     activity = gateway.get(ACTIVITY).json
     assert (activity["num_requests"], activity["num_answered"], activity["num_refused"], activity["num_failed"]) == (6, 2, 3, 1)
     assert told(activity["refused"]) == {"project_spend_limit_exceeded": 2, "model_not_found": 1} and told(activity["failed"]) == {"upstream_400": 1}
@@ -50,6 +52,7 @@ def test_whoever_tries_a_key_that_opens_nothing_is_seen(gateway):
     key = gateway.key(project)
     gateway.post(f"/tollgate/v1/projects/{project}/api_keys/{key['id']}/freeze", {})
     assert [send(gateway, key, "old-job/1.0").status for _ in range(3)] == [401] * 3
+    until(lambda: of_key(gateway, project, key)["num_requests"] == 3)
     own = of_key(gateway, project, key)
     assert told(own["refused"]) == {"frozen": 3} and [(one["user_agent"], one["num_requests"]) for one in own["clients"]] == [("old-job/1.0", 3)]
     # Whoever has not the secret counts for nothing.
@@ -65,10 +68,25 @@ def test_the_programs_of_a_key_are_told_apart_and_there_is_an_end_to_them(gatewa
         assert send(gateway, key, f"agent-{number}").status == 200
         if number % 8 == 0:
             of_key(gateway, project, key)
+    until(lambda: of_key(gateway, project, key)["num_requests"] == 41)
     clients = of_key(gateway, project, key)["clients"]
     assert sum(client["num_requests"] for client in clients) == 41 and len(clients) == 17
     assert clients[0]["user_agent"] == "others" and "OpenAI/Python 2.8.0" in [client["user_agent"] for client in clients]
-    assert send(gateway, key, "<script>alert(1)</script>" + "x" * 200).status == 200
+    # A key that somebody puts there by mistake is not kept.
+    other = gateway.key(project)
+    assert send(gateway, other, f"my-agent ({key['value']})").status == 200
+    until(lambda: of_key(gateway, project, other)["clients"])
+    assert [client["user_agent"] for client in of_key(gateway, project, other)["clients"]] == ["hidden, for it looks like a secret"]
+
+
+def test_what_a_provider_refuses_or_cuts_is_not_told_as_ours(gateway):
+    project = gateway.project()
+    key = gateway.key(project)
+    assert gateway.chat(key["value"], simulate={"fault": "status", "status": 429}).status == 429
+    assert gateway.chat(key["value"], simulate={"fault": "status", "status": 500}).status == 502
+    until(lambda: of_key(gateway, project, key)["num_requests"] == 2)
+    own = of_key(gateway, project, key)
+    assert (own["num_refused"], own["num_failed"]) == (0, 2) and all(reason["code"].startswith("upstream_") for reason in own["failed"]), own
 
 
 @pytest.mark.parametrize("path, query", [
@@ -91,6 +109,7 @@ def test_limits_that_are_nearly_used_are_found_at_every_level(gateway):
     used = lambda **query: [(one["scope"], one["scope_id"]) for one in gateway.get("/tollgate/v1/spend_limits", **query).json["data"]]
     assert used(used_percent_min=1) == []
     assert [gateway.chat(key["value"], **CENT).status for _ in range(6)] == [200] * 5 + [429]
+    until(lambda: len(used(used_percent_min=1)) == 4)
     assert sorted(used()) == sorted([("user", user), ("api_key", key["id"])])
     assert used(used_percent_min=50)[2:] == [("project", project)] and len(used(used_percent_min=1)) == 4
     assert len(used(used_percent_min=1, limit=1)) == 1
@@ -146,11 +165,20 @@ def test_lists_of_keys_by_a_time_begin_with_the_first_and_go_on(server):
     assert server.process.stop() == 0
     with server.database() as database:
         for position, key in enumerate(ends):
-            database.execute("UPDATE api_key SET created_at = ?, last_used_at = ? WHERE id = ?", (1_000, None if position == 2 else 5_000 - position, key["id"]))
+            used = None if position == 2 else (5 - position) * 86_400 + 7
+            database.execute("UPDATE api_key SET created_at = ?, last_used_at = ?, rests_since = ? WHERE id = ?", (1_000, used, (used or 1_000) // 86_400 * 86_400, key["id"]))
     server.start()
-    rests = ask(unused_since=10_000, limit=3)
+    rests = ask(unused_since=10 * 86_400, limit=3)
     assert [key["name"] for key in rests["data"]] == ["ends 12", "ends 5", "ends 3"] and rests["has_more"]
-    assert [key["name"] for key in ask(unused_since=10_000, limit=3, after=rests["last_id"])["data"]] == ["ends 9"]
+    # What is used meanwhile takes nothing from the rest of the list.
+    assert server.process.stop() == 0
+    with server.database() as database:
+        database.execute("UPDATE api_key SET last_used_at = ?, rests_since = ? WHERE id = ?", (10**9, 10**9 // 86_400 * 86_400, ends[1]["id"]))
+    server.start()
+    assert [key["name"] for key in ask(unused_since=10 * 86_400, limit=3, after=rests["last_id"])["data"]] == ["ends 9"]
+    for bad in ("x", "1.key_x", key["id"]):
+        refused = server.get("/tollgate/v1/api_keys", unused_since=10 * 86_400, after=bad)
+        assert refused.status == 400 and refused.error["param"] == "after", refused
     assert server.delete(f"/v1/organization/projects/{project}/api_keys/{ends[0]['id']}").status == 200
     assert [(key["name"], key["revoked_at"] is None) for key in ask(status="revoked")["data"]] == [("ends 9", False)]
     assert "ends 9" in [key["name"] for key in ask(status="any", limit=100)["data"]]

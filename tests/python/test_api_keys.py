@@ -74,10 +74,10 @@ def test_scopes_are_enforced_and_can_be_changed(gateway):
 
 
 @pytest.mark.parametrize("body, param", [
-    ({}, "scopes"), ({"scopes": None}, "scopes"), ({"expires_in_seconds": None}, "expires_in_seconds"),
-    ({"name": "new"}, "name"), ({"expires_in_seconds": 0}, "expires_in_seconds"), ({"scopes": ["x"]}, "scopes[0]"),
+    ({}, "name"), ({"scopes": None}, "scopes"), ({"expires_in_seconds": None}, "expires_in_seconds"),
+    ({"name": ""}, "name"), ({"expires_in_seconds": 0}, "expires_in_seconds"), ({"scopes": ["x"]}, "scopes[0]"),
 ])
-def test_an_update_needs_scopes_or_expiry(server, body, param):
+def test_an_update_needs_something_to_change(server, body, param):
     key = server.key(server.default_project)
     answer = server.post(f"{KEYS.format(server.default_project)}/{key['id']}", body)
     assert answer.status == 400 and answer.error["param"] == param, answer

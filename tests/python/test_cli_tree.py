@@ -191,6 +191,9 @@ def test_things_are_called_by_their_names(cli, gateway):
     assert cli("key", "get", "desktop", "--project", "Search", check=3)
     assert cli.json("cost", "--project", "Search") == [] and cli.json("ledger", "list", "--project", "Search") == []
     assert cli("project", "archive", "Default project", check=5)
+    odd = cli.json("project", "create", "proj_odd")["id"]
+    ops = cli.json("user", "add", "user-ops@example.com", "--role", "reader")["id"]
+    assert cli.json("project", "get", "proj_odd")["id"] == odd and cli.json("user", "get", "user-ops@example.com")["id"] == ops
 
 
 def test_the_log_is_asked_by_names_and_times(cli, gateway):
@@ -200,6 +203,10 @@ def test_the_log_is_asked_by_names_and_times(cli, gateway):
     assert ask("--project", "Search", "--until", "1h") == [] == ask("--actor", "nobody@localhost")
     assert ask("--type", "project.created", "--since", str(int(time.time()) - 3600))[0] == "project.created"
     assert "neither a time ago" in cli("audit", "list", "--since", "yesterday", check=2).stderr
+    assert ask("--project", "Search", "--actor", "Owner@localhost") == ["project.created"]
+    assert "not some by these" in cli("audit", "list", "--actor", "a@b.co", "--actor", "user-x", check=2).stderr
+    cli("project", "archive", "Search")
+    assert "project.archived" in ask("--project", "Search"), "what is gone is asked for as well"
 
 
 def test_a_secret_that_would_not_be_seen_is_not_made(cli, gateway, tmp_path):
@@ -207,13 +214,18 @@ def test_a_secret_that_would_not_be_seen_is_not_made(cli, gateway, tmp_path):
     for form in ("id", "csv"):
         assert "--out FILE" in cli("key", "create", "x", "--project", project, "-o", form, check=2).stderr
         assert cli("sa", "create", "x", "--project", project, "-o", form, check=2) and cli("admin-key", "create", "x", "-o", form, check=2)
+        assert cli("invite", "create", "x@example.com", "--role", "reader", "--json", "id", check=2)
+    assert "--out FILE" in cli("key", "create", "x", "--project", project, "--json", "id,name", check=2).stderr
     assert gateway.get(f"/v1/organization/projects/{project}/api_keys").json["data"] == []
+    shown = json.loads(cli("key", "create", "y", "--project", project, "--json", "id,value").stdout)
+    gateway.remember(shown["value"])
+    cli("key", "revoke", shown["id"], "--project", project)
     made = cli("key", "create", "x", "--project", project, "-q", "-o", "id", "--out", tmp_path / "secret").stdout.strip()
     gateway.remember((tmp_path / "secret").read_text().strip())
     assert cli.json("key", "get", made, "--project", project)["name"] == "x"
 
 
-def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway):
+def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway, tmp_path):
     for number in range(5):
         gateway.project(f"Project {number}")
     env = clean_environment(TOLLGATE_URL=gateway.base_url, TOLLGATE_ADMIN_KEY=gateway.admin_key)
@@ -222,7 +234,15 @@ def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway):
         os.close(reader)
         done = subprocess.run([BINARY, "project", "list", "-o", form], env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
         os.close(writer)
-        assert (done.returncode, done.stderr) == (0, ""), form
+        assert (done.returncode, done.stderr) == (141, ""), form
+    # What is to be done does not depend on who watches.
+    file = tmp_path / "org.yaml"
+    file.write_text("tollgate: 1\nprojects: [{name: Unwatched}]\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert subprocess.run([BINARY, "apply", file], env=env, stdout=writer, stderr=subprocess.PIPE, text=True).returncode == 0
+    os.close(writer)
+    assert cli.json("project", "get", "Unwatched")["name"] == "Unwatched"
 
 
 def test_what_only_openai_has_is_asked_for_and_its_absence_said(cli, gateway):

@@ -203,7 +203,9 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
     file.write_text("tollgate: 1\nprojects: [{name: New}]\nusers: []\n")
     plan = declared("plan", file, "--delete").stdout
     assert "! project Default project: it is not in the file, and stays: it is the default project" in plan and "- project Default" not in plan
-    assert "! user owner@localhost: nobody would be left who is an owner" in plan
+    assert "! user owner@localhost: it stays: nobody would be left who is an owner" in plan and "- user owner" not in plan
+    assert "1 to make" not in declared("apply", file, "--delete").stderr and gateway.get("/v1/organization/projects").status == 200
+    assert declared("plan", file, "--delete", "--check").stdout.count("stays") == 2, "what stays is no drift"
 
 
 def test_what_is_called_alike_is_numbered(declared, gateway, tmp_path):

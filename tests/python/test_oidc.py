@@ -1,6 +1,7 @@
 """Signing in by a provider of identities, which the tests start."""
 
 import base64
+import concurrent.futures
 import hashlib
 import http.server
 import json
@@ -15,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from browser import Person, chromium
-from harness import Server, request, run
+from harness import Server, request, run, until
 
 
 class Provider:
@@ -28,6 +29,8 @@ class Provider:
         self.of_userinfo = {}
         self.change, self.header, self.signs = {}, {}, None
         self.codes, self.seen = {}, []
+        self.gate = threading.Event()
+        self.gate.set()
         self.methods = ["client_secret_basic"]
         self.new_key()
 
@@ -43,6 +46,7 @@ class Provider:
             def do_GET(self):
                 path, query = urllib.parse.urlsplit(self.path).path, dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
                 provider.seen.append(path)
+                provider.gate.wait(30)
                 if path == "/realm/.well-known/openid-configuration":
                     self.answer({"issuer": provider.issuer, "authorization_endpoint": provider.issuer + "/authorize", "token_endpoint": provider.issuer + "/token",
                                  "jwks_uri": provider.issuer + "/keys", "userinfo_endpoint": provider.issuer + "/userinfo", "token_endpoint_auth_methods_supported": provider.methods})
@@ -311,11 +315,13 @@ def test_new_keys_of_the_provider_are_looked_for(start, provider):
 
 def test_however_many_come_at_once_one_asks_the_provider(start, provider):
     server = start()
-    came = [threading.Thread(target=request, args=(server.url, "GET", "/oidc?next=/me")) for _ in range(12)]
-    for one in came:
-        one.start()
-    for one in came:
-        one.join()
+    provider.gate.clear()
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        came = [pool.submit(request, server.url, "GET", "/oidc?next=/me") for _ in range(12)]
+        # The provider answers only when all of them have come.
+        until(lambda: provider.seen)
+        provider.gate.set()
+        assert [one.result().status for one in came] == [303] * 12
     assert provider.seen.count("/realm/.well-known/openid-configuration") == provider.seen.count("/realm/keys") == 1
 
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tollgate_core::price::TokenUsage;
 use tollgate_core::time::Stopwatch;
-use tollgate_core::{AttemptId, Error, Permission, Result};
-use tollgate_replica::{Key, Upstream, key_expiry_header};
+use tollgate_core::{AttemptId, Error, Kind, Permission, Result};
+use tollgate_replica::{Key, Outcome, Upstream, key_expiry_header};
 use tollgate_wire::Exchange;
 
 use crate::call::Call;
 use crate::caller::{self, Caller};
 use crate::dispatch::{Request, dispatch};
 use crate::pool::Pool;
+use crate::relay::Relayed;
 use crate::route::{self, Route};
-use crate::{BODY_PIECE, Gateway, kept, models, permit, refusal, relay, stored};
+use crate::{BODY_PIECE, Gateway, kept, models, permit, refusal, relay, stored, upstream};
 
 /// A request whose body took longer than this, or which waited longer for money or an upstream, is authenticated again
 /// before it is sent on.
@@ -28,8 +29,8 @@ pub struct Served {
     pub route: Option<&'static str>,
     /// That was proved, also if it opens nothing.
     pub key: Option<Arc<Key>>,
-    /// The code of Tollgate's error that it ended in.
-    pub refused: Option<&'static str>,
+    /// What became of it; `None` before it came to anything.
+    pub outcome: Option<Outcome>,
     pub model: Option<Arc<str>>,
     pub upstream: Option<Arc<Upstream>>,
     /// As the upstream reported it.
@@ -52,8 +53,23 @@ pub async fn serve(
         exchange.set_header("request-id", id.to_string());
     }
     let mut served = Served::default();
-    let Err(error) = path(gateway, pool, exchange, (id, trace), &mut served).await else { return served };
-    served.refused = Some(gateway.figures.note_refusal(&error));
+    let error = match path(gateway, pool, exchange, (id, trace), &mut served).await {
+        Ok(is_cut) => {
+            served.outcome = Some(ended(exchange, is_cut));
+            return served;
+        }
+        Err(error) => error,
+    };
+    let code = gateway.figures.note_refusal(&error);
+    served.outcome = Some(match error.kind {
+        _ if code == upstream::CLIENT_GONE => Outcome::Abandoned,
+        Kind::UpstreamLimited
+        | Kind::UpstreamFailed
+        | Kind::UpstreamTimeout
+        | Kind::Unavailable
+        | Kind::Internal => Outcome::Failed(code),
+        _ => Outcome::Refused(code),
+    });
     if is_native {
         let body = refusal::native_envelope(&error, id).to_string();
         exchange.fail_with(&error, body.into_bytes()).await;
@@ -63,13 +79,24 @@ pub async fn serve(
     served
 }
 
+/// What became of a request that was given an answer, whole or not.
+fn ended(exchange: &Exchange, is_cut: bool) -> Outcome {
+    match exchange.status() {
+        Some(status) if status >= 400 => Outcome::Upstream(status),
+        _ if is_cut => Outcome::Failed("upstream_cut"),
+        _ if exchange.is_complete() => Outcome::Answered,
+        _ => Outcome::Abandoned,
+    }
+}
+
+/// Says whether the upstream cut its answer.
 async fn path(
     gateway: &Arc<Gateway>,
     pool: &Pool,
     exchange: &mut Exchange,
     (id, trace): (AttemptId, Option<&str>),
     served: &mut Served,
-) -> Result<()> {
+) -> Result<bool> {
     let route = Route::of(&exchange.head)?;
     served.route = Some(route.name());
     gateway.replica.check_fresh()?;
@@ -82,16 +109,17 @@ async fn path(
     let (endpoint, deployment) = match route {
         Route::Models => {
             exchange.respond(&models::list(gateway, is_native)).await;
-            return Ok(());
+            return Ok(false);
         }
         Route::Model(name) => {
             let reply = models::one(gateway, &name, is_native)?;
             exchange.respond(&reply).await;
-            return Ok(());
+            return Ok(false);
         }
         Route::Stored(action, response) => {
             let _under_way = gateway.figures.begin(gateway.options.under_way_max).ok_or_else(overloaded)?;
-            return stored::serve(gateway, pool, exchange, &caller, action, &response, id).await;
+            stored::serve(gateway, pool, exchange, &caller, action, &response, id).await?;
+            return Ok(false);
         }
         Route::Call(endpoint, deployment) => (endpoint, deployment),
     };
@@ -121,8 +149,9 @@ async fn path(
     served.upstream = Some(Arc::clone(&upstream));
     let relayed = relay::relay(gateway, pool, exchange, sent, &request.at(&upstream), told).await;
     served.upstream_time = since.elapsed();
-    served.usage = relayed?;
-    Ok(())
+    let Relayed { usage, is_cut } = relayed?;
+    served.usage = usage;
+    Ok(is_cut)
 }
 
 /// Takes room for a body before any of it is read. One that does not say how long it is may be as long as any.

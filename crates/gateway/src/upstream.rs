@@ -270,8 +270,11 @@ fn head(asked: &Asked<'_>, id: AttemptId, length: usize, client: &Headers) -> St
     head
 }
 
+/// The code of what nobody gets to see.
+pub(crate) const CLIENT_GONE: &str = "client_gone";
+
 pub(crate) fn client_gone() -> Error {
-    Error::bad_request("The client has gone.")
+    Error::bad_request("The client has gone.").code(CLIENT_GONE)
 }
 
 fn dial_failed(upstream: &Upstream, error: DialError) -> Error {

@@ -128,6 +128,16 @@ pub struct Filter {
 }
 
 fn select() -> Sql {
+    columns().push(" FROM attempt a JOIN api_key k ON k.number = a.key_number WHERE k.organization_id = $1")
+}
+
+/// The same by the attempts in their order: a cross join is looked up from its left side.
+fn select_in_order() -> Sql {
+    columns()
+        .push(" FROM attempt a CROSS JOIN api_key k WHERE k.number = a.key_number AND k.organization_id = $1")
+}
+
+fn columns() -> Sql {
     Sql::from(
         "SELECT a.*, k.id AS api_key_id, k.project_id, k.user_id, k.service_account_id,
             CAST(COALESCE((SELECT SUM(j.cost) FROM adjustment j WHERE j.attempt_id = a.id), 0) AS BIGINT) AS adjusted,
@@ -138,8 +148,7 @@ fn select() -> Sql {
             (SELECT s.labels FROM label_set s WHERE s.number = a.label_set AND a.label_set <> 0) AS labels, ",
     )
     .push(COST)
-    // A cross join is looked up from its left side: the newest attempts come in their order, and none is read that is not shown.
-    .push(" AS cost FROM attempt a CROSS JOIN api_key k WHERE k.number = a.key_number AND k.organization_id = $1")
+    .push(" AS cost")
 }
 
 pub async fn list(
@@ -156,9 +165,47 @@ pub async fn list(
                 let keys = keys_of(tx, organization, project).await?;
                 of_keys(tx, organization, filter, limit, &keys).await
             }
-            None => page(tx, organization, filter, limit, None).await,
+            None => of_organization(tx, organization, filter, limit).await,
         },
     }
+}
+
+/// Attempts are in their order for all organizations together.
+async fn of_organization(
+    tx: &mut Tx,
+    organization: OrganizationId,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Vec<Request>> {
+    /// So many of all are looked at before anything else: where requests come and go, there is a page among them.
+    const NEWEST: i64 = 5_000;
+    /// An organization of so few is looked at by itself.
+    const FEW: i64 = 20_000;
+    let edge = "SELECT id FROM attempt WHERE id < $1 ORDER BY id DESC LIMIT 1 OFFSET $2";
+    let after = filter.after.map_or_else(|| String::from(AFTER_ALL), |after| after.to_string());
+    let edge: Option<Row> = tx.optional(edge, &params![after, NEWEST]).await?;
+    let edge: Option<AttemptId> = edge.map(|row| row.at(0)).transpose()?;
+    let newest = page(tx, organization, filter, limit, &Way::InOrder(edge)).await?;
+    if newest.len() >= limit || edge.is_none() {
+        return Ok(newest);
+    }
+    let count = "SELECT COUNT(*) FROM (SELECT a.id FROM api_key k JOIN attempt a ON a.key_number = k.number
+        WHERE k.organization_id = $1 LIMIT $2) few";
+    let count: Row = tx.one(count, &params![organization, FEW]).await?;
+    let way = if count.at::<i64>(0)? < FEW { Way::Plain } else { Way::InOrder(None) };
+    page(tx, organization, filter, limit, &way).await
+}
+
+/// An id that comes after every attempt's.
+const AFTER_ALL: &str = "req_~";
+
+/// How a page is read.
+enum Way {
+    /// As the database thinks best.
+    Plain,
+    OfKey(KeyId),
+    /// From the newest on, down to one if there is one.
+    InOrder(Option<AttemptId>),
 }
 
 async fn keys_of(tx: &mut Tx, organization: OrganizationId, project: ProjectId) -> Result<Vec<KeyId>> {
@@ -181,7 +228,7 @@ async fn of_keys(
 ) -> Result<Vec<Request>> {
     let mut newest: Vec<Request> = Vec::new();
     for key in keys {
-        newest.extend(page(tx, organization, filter, limit, Some(*key)).await?);
+        newest.extend(page(tx, organization, filter, limit, &Way::OfKey(*key)).await?);
         newest.sort_by_key(|request| std::cmp::Reverse(request.id));
         newest.truncate(limit);
     }
@@ -193,9 +240,9 @@ async fn page(
     organization: OrganizationId,
     filter: &Filter,
     limit: usize,
-    key: Option<KeyId>,
+    way: &Way,
 ) -> Result<Vec<Request>> {
-    let mut sql = select();
+    let mut sql = if matches!(way, Way::InOrder(_)) { select_in_order() } else { select() };
     let mut values: Vec<Value> = params![organization].to_vec();
     let mut narrow = |sql: Sql, condition: &'static str, value: Value| {
         values.push(value);
@@ -204,7 +251,10 @@ async fn page(
     if let Some(after) = filter.after {
         sql = narrow(sql, " AND a.id < ", after.to_value());
     }
-    if let Some(key) = key {
+    if let Way::InOrder(Some(edge)) = way {
+        sql = narrow(sql, " AND a.id >= ", edge.to_value());
+    }
+    if let Way::OfKey(key) = way {
         sql = narrow(sql, " AND a.key_number = (SELECT number FROM api_key WHERE id = ", key.to_value())
             .push(")");
     }

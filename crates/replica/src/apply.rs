@@ -118,7 +118,7 @@ impl Replica {
 
     /// Writes what became of requests since the last time.
     pub async fn write_activity(&self) -> Result<()> {
-        self.activity.write(&self.db, self.clock.now()).await
+        self.activity.write(&self.db).await
     }
 
     /// Deletes what became of requests long ago.

@@ -14,7 +14,7 @@ use tollgate_core::{
     Address, Error, GroupId, KeyId, OrganizationId, Permissions, Principal, ProjectId, Resource, Result,
     RoleId, RoleRef, Scopes, ServiceAccountId, Timestamp, UpstreamId, UserId, seal,
 };
-use tollgate_store::{FromRow, FromValue, Row, Sql, Tx, Value, params};
+use tollgate_store::{FromRow, FromValue, Row, Sql, Tx, params};
 
 use crate::snapshot::{
     Catalog, Fence, Group, Key, Model, Organization, Project, SpendPolicy, Upstream, User,
@@ -468,12 +468,15 @@ pub fn read_price(row: &Row) -> Result<OwnPrice> {
 
 /// Writes when keys were last used. No event and no change: nothing that authorizes depends on it.
 pub(crate) async fn write_last_use(tx: &mut Tx, uses: &[(Locator, String, Timestamp)]) -> Result<()> {
-    for (locator, key, at) in uses {
-        let values: [Value; 2] = params![at, locator];
-        tx.execute("UPDATE api_key_secret SET last_used_at = $1 WHERE locator = $2", &values).await?;
-        // That of its other secret may be later.
-        let sql = "UPDATE api_key SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)";
-        tx.execute(sql, &params![at, key]).await?;
-    }
+    const DAY: i64 = 86_400;
+    let secrets = uses.iter().map(|(locator, _, at)| params![at, locator]);
+    tx.execute_each("UPDATE api_key_secret SET last_used_at = $1 WHERE locator = $2", secrets).await?;
+    // That of its other secret may be later.
+    let sql =
+        "UPDATE api_key SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)";
+    tx.execute_each(sql, uses.iter().map(|(_, key, at)| params![at, key])).await?;
+    // Once a day.
+    let sql = "UPDATE api_key SET rests_since = $1 WHERE id = $2 AND rests_since < $1";
+    tx.execute_each(sql, uses.iter().map(|(_, key, at)| params![at.floor_to(DAY), key])).await?;
     Ok(())
 }

@@ -25,6 +25,8 @@ const URL_USUAL: &str = "http://127.0.0.1:8080/v1";
 /// Exit codes that are not those of an API's answer.
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
+/// As a shell has it of a program that wrote to where nobody reads.
+const BROKEN_PIPE: u8 = 141;
 
 fn main() -> ExitCode {
     let matches = nouns::added_to(Cli::command()).get_matches();
@@ -229,7 +231,7 @@ fn ended(result: Result<bool, Failure>, options: &ApiOptions) -> u8 {
             complain_of_usage(options.output, &message);
             WRONG_USAGE
         }
-        Err(Failure::NobodyReads) => 0,
+        Err(Failure::NobodyReads) => BROKEN_PIPE,
         Err(Failure::Call(error)) => tollgate::api::failed(options.output, &error),
     }
 }

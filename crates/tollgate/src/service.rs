@@ -7,7 +7,6 @@ use tollgate_admin::Admin;
 use tollgate_console::Console;
 use tollgate_core::{AttemptId, Clock, not_served};
 use tollgate_gateway::{Gateway, Pool, Served};
-use tollgate_replica::Outcome;
 use tollgate_store::Db;
 use tollgate_wire::{Exchange, Reply, Service};
 
@@ -90,13 +89,7 @@ impl Worker {
         let (method, time) = (exchange.head.method(), exchange.elapsed());
         let status = exchange.status().unwrap_or(CLIENT_GONE);
         self.metrics.requests.note(route, method, status, time);
-        if let Some(key) = &served.key {
-            let outcome = match served.refused {
-                Some(code) if status < 500 => Outcome::Refused(code),
-                Some(code) => Outcome::Failed(code),
-                None if status >= 400 && status != CLIENT_GONE => Outcome::Upstream(status),
-                None => Outcome::Answered,
-            };
+        if let (Some(key), Some(outcome)) = (&served.key, served.outcome) {
             let agent = exchange.head.headers.get("user-agent").unwrap_or("");
             self.gateway.replica.note_outcome(key, agent, outcome, time);
         }

@@ -22,6 +22,7 @@ pub(crate) fn operations() -> Operations {
     Operations::new()
         .get("/tollgate/v1/activity", "retrieve-activity", Needs(Permission::UsageRead), of_organization)
         .after_writing_activity()
+        .reading_long()
         .get(
             "/tollgate/v1/projects/{project_id}/api_keys/{api_key_id}/activity",
             "retrieve-api-key-activity",
@@ -40,13 +41,15 @@ pub(crate) struct Activity {
     /// With keys of the organization, of every kind; also those that cost nothing, such as lists of models.
     num_requests: i64,
     num_answered: i64,
-    /// Those that Tollgate did not let through: over a limit, frozen, not allowed.
+    /// Those whose client went away before the end.
+    num_abandoned: i64,
+    /// Those that Tollgate did not let through: over a limit, frozen, not allowed, wrong.
     num_refused: i64,
     /// Those that the provider or Tollgate could not answer.
     num_failed: i64,
     /// By the code of their errors, the most frequent first.
     refused: Vec<Reason>,
-    /// The same; an error of a provider's is `upstream_` and its status.
+    /// The same; an error that is the provider's own word is `upstream_` and its status, an answer that it cut `upstream_cut`.
     failed: Vec<Reason>,
     /// Half of what was answered took no longer, in milliseconds; null of a key, and where nothing was.
     duration_p50_ms: Option<u64>,
@@ -134,14 +137,15 @@ fn shown(cx: &Cx, start: Timestamp, sums: &[Sum]) -> Activity {
         let time = times.percentile(percent)?;
         u64::try_from(time.as_micros().div_ceil(1_000)).ok()
     };
-    let (num_answered, num_refused, num_failed): (i64, i64, i64) =
-        (count("answered"), count("refused"), count("failed"));
+    let (num_answered, num_abandoned): (i64, i64) = (count("answered"), count("abandoned"));
+    let (num_refused, num_failed): (i64, i64) = (count("refused"), count("failed"));
     Activity {
         object: "tollgate.activity",
         start_time: start,
         end_time: cx.now,
-        num_requests: num_answered + num_refused + num_failed,
+        num_requests: num_answered + num_abandoned + num_refused + num_failed,
         num_answered,
+        num_abandoned,
         num_refused,
         num_failed,
         refused: reasons("refused"),
@@ -170,8 +174,8 @@ async fn of_organization(cx: &mut Cx, input: OfOrganization) -> Result<Activity>
     if activity.num_refused > 0 {
         let sql = "SELECT k.id, k.name, k.project_id, CAST(SUM(a.requests) AS BIGINT) AS requests, MAX(a.last_at) AS last_at
             FROM activity a JOIN api_key k ON k.id = a.api_key_id
-            WHERE a.organization_id = $1 AND a.start_time >= $2 AND a.kind = 'refused' AND k.project_id IS NOT NULL
-                AND a.last_at >= $3
+            WHERE a.organization_id = $1 AND a.start_time >= $2 AND a.kind = 'refused' AND a.api_key_id <> ''
+                AND k.project_id IS NOT NULL AND k.revoked_at IS NULL AND a.last_at >= $3
             GROUP BY k.id, k.name, k.project_id ORDER BY requests DESC, k.id LIMIT 5";
         let rows = cx.tx.all(sql, &params![cx.organization(), start.floor_to(DAY), start]).await?;
         activity.refused_api_keys = Some(rows);

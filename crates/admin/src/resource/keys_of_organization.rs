@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tollgate_core::page::{self, Page};
-use tollgate_core::{KeyId, Permission, Principal, ProjectId, Result, ServiceAccountId, Timestamp};
+use tollgate_core::{Error, KeyId, Permission, Principal, ProjectId, Result, ServiceAccountId, Timestamp};
 use tollgate_store::{FromRow, Row, Sql, ToValue, Value, params};
 
 use crate::arguments::Order;
@@ -37,6 +37,8 @@ pub(crate) struct Key {
     expires_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
     revoked_at: Option<Timestamp>,
+    #[serde(skip)]
+    rests_since: Timestamp,
     /// Whether some limit that enforces counts what it spends: its own, its owner's, its project's or the organization's.
     has_spend_limit: bool,
 }
@@ -46,7 +48,7 @@ impl FromRow for Key {
         let owner = match (row.get("user_id")?, row.get("service_account_id")?) {
             (Some(user), _) => Principal::User(user),
             (None, Some(account)) => Principal::ServiceAccount(account),
-            (None, None) => return Err(tollgate_core::Error::internal("an API key without an owner")),
+            (None, None) => return Err(Error::internal("an API key without an owner")),
         };
         Ok(Self {
             object: "tollgate.api_key",
@@ -60,6 +62,7 @@ impl FromRow for Key {
             expires_at: row.get("expires_at")?,
             last_used_at: row.get("last_used_at")?,
             revoked_at: row.get("revoked_at")?,
+            rests_since: row.get("rests_since")?,
             has_spend_limit: row.get("has_spend_limit")?,
         })
     }
@@ -80,9 +83,9 @@ pub(crate) struct ListKeys {
     status: Status,
     /// Whether they have an end at all.
     expires: Option<bool>,
-    /// Those that end before this unix time, and those that end first come first.
+    /// Those that end before this unix time, and those that end first come first. `last_id` is then no id, and goes on after it.
     expires_before: Option<i64>,
-    /// Those that were made before this unix time and not used since; those that have rested longest come first.
+    /// Those that were made before this unix time and not used since; those that have rested longest come first, by days.
     unused_since: Option<i64>,
 }
 
@@ -116,33 +119,47 @@ enum By {
 }
 
 impl By {
-    /// The condition of what comes after a key, `$2`, and the order.
+    /// The condition of what comes after a place, its value being `$6` and its key `$2`, and the order.
     fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::Made => (" AND k.id > $2", " ORDER BY k.id LIMIT $5"),
-            Self::End => (
-                " AND ($2 = '' OR (k.expires_at, k.id) > ((SELECT l.expires_at FROM api_key l WHERE l.id = $2), $2))",
-                " ORDER BY k.expires_at, k.id LIMIT $5",
-            ),
-            Self::Rest => (
-                " AND ($2 = '' OR (COALESCE(k.last_used_at, k.created_at), k.id) >
-                    ((SELECT COALESCE(l.last_used_at, l.created_at) FROM api_key l WHERE l.id = $2), $2))",
-                " ORDER BY COALESCE(k.last_used_at, k.created_at), k.id LIMIT $5",
-            ),
+            Self::Made => (" AND k.id > $2 AND $6 = 0", " ORDER BY k.id LIMIT $5"),
+            Self::End => (" AND (k.expires_at, k.id) > ($6, $2)", " ORDER BY k.expires_at, k.id LIMIT $5"),
+            Self::Rest => (" AND (k.rests_since, k.id) > ($6, $2)", " ORDER BY k.rests_since, k.id LIMIT $5"),
         }
+    }
+
+    /// Where a page ends: what the list is ordered by may change meanwhile, and so stands in it.
+    fn place(self, key: &Key) -> String {
+        match self {
+            Self::Made => key.id.to_string(),
+            Self::End => format!("{}.{}", key.expires_at.map_or(0, |at| at.0), key.id),
+            Self::Rest => format!("{}.{}", key.rests_since.0, key.id),
+        }
+    }
+
+    /// The value and the key of a place.
+    fn read(self, after: Option<&str>) -> Result<(i64, Option<KeyId>)> {
+        let Some(text) = after.filter(|_| !matches!(self, Self::Made)) else {
+            return Ok((0, page::cursor("after", after)?));
+        };
+        let wrong = || {
+            Error::invalid("after", format!("Invalid 'after': '{text}' is not the `last_id` of such a list."))
+        };
+        let (value, key) = text.split_once('.').ok_or_else(wrong)?;
+        Ok((value.parse().map_err(|_| wrong())?, Some(KeyId::parse(key).ok_or_else(wrong)?)))
     }
 }
 
 /// Keys of what is not archived, in the order they were made unless they are looked for by a time.
 async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let limit = page::limit(input.limit, 20, 1, 100)?;
-    let after: Option<KeyId> = page::cursor("after", input.after.as_deref())?;
     let by = match (input.expires_before, input.unused_since) {
         (Some(_), _) => By::End,
         (None, Some(_)) => By::Rest,
         (None, None) => By::Made,
     };
     let (beyond, order) = by.words();
+    let (value, after) = by.read(input.after.as_deref())?;
     let mut sql = Sql::from("SELECT k.*, p.name AS project_name, ").push(LIMITED).push(
         " AS has_spend_limit FROM api_key k JOIN project p ON p.id = k.project_id
          WHERE k.organization_id = $1",
@@ -152,7 +169,8 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
         Status::Revoked => " AND k.revoked_at IS NOT NULL",
         _ => " AND k.revoked_at IS NULL AND p.archived_at IS NULL",
     });
-    let mut values = params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1].to_vec();
+    let mut values =
+        params![cx.organization(), Order::Asc.beyond(after), true, cx.now, limit + 1, value].to_vec();
     sql = sql.push(match input.status {
         Status::Active => {
             " AND k.is_active = $3 AND k.frozen_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $4)"
@@ -188,10 +206,11 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     sql = and(sql, " AND k.expires_at < ", input.expires_before.map(|at| at.to_value()), "");
     // Nothing is used before it is made.
     let unused = input.unused_since.map(|at| at.to_value());
+    sql = and(sql, " AND k.rests_since <= ", unused.clone(), "");
     sql = and(sql, " AND COALESCE(k.last_used_at, k.created_at) < ", unused, "");
     if let Some(name) = &input.name {
         sql = and_has(sql, &mut values, &Searched { lower: "LOWER(k.name)", plain: "k.name" }, name);
     }
     let rows = cx.tx.all(sql.push(order), &values).await?;
-    Ok(Page::new(rows, limit, |key: &Key| key.id.to_string()))
+    Ok(Page::new(rows, limit, |key: &Key| by.place(key)))
 }

@@ -54,8 +54,8 @@ impl NewKeyRow {
         let key = NewKey::generate(self.kind);
         tx.execute(
             "INSERT INTO api_key (id, kind, organization_id, project_id, user_id, service_account_id, name, scopes,
-                redacted_value, created_at, created_by, expires_at, is_active, restricted_to, labels, number)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                redacted_value, created_at, created_by, expires_at, is_active, restricted_to, labels, rests_since, number)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
                 (SELECT COALESCE(MAX(number), 0) + 1 FROM api_key))",
             &params![
                 id,
@@ -75,6 +75,7 @@ impl NewKeyRow {
                     projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
                 }),
                 labels::to_stored(&self.labels),
+                now.floor_to(86_400),
             ],
         )
         .await?;

@@ -18,6 +18,7 @@ pub(crate) fn operations() -> Operations {
     Operations::new()
         .get("/tollgate/v1/requests", "list-requests", Needs(UsageRead), list)
         .after_settling()
+        .reading_long()
         .get("/tollgate/v1/requests/{request_id}", "retrieve-request", Needs(UsageRead), retrieve)
         .after_settling()
 }

@@ -25,7 +25,7 @@ pub(crate) struct UsedLimit {
     /// `organization`, `project`, `user` or `api_key`.
     scope: String,
     scope_id: String,
-    /// A name, or the address of a user.
+    /// A name, or the address of a user for whoever may see users and their id for others.
     scope_name: String,
     /// Of a key's or a project's.
     project_id: Option<ProjectId>,
@@ -104,6 +104,11 @@ async fn list(cx: &mut Cx, input: ListUsed) -> Result<Page<UsedLimit>> {
         return Err(Error::invalid("used_percent_min", message));
     }
     let values = params![cx.organization(), cx.now, share, limit];
-    let rows: Vec<UsedLimit> = cx.tx.all(USED, &values).await?;
+    let mut rows: Vec<UsedLimit> = cx.tx.all(USED, &values).await?;
+    if !cx.actor.may(Permission::UsersRead) {
+        for limit in rows.iter_mut().filter(|limit| limit.scope == "user") {
+            limit.scope_name.clone_from(&limit.scope_id);
+        }
+    }
     Ok(Page::with_more(rows, false, |limit| limit.id.to_string()))
 }

@@ -17,35 +17,59 @@ const EXPORTED_MAX: usize = 5_000;
 
 /// What is looked for, by the names that people know; ids are taken as they are.
 async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
-    let typed = |name: &str| visit.query.text(name).split(',').map(str::trim).filter(|text| !text.is_empty());
-    for text in typed("type") {
+    for text in typed(visit, "type")? {
         let meant: Vec<&str> = Event::all().filter(|event| event.contains(&text.to_lowercase())).collect();
         if meant.is_empty() {
             return Err(Error::invalid("type", format!("No event is called anything like '{text}'.")));
         }
         given = meant.into_iter().fold(given, |given, event| given.query("event_types", event));
     }
-    for text in typed("actor") {
-        // Whoever is gone is known by the whole address alone.
-        let mut emails = found(visit, "list-users", text, "email").await?;
-        if emails.is_empty() && text.contains('@') {
-            emails.push(text.to_owned());
+    let actors = typed(visit, "actor")?;
+    if actors.iter().any(|text| is_id(text)) {
+        if !actors.iter().all(|text| is_id(text)) {
+            let message =
+                "Name them by their addresses or by their ids, not some by these and some by those.";
+            return Err(Error::invalid("actor", message));
         }
-        given = match emails.as_slice() {
-            [] => given.query("actor_ids", text),
-            _ => emails.into_iter().fold(given, |given, email| given.query("actor_emails", email)),
-        };
+        given = actors.iter().fold(given, |given, id| given.query("actor_ids", *id));
+    } else {
+        for text in actors {
+            // A whole address is meant as it is: whoever it was may be gone.
+            let emails = if text.contains('@') {
+                vec![text.to_lowercase()]
+            } else {
+                found(visit, "actor", "list-users", text, "email").await?
+            };
+            if emails.is_empty() {
+                return Err(Error::invalid("actor", format!("Nobody's name or address has '{text}' in it.")));
+            }
+            given = emails.into_iter().fold(given, |given, email| given.query("actor_emails", email));
+        }
     }
-    for text in typed("project") {
-        let mut ids = found(visit, "list-projects", text, "id").await?;
-        ids.push(text.to_owned());
+    for text in typed(visit, "project")? {
+        let ids = if is_id(text) {
+            vec![text.to_owned()]
+        } else {
+            found(visit, "project", "list-projects", text, "id").await?
+        };
+        if ids.is_empty() {
+            return Err(Error::invalid("project", format!("No project is called anything like '{text}'.")));
+        }
         given = ids.into_iter().fold(given, |given, id| given.query("project_ids", id));
     }
-    for text in typed("resource") {
-        let mut ids = vec![text.to_owned()];
-        for list in ["list-organization-api-keys", "list-projects", "list-users", "list-groups", "list-roles"]
-        {
-            ids.extend(found(visit, list, text, "id").await?);
+    for text in typed(visit, "resource")? {
+        let mut ids = Vec::new();
+        if is_id(text) {
+            ids.push(text.to_owned());
+        } else {
+            for list in
+                ["list-organization-api-keys", "list-projects", "list-users", "list-groups", "list-roles"]
+            {
+                ids.extend(found(visit, "resource", list, text, "id").await?);
+            }
+        }
+        if ids.is_empty() {
+            return Err(Error::invalid("resource", format!("Nothing is called anything like '{text}'.")));
         }
         given = ids.into_iter().fold(given, |given, id| given.query("resource_ids", id));
     }
@@ -60,20 +84,56 @@ async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
     Ok(given)
 }
 
-/// A field of what has a text in its name, as far as somebody may see it. Lists that cannot be searched are read and looked through.
-async fn found(visit: &Visit<'_>, list: &str, text: &str, field: &str) -> Result<Vec<String>> {
+/// So many words of a field are looked for.
+const WORDS_MAX: usize = 5;
+/// So many things of a list are looked for by a word.
+const FOUND_MAX: usize = 40;
+
+/// What is typed into a field, with commas between.
+fn typed<'v>(visit: &'v Visit<'_>, name: &str) -> Result<Vec<&'v str>> {
+    let words: Vec<&str> =
+        visit.query.text(name).split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+    if words.len() > WORDS_MAX {
+        return Err(Error::invalid(name, format!("At most {WORDS_MAX} at a time are looked for.")));
+    }
+    Ok(words)
+}
+
+/// Whether a text is an id: a word for its kind, and 26 letters and digits.
+fn is_id(text: &str) -> bool {
+    let digits = text.rsplit(['_', '-']).next().unwrap_or("");
+    digits.len() == 26
+        && digits.len() < text.len()
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+}
+
+/// A field of what has a text in its name, as far as somebody may see it, also of what is gone. Lists that cannot be searched are
+/// read and looked through.
+async fn found(visit: &Visit<'_>, param: &str, list: &str, text: &str, field: &str) -> Result<Vec<String>> {
     let is_searched = !matches!(list, "list-groups" | "list-roles");
-    let given = Given::default().query("limit", "100");
-    let given = if is_searched { given.query("name", text) } else { given };
-    // One that is gone is what is looked for most.
-    let given = if list == "list-organization-api-keys" { given.query("status", "any") } else { given };
+    let mut given = Given::default().query("limit", "100");
+    if is_searched {
+        given = given.query("name", text);
+    }
+    given = match list {
+        "list-organization-api-keys" => given.query("status", "any"),
+        "list-projects" => given.query("include_archived", "true"),
+        _ => given,
+    };
     let answer = visit.if_allowed(list, given).await?;
     let text = text.to_lowercase();
     let fits = |item: &&Value| {
         is_searched || item["name"].as_str().is_some_and(|name| name.to_lowercase().contains(&text))
     };
-    let items = answer.iter().flat_map(show::items).filter(fits);
-    Ok(items.map(|item| show::text(item, field).to_owned()).collect())
+    let items: Vec<&Value> = answer.iter().flat_map(show::items).filter(fits).collect();
+    let is_cut = is_searched && answer.as_ref().is_some_and(|answer| answer["has_more"] == true);
+    if items.len() > FOUND_MAX || is_cut {
+        return Err(Error::invalid(
+            param,
+            format!("Too many are called something like '{text}': write more of it."),
+        ));
+    }
+    Ok(items.into_iter().map(|item| show::text(item, field).to_owned()).collect())
 }
 
 pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {

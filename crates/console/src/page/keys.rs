@@ -34,27 +34,7 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         _ => given,
     };
     let answer = visit.call("list-organization-api-keys", given).await?;
-    let rows: Vec<Markup> = show::items(&answer)
-        .iter()
-        .map(|key| {
-            let (id, project) = (show::text(key, "id"), show::text(key, "project_id"));
-            // Of one that is gone there is what is on record.
-            let place = match show::number(key, "revoked_at") {
-                None => path(&["projects", project, "keys", id]),
-                Some(_) => format!("/audit?resource={id}"),
-            };
-            html! {
-                tr {
-                    th scope="row" { a href=(place) { (show::text(key, "name")) } }
-                    td { code { (show::text(key, "redacted_value")) } }
-                    td { a href=(path(&["projects", project])) { (show::text(key, "project_name")) } }
-                    td { (show::ago(show::number(key, "last_used_at"), now)) }
-                    td { (show::expiry(show::number(key, "expires_at"), now)) }
-                    td { @if show::flag(key, "has_spend_limit") { "yes" } @else { span.badge.warn { "none" } } }
-                }
-            }
-        })
-        .collect();
+    let rows: Vec<Markup> = show::items(&answer).iter().map(|key| row_of_organization(visit, key)).collect();
     let shown = [
         ("", "All that work"),
         ("ending", "Ending within 14 days"),
@@ -82,6 +62,30 @@ pub(crate) async fn of_organization(visit: &Visit<'_>) -> Result<Answer> {
         p.hint { "Keys are made in their projects, or under " a href="/me" { "You and your keys" } "." }
     };
     Ok(Answer::page("All keys", body))
+}
+
+fn row_of_organization(visit: &Visit<'_>, key: &Value) -> Markup {
+    let (id, project) = (show::text(key, "id"), show::text(key, "project_id"));
+    // Of one that is gone there is what is on record.
+    let place = match show::number(key, "revoked_at") {
+        None => Some(path(&["projects", project, "keys", id])),
+        Some(_) => visit.may(Permission::AuditLogsRead).then(|| format!("/audit?resource={id}")),
+    };
+    html! {
+        tr {
+            th scope="row" {
+                @match place {
+                    Some(place) => a href=(place) { (show::text(key, "name")) },
+                    None => (show::text(key, "name")),
+                }
+            }
+            td { code { (show::text(key, "redacted_value")) } }
+            td { a href=(path(&["projects", project])) { (show::text(key, "project_name")) } }
+            td { (show::ago(show::number(key, "last_used_at"), visit.now())) }
+            td { (show::expiry(show::number(key, "expires_at"), visit.now())) }
+            td { @if show::flag(key, "has_spend_limit") { "yes" } @else { span.badge.warn { "none" } } }
+        }
+    }
 }
 
 pub(crate) async fn of_project(visit: &Visit<'_>) -> Result<Answer> {

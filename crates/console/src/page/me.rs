@@ -14,7 +14,7 @@ use crate::show;
 use crate::visit::{Visit, is_for_form, path};
 
 pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
-    let keys = visit.call("list-own-api-keys", visit.page_of(50)).await?;
+    let keys = visit.call("list-own-api-keys", visit.page_of(25)).await?;
     let projects = visit.call("list-own-projects", Given::default()).await?;
     let session = visit.session()?;
     let made = visit.query.text("made");

@@ -25,7 +25,31 @@ pub(crate) mod usage;
 
 use maud::{Markup, html};
 use serde_json::{Map, Value};
+use tollgate_admin::Given;
 use tollgate_core::{Error, Result};
+
+use crate::show;
+use crate::visit::Visit;
+
+/// The id of the project that is called so, or whose id it is.
+pub(crate) async fn project_called(visit: &Visit<'_>, param: &str, text: &str) -> Result<String> {
+    if tollgate_core::ProjectId::parse(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    let mut given = Given::default().query("name", text).query("limit", "100");
+    given = given.query("include_archived", "true");
+    let named = visit.if_allowed("list-projects", given).await?;
+    let named: Vec<&Value> = named
+        .iter()
+        .flat_map(show::items)
+        .filter(|project| show::text(project, "name").eq_ignore_ascii_case(text))
+        .collect();
+    match named.as_slice() {
+        [project] => Ok(show::text(project, "id").to_owned()),
+        [] => Err(Error::invalid(param, format!("No project is called '{text}'."))),
+        _ => Err(Error::invalid(param, format!("Several projects are called '{text}': give the id of one."))),
+    }
+}
 
 /// Labels as they are typed: `team=search, tier=gold`.
 pub(crate) fn read_labels(typed: Option<&str>) -> Result<Map<String, Value>> {

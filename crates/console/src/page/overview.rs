@@ -135,38 +135,44 @@ async fn attention(visit: &Visit<'_>, activity: &Value) -> Result<Markup> {
     let now = visit.now();
     let mut all: Vec<Markup> = Vec::new();
     let mut more: Vec<Markup> = Vec::new();
+    // What was looked at, for that alone can be said to be well.
+    let mut fine = vec!["no key was refused in the last 24 hours"];
     let organization = visit.if_allowed("retrieve-own-organization", Given::default()).await?;
     if organization.is_some_and(|own| show::number(&own, "frozen_at").is_some()) {
         all.push(html! { li { "The organization is frozen: every model request is refused. " a href="/settings" { "Settings" } } });
     }
     let upstreams = visit.if_allowed("list-upstreams", Given::default().query("limit", "100")).await?;
+    fine.extend(upstreams.is_some().then_some("no upstream is down"));
     for upstream in upstreams.iter().flat_map(show::items).filter(|one| show::text(one, "health") == "down") {
         let id = show::text(upstream, "id");
         all.push(html! { li { "Upstream " a href=(path(&["upstreams", id])) { (show::text(upstream, "name")) } " is down" } });
     }
     let nearly = Given::default().query("limit", TOP.to_string());
     let nearly = visit.if_allowed("list-used-spend-limits", nearly).await?;
+    fine.extend(nearly.is_some().then_some("no limit is nearly used up"));
     all.extend(nearly.iter().flat_map(show::items).map(nearly_used));
     let refused = activity["refused_api_keys"].as_array();
     all.extend(refused.into_iter().flatten().map(|key| {
         let requests = show::count(&key["num_refused"]);
         let times = if requests == "1" { "time" } else { "times" };
         let last = show::ago(show::number(key, "last_at"), now);
-        html! { li { (to_key(key, "api_key_id")) " was refused " (requests) " " (times) ", last " (last) } }
+        html! { li { (to_key(visit, key, "api_key_id")) " was refused " (requests) " " (times) ", last " (last) } }
     }));
     let few = || Given::default().query("limit", TOP.to_string());
     let ending = few().query("expires_before", (now.0 + ENDS_SOON).to_string());
     if let Some(ending) = visit.if_allowed("list-organization-api-keys", ending).await? {
-        all.extend(show::items(&ending).iter().map(
-            |key| html! { li { (to_key(key, "id")) " ends " (show::expiry(show::number(key, "expires_at"), now)) } },
-        ));
+        fine.push("no key ends within two weeks");
+        all.extend(show::items(&ending).iter().map(|key| {
+            html! { li { (to_key(visit, key, "id")) " ends " (show::expiry(show::number(key, "expires_at"), now)) } }
+        }));
         if ending["has_more"].as_bool() == Some(true) {
             more.push(html! { p { a href="/keys?show=ending" { "All that end soon" } } });
         }
         let unused = few().query("unused_since", (now.0 - UNUSED).to_string());
         let unused = visit.call("list-organization-api-keys", unused).await?;
+        fine.push("none has rested for a quarter of a year");
         all.extend(show::items(&unused).iter().map(|key| {
-            html! { li { (to_key(key, "id")) " was last used " (show::ago(show::number(key, "last_used_at"), now)) } }
+            html! { li { (to_key(visit, key, "id")) " was last used " (show::ago(show::number(key, "last_used_at"), now)) } }
         }));
         if unused["has_more"].as_bool() == Some(true) {
             more.push(html! { p { a href="/keys?show=unused" { "All that rest" } } });
@@ -175,16 +181,21 @@ async fn attention(visit: &Visit<'_>, activity: &Value) -> Result<Markup> {
     Ok(html! {
         section aria-labelledby="attention" id="needs" data-live="10" {
             h2 id="attention" { "Needs attention" }
-            @if all.is_empty() { p { "Nothing: no limit is nearly used up, no key ends within two weeks or has rested for a quarter of a year." } }
+            @if all.is_empty() { p { "Nothing: " (fine.join(", ")) "." } }
             @else { ul { @for one in &all { (one) } } }
             @for one in &more { (one) }
         }
     })
 }
 
-fn to_key(key: &Value, id: &str) -> Markup {
+/// A key by its name, which leads to it where somebody may look at it.
+fn to_key(visit: &Visit<'_>, key: &Value, id: &str) -> Markup {
     let (id, project) = (show::text(key, id), show::text(key, "project_id"));
-    html! { a href=(path(&["projects", project, "keys", id])) { (show::text(key, "name")) } }
+    html! {
+        @if visit.may_at(Permission::ProjectApiKeysRead, project) {
+            a href=(path(&["projects", project, "keys", id])) { (show::text(key, "name")) }
+        } @else { strong { (show::text(key, "name")) } }
+    }
 }
 
 /// One limit of which much is used, and where it is changed.

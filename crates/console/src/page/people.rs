@@ -5,7 +5,7 @@ use serde_json::Value;
 use tollgate_admin::Given;
 use tollgate_core::{Error, Permission, Result};
 
-use super::{plain, table};
+use super::{plain, project_called, table};
 use crate::answer::Answer;
 use crate::fields::Fields;
 use crate::layout::{Question, action, copy, pager, token};
@@ -106,7 +106,7 @@ fn invitation(visit: &Visit<'_>, error: Option<&Error>) -> Markup {
                 (token(visit)) (fields.alert())
                 (fields.of_kind("email", "email", "E-mail address", "", ""))
                 (fields.choice("role", "Role", "", &ROLES, "reader"))
-                (fields.area("projects", "Into these projects, as members", "Their ids, with spaces between them.", ""))
+                (fields.area("projects", "Into these projects, as members", "Their names or ids, with commas between them.", ""))
                 div.buttons { button.primary { "Make the link" } }
             }
         }
@@ -114,13 +114,20 @@ fn invitation(visit: &Visit<'_>, error: Option<&Error>) -> Markup {
 }
 
 pub(crate) async fn invite(visit: &Visit<'_>) -> Result<Answer> {
-    let projects = visit.form.text("projects").split_whitespace();
-    let projects: Vec<Value> = projects.map(|id| serde_json::json!({"id": id, "role": "member"})).collect();
-    let given = Given::default()
-        .body("email", visit.form.text("email"))
-        .body("role", visit.form.text("role"))
-        .body("projects", projects);
-    match visit.call("inviteUser", given).await {
+    let sent = async {
+        let mut projects: Vec<Value> = Vec::new();
+        let typed = visit.form.text("projects").split([',', '\n']).map(str::trim);
+        for text in typed.filter(|text| !text.is_empty()) {
+            let id = project_called(visit, "projects", text).await?;
+            projects.push(serde_json::json!({"id": id, "role": "member"}));
+        }
+        let given = Given::default()
+            .body("email", visit.form.text("email"))
+            .body("role", visit.form.text("role"))
+            .body("projects", projects);
+        visit.call("inviteUser", given).await
+    };
+    match sent.await {
         Ok(sent) => page(visit, Some(&sent), None).await,
         Err(error) if is_for_form(&error) => page(visit, None, Some(&error)).await,
         Err(error) => Err(error),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use tollgate_admin::Given;
 use tollgate_core::Result;
 
-use super::{plain, table};
+use super::{plain, project_called, table};
 use crate::answer::Answer;
 use crate::layout::pager;
 use crate::show;
@@ -19,7 +19,7 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         }
     }
     if let Some(text) = visit.query.typed("project_id") {
-        given = given.query("project_id", project_called(visit, text).await?);
+        given = given.query("project_id", project_called(visit, "project_id", text).await?);
     }
     let answer = visit.call("list-requests", given).await?;
     let select = |name: &str, label: &str, options: &[(&str, &str)]| {
@@ -39,15 +39,6 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         (pager(visit, &answer))
     };
     Ok(Answer::page("Requests", body))
-}
-
-/// The id of the project that is called so; a text that no project's name is stays as it is.
-async fn project_called(visit: &Visit<'_>, text: &str) -> Result<String> {
-    let given = Given::default().query("name", text).query("limit", "100");
-    let named = visit.if_allowed("list-projects", given).await?;
-    let named = named.iter().flat_map(show::items);
-    let exact = named.into_iter().find(|project| show::text(project, "name").eq_ignore_ascii_case(text));
-    Ok(exact.map_or(text, |project| show::text(project, "id")).to_owned())
 }
 
 /// Requests as a table, the newest first.

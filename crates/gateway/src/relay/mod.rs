@@ -34,6 +34,14 @@ const WHOLE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of the answer's head what passes to the client. Names of hops, cookies and the provider's own limits do not.
 const PASSED: [&str; 3] = ["content-type", "retry-after", "retry-after-ms"];
 
+/// What was passed on.
+#[derive(Default)]
+pub(crate) struct Relayed {
+    pub(crate) usage: Option<TokenUsage>,
+    /// Whether the upstream stopped before its end while the client still read.
+    pub(crate) is_cut: bool,
+}
+
 /// What the client is told besides the answer.
 pub(crate) struct Told {
     remaining: Option<Money>,
@@ -100,7 +108,7 @@ pub(crate) async fn relay(
     sent: Sent,
     asked: &Asked<'_>,
     told: Told,
-) -> Result<Option<TokenUsage>> {
+) -> Result<Relayed> {
     if let Some(coding) = foreign_coding(&sent.answer) {
         let message = "The upstream compressed its answer, though it was asked not to.";
         return Err(Error::new(Kind::UpstreamFailed, message).code("upstream_failed").source(coding));
@@ -109,7 +117,10 @@ pub(crate) async fn relay(
         200..=299 if is_events(&sent.answer) => {
             stream::stream(gateway, pool, exchange, sent, asked, told).await
         }
-        200..=299 | 400..=599 => whole(gateway, pool, exchange, sent, asked, told).await,
+        200..=299 | 400..=599 => {
+            let usage = whole(gateway, pool, exchange, sent, asked, told).await?;
+            Ok(Relayed { usage, is_cut: false })
+        }
         status => Err(Error::new(Kind::UpstreamFailed, "The upstream gave an answer that is not passed on.")
             .code("upstream_failed")
             .source(format!("status {status}"))),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tollgate_core::Result;
-use tollgate_core::price::TokenUsage;
 use tollgate_ledger::Dispatched;
 use tollgate_wire::{ChunkFrame, ClientExchange, Exchange};
 
@@ -13,6 +12,7 @@ use super::{Told, cancels, count_input, note_end, record, stall_time_max};
 use crate::admit::Asked;
 use crate::observe::Observer;
 use crate::pool::Pool;
+use crate::relay::Relayed;
 use crate::upstream::Sent;
 use crate::{Gateway, background};
 
@@ -26,7 +26,7 @@ pub(super) async fn stream(
     sent: Sent,
     asked: &Asked<'_>,
     told: Told,
-) -> Result<Option<TokenUsage>> {
+) -> Result<Relayed> {
     let (call, of_upstream, status) = (asked.call, sent.asked.elapsed(), sent.answer.head.status);
     let headers = told.headers(&sent.answer);
     let Sent { mut answer, mut hold, upstream, asked: since } = sent;
@@ -44,7 +44,7 @@ pub(super) async fn stream(
                 drop(answer); // which stops the upstream
                 count_input(gateway, asked, &mut hold).await;
                 hold.cancel(call.is_shown());
-                return Ok(None);
+                return Ok(Relayed::default());
             }
             break drain(gateway, &mut answer, &mut hold, &mut observer).await;
         }
@@ -82,7 +82,7 @@ pub(super) async fn stream(
     let reported = observer.report(is_whole);
     if let Some(made) = made.filter(|_| call.is_background && reported.usage.is_none()) {
         background::follow(gateway, &upstream, made, hold);
-        return Ok(None);
+        return Ok(Relayed { usage: None, is_cut: !is_whole && client.is_there });
     }
     if reported.usage.is_none() {
         count_input(gateway, asked, &mut hold).await;
@@ -92,7 +92,7 @@ pub(super) async fn stream(
     if is_whole && client.is_there {
         exchange.finish().await;
     }
-    Ok(usage)
+    Ok(Relayed { usage, is_cut: !is_whole && client.is_there })
 }
 
 /// What came next of an answer.

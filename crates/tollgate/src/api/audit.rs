@@ -40,13 +40,16 @@ impl Session {
     async fn events_meant(&self, meant: &AuditFilter) -> Result<Query, Failure> {
         let mut query: Query = Vec::new();
         query.extend(meant.types.iter().map(|kind| ("event_types[]", kind.clone())));
-        // An address is known by the log also of somebody who is gone.
-        query.extend(
-            meant
-                .actors
-                .iter()
-                .map(|who| (if who.contains('@') { "actor_emails[]" } else { "actor_ids[]" }, who.clone())),
-        );
+        // An address is known by the log also of somebody who is gone. Both together would have to be true at once.
+        let by_address = meant.actors.iter().filter(|who| who.contains('@')).count();
+        if by_address > 0 && by_address < meant.actors.len() {
+            let message = "Name --actor by addresses or by ids, not some by these and some by those.";
+            return Err(message.to_owned().into());
+        }
+        let actor = |who: &String| {
+            if by_address > 0 { ("actor_emails[]", who.to_lowercase()) } else { ("actor_ids[]", who.clone()) }
+        };
+        query.extend(meant.actors.iter().map(actor));
         for project in &meant.projects {
             query.push(("project_ids[]", self.project_id(project).await?));
         }

@@ -22,7 +22,7 @@ impl Session {
             OrganizationCommand::List { many } => self.list(columns, ALL, &[], &many).await,
             OrganizationCommand::Get { id } => self.show(columns, &self.client.get(&one(&id), &[]).await?),
             OrganizationCommand::Create { name, owner_email, out } => {
-                let out = self.place_for_secret(out.as_deref())?;
+                let out = self.place_for_secret(out.as_deref(), "/admin_api_key")?;
                 let body = json!({"name": name, "owner_email": owner_email});
                 let made = self.client.post(ALL, &body).await?;
                 if made["admin_api_key"].is_null() {
@@ -132,11 +132,17 @@ impl Session {
         self.done(&answer)
     }
 
-    /// Where a secret that is shown this once goes. What would not show it is refused before there is one.
-    pub(crate) fn place_for_secret(&self, out: Option<&Path>) -> Result<Option<Out>, Failure> {
-        let hides = matches!(self.format, Format::Id | Format::Csv) && self.fields.is_none();
+    /// Where a secret that is shown this once goes; `place` is where it stands in the answer. What would not show it is refused
+    /// before there is one.
+    pub(crate) fn place_for_secret(&self, out: Option<&Path>, place: &str) -> Result<Option<Out>, Failure> {
+        let place = format!("{}/", place.trim_start_matches('/'));
+        let shows = |field: &String| place.starts_with(&(field.replace('.', "/") + "/"));
+        let hides = match &self.fields {
+            Some(fields) => !fields.iter().any(shows),
+            None => matches!(self.format, Format::Id | Format::Csv),
+        };
         if hides && out.is_none() && !self.client.is_dry() {
-            let message = "This output has no place for the secret, which is shown once: give --out FILE, or another -o.";
+            let message = "This output has no place for the secret, which is shown once: give --out FILE, another -o, or the secret's field to --json.";
             return Err(message.to_owned().into());
         }
         if self.client.is_dry() {
@@ -194,7 +200,8 @@ impl Session {
                 self.show(columns, &self.client.get(&one(&project, &id), &[]).await?)
             }
             ServiceAccountCommand::Create { name, project, no_key, labels, out } => {
-                let out = if no_key { None } else { self.place_for_secret(out.as_deref())? };
+                let out =
+                    if no_key { None } else { self.place_for_secret(out.as_deref(), "/api_key/value")? };
                 let mut body = Map::new();
                 body.insert("name".to_owned(), json!(name));
                 body.insert("create_service_account_only".to_owned(), json!(no_key));

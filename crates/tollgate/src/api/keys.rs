@@ -39,7 +39,7 @@ impl Session {
             command @ KeyCommand::Create { .. } => self.create_key(command).await,
             command @ KeyCommand::Update { .. } => self.update_key(command).await,
             KeyCommand::Rotate { id, project, grace, out } => {
-                let out = self.place_for_secret(out.as_deref())?;
+                let out = self.place_for_secret(out.as_deref(), "/value")?;
                 let seconds = grace.as_deref().map(amount::seconds).transpose()?.flatten().unwrap_or(0);
                 let path = format!("{}/rotate", one(&project, &id));
                 let made = self.client.post(&path, &json!({"grace_seconds": seconds})).await?;
@@ -72,7 +72,7 @@ impl Session {
         self.add_labels(&mut body, &labels)?;
         let body = Value::Object(body);
         let cap = cap.as_deref().map(amount::limit).transpose()?;
-        let out = self.place_for_secret(out.as_deref())?;
+        let out = self.place_for_secret(out.as_deref(), "/value")?;
         let made = self.client.post(&all(&project), &body).await;
         if let (Err(CallError::NotSent), Some((cents, interval))) = (&made, cap) {
             let body = json!({"threshold_amount": cents, "interval": interval.as_str(), "mode": "enforce"});

@@ -54,18 +54,51 @@ const ADMIN_KEY: Kind = Kind {
 };
 /// These two are in a project.
 const KEY: (&str, &[&str], &str) = ("key", &["key_"], "api_keys");
-const ACCOUNT: (&str, &[&str], &str) = ("service account", &["svc_acct_", "user-"], "service_accounts");
+const ACCOUNT: (&str, &[&str], &str) = ("service account", &["svc_acct_"], "service_accounts");
+
+/// What a text could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guess {
+    Id,
+    Name,
+    /// It begins like an id and is none of Tollgate's: a name if something is called so.
+    Either,
+}
+
+fn guess(prefixes: &[&str], text: &str, is_openai: bool) -> Guess {
+    let Some(rest) = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)) else { return Guess::Name };
+    let is_whole =
+        rest.len() == 26 && rest.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+    if text.contains('@') {
+        Guess::Name
+    } else if is_openai || is_whole || text.starts_with("role-api-") {
+        Guess::Id
+    } else {
+        Guess::Either
+    }
+}
 
 impl Session {
     /// The id of what is called so.
     pub(crate) async fn id_of(&self, kind: &Kind, text: &str) -> Result<String, Failure> {
-        if kind.prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+        let guess = guess(kind.prefixes, text, self.client.is_openai());
+        if guess == Guess::Id {
             return Ok(text.to_owned());
         }
-        let is_searched = kind.is_searched && !self.client.is_openai();
-        let query = [("name", text.to_owned())];
-        let query: &[_] = if is_searched { &query } else { &[] };
-        self.one_called(kind.what, kind.list, query, (kind.field, text)).await
+        let mut query = Vec::new();
+        if kind.is_searched && !self.client.is_openai() {
+            query.push(("name", text.to_owned()));
+        }
+        let found = self.one_called(kind.what, kind.list, &query, (kind.field, text)).await;
+        match found {
+            Err(failure) if is_absent(&failure) && guess == Guess::Either => Ok(text.to_owned()),
+            // What is gone is asked for by its name as well.
+            Err(failure) if is_absent(&failure) && kind.list == PROJECTS => {
+                query.push(("include_archived", "true".to_owned()));
+                self.one_called(kind.what, kind.list, &query, (kind.field, text)).await
+            }
+            found => found,
+        }
     }
 
     pub(crate) async fn project_id(&self, text: &str) -> Result<String, Failure> {
@@ -87,13 +120,17 @@ impl Session {
         (what, prefixes, list): (&str, &[&str], &str),
         text: &str,
     ) -> Result<String, Failure> {
-        if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+        let guess = guess(prefixes, text, self.client.is_openai());
+        if guess == Guess::Id {
             return Ok(text.to_owned());
         }
         let list = format!("{PROJECTS}/{}/{list}", encoded(project));
         let query = [("owner_project_access", "any".to_owned())];
         let query: &[_] = if what == KEY.0 { &query } else { &[] };
-        self.one_called(what, &list, query, ("name", text)).await
+        match self.one_called(what, &list, query, ("name", text)).await {
+            Err(failure) if is_absent(&failure) && guess == Guess::Either => Ok(text.to_owned()),
+            found => found,
+        }
     }
 
     async fn one_called(
@@ -150,5 +187,24 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    matches!(failure, Failure::Call(CallError::Refused { status: 404, .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_begin_like_an_id() {
+        let id = "proj_01m8bs00050006d18reqt6fqkt";
+        assert_eq!((guess(&["proj_"], id, false), guess(&["proj_"], "proj_x", true)), (Guess::Id, Guess::Id));
+        assert_eq!(guess(&["proj_"], "proj_x", false), Guess::Either);
+        assert_eq!(guess(&["proj_"], "Search", true), Guess::Name);
+        assert_eq!(guess(&["user-"], "user-ops@example.com", true), Guess::Name);
+        assert_eq!(guess(&["role_", "role-"], "role-api-organization-owner", false), Guess::Id);
     }
 }

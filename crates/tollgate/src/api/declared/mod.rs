@@ -66,7 +66,11 @@ impl Session {
 
     pub async fn apply(&self, options: &ApplyOptions) -> Done {
         let (state, plan) = self.planned(&options.file, options.delete).await?;
-        plan.show(self)?;
+        match plan.show(self) {
+            // What is to be done does not depend on who watches.
+            Ok(()) | Err(Failure::NobodyReads) => {}
+            Err(failure) => return Err(failure),
+        }
         if plan.is_empty() || self.client.is_dry() {
             return Ok(());
         }

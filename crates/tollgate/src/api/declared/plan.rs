@@ -28,6 +28,8 @@ pub(super) struct Plan {
     beyond: Vec<Name>,
     /// What cannot be done, and what has to be seen to elsewhere.
     notes: Vec<(Name, String)>,
+    /// What is not in the file and cannot be taken away.
+    stays: Vec<(Name, String)>,
     /// What would stop it: nothing is begun before the file is mended.
     pub(super) problems: Vec<(Name, String)>,
     /// The file, and where things stand in it.
@@ -91,14 +93,14 @@ impl Plan {
             // With a project goes all that is in it.
             if deletes && state.default_project.as_ref() == Some(name) {
                 let told = "it is not in the file, and stays: it is the default project";
-                plan.notes.push((name.clone(), told.to_owned()));
+                plan.stays.push((name.clone(), told.to_owned()));
             } else if deletes && !name.kind.is_always_there() {
                 plan.steps.push(Step::Remove(name.clone()));
             } else {
                 plan.beyond.push(name.clone());
             }
         }
-        plan.notes.extend(ownerless(wished, state, deletes));
+        plan.keep_an_owner(wished, state, deletes);
         // Made in the order of the kinds, for one needs another; removed the other way round.
         plan.steps.sort_by_key(|step| match step {
             Step::Create(name, _) | Step::Change(name, _) => (0, i32::from(name.kind as u8), name.clone()),
@@ -106,6 +108,31 @@ impl Plan {
             Step::Remove(name) => (2, -i32::from(name.kind as u8), name.clone()),
         });
         plan
+    }
+
+    /// The server refuses to take the last owner away, and would be asked when much else is gone already.
+    fn keep_an_owner(&mut self, wished: &Things, state: &State, deletes: bool) {
+        const TOLD: &str = "nobody would be left who is an owner by a role of their own";
+        if !is_ownerless(wished, state, deletes) {
+            return;
+        }
+        let is_owner = |name: &Name| {
+            name.kind == Kind::User && state.things.all.get(name).is_some_and(|thing| is_owner(&thing.said))
+        };
+        let stays = &mut self.stays;
+        self.steps.retain(|step| match step {
+            Step::Remove(name) if is_owner(name) => {
+                stays.push((name.clone(), format!("it stays: {TOLD}")));
+                false
+            }
+            _ => true,
+        });
+        // One whose role the file changes: an owner by a group may be there still, which the server knows.
+        let changed = self.steps.iter().find_map(|step| match step {
+            Step::Change(name, _) if is_owner(name) => Some(name.clone()),
+            _ => None,
+        });
+        self.notes.extend(changed.map(|name| (name, TOLD.to_owned())));
     }
 
     /// Says where things stand in the file.
@@ -180,7 +207,7 @@ impl Plan {
         for name in &self.beyond {
             line('?', &format!("{name}: on the server, and not in the file"))?;
         }
-        for (name, told) in self.notes.iter().chain(&self.problems) {
+        for (name, told) in self.stays.iter().chain(&self.notes).chain(&self.problems) {
             line('!', &format!("{}{name}: {told}", self.place_of(name)))?;
         }
         let count = |wanted: fn(&Step) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
@@ -236,26 +263,25 @@ fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option
     }
 }
 
-/// Whoever would be left as the last owner by a role of their own. One by a group may be there still: the server knows.
-fn ownerless(wished: &Things, state: &State, deletes: bool) -> Option<(Name, String)> {
-    let is_owner = |said: &Fields| said.fields.get("role").and_then(Value::as_str) == Some("owner");
+fn is_owner(said: &Fields) -> bool {
+    said.fields.get("role").and_then(Value::as_str) == Some("owner")
+}
+
+/// Whether nobody would be left who is an owner by a role of their own, where somebody is.
+fn is_ownerless(wished: &Things, state: &State, deletes: bool) -> bool {
     let users = |things: &Things| {
         let users = things.iter().filter(|(name, _)| name.kind == Kind::User);
         users.map(|(name, thing)| (name.clone(), is_owner(&thing.said))).collect::<Vec<_>>()
     };
-    let is_whole = wished.whole.iter().any(|whole| whole.kind == Kind::User);
-    let wanted = users(wished);
+    let removes = deletes && wished.whole.iter().any(|whole| whole.kind == Kind::User);
+    let (wanted, known) = (users(wished), users(&state.things));
     let stays = |(name, is_owner): &(Name, bool)| {
         let said = wanted.iter().find(|(other, _)| other == name);
-        said.map_or(*is_owner && !(deletes && is_whole), |(_, is_owner)| *is_owner)
+        said.map_or(*is_owner && !removes, |(_, is_owner)| *is_owner)
     };
-    let known = users(&state.things);
-    let last = known.iter().find(|(_, is_owner)| *is_owner)?;
-    if known.iter().any(stays) || wanted.iter().any(|(_, is_owner)| *is_owner) {
-        return None;
-    }
-    let told = "nobody would be left who is an owner by a role of their own; the server refuses that, unless a group has owners";
-    Some((last.0.clone(), told.to_owned()))
+    known.iter().any(|(_, is_owner)| *is_owner)
+        && !known.iter().any(stays)
+        && !wanted.iter().any(|(_, is_owner)| *is_owner)
 }
 
 /// What OpenAI has of a thing that it has.

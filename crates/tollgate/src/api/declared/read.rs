@@ -76,10 +76,10 @@ pub(super) async fn read(
             }
         }
         let name = Name::new(Kind::Project, [text(project, "name")]);
+        let name = state.add((name, own, Some(text(project, "id"))))?;
         if project["is_default"] == Value::Bool(true) {
-            state.default_project = Some(name.clone());
+            state.default_project = Some(name);
         }
-        state.add((name, own, Some(text(project, "id"))))?;
     }
     state.extend(reader.organization().await?)?;
     let of_users =
@@ -104,7 +104,8 @@ pub(super) async fn read(
 }
 
 impl State {
-    fn add(&mut self, (mut name, said, id): Found) -> Result<(), Failure> {
+    /// Says under which name.
+    fn add(&mut self, (mut name, said, id): Found) -> Result<Name, Failure> {
         // Several may be called alike, and of a webhook's address only the server is shown: they are numbered.
         if self.things.all.contains_key(&name) {
             let first = name.last().to_owned();
@@ -118,7 +119,8 @@ impl State {
         if let Some(id) = id {
             self.ids.insert(name.clone(), id);
         }
-        self.things.add(name, said).map_err(|message| Failure::Usage(format!("On the server: {message}")))
+        let added = self.things.add(name.clone(), said);
+        added.map_err(|message| Failure::Usage(format!("On the server: {message}"))).map(|()| name)
     }
 
     fn add_people(&mut self, roles: &[Value], users: &[Value], groups: &[Value]) -> Result<(), Failure> {
@@ -147,7 +149,7 @@ impl State {
     }
 
     fn extend(&mut self, found: Vec<Found>) -> Result<(), Failure> {
-        found.into_iter().try_for_each(|one| self.add(one))
+        found.into_iter().try_for_each(|one| self.add(one).map(|_| ()))
     }
 }
 

@@ -257,7 +257,11 @@ impl Session {
             let path = matches.get_one::<String>("out").map(std::path::Path::new);
             // Of alerts only webhooks are signed, and nothing is lost of the others.
             let is_sure = !noun.ends_with("alert") || given["notification_channel"]["type"] == "webhook";
-            if is_sure { self.place_for_secret(path)? } else { path.map(Out::create).transpose()? }
+            if is_sure {
+                self.place_for_secret(path, verb.secret)?
+            } else {
+                path.map(Out::create).transpose()?
+            }
         };
         if verb.is_list {
             let limit = matches.get_one::<usize>("limit").copied().unwrap_or(1000);
