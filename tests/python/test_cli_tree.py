@@ -235,6 +235,12 @@ def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway, tmp_
         done = subprocess.run([BINARY, "project", "list", "-o", form], env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, ""), form
+    for words in (["openapi"], ["operations"], ["completion", "bash"], ["completion", "zsh"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([BINARY, *words], env=env, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, ""), words
     # What is to be done does not depend on who watches.
     file = tmp_path / "org.yaml"
     file.write_text("tollgate: 1\nprojects: [{name: Unwatched}]\n")
@@ -243,6 +249,28 @@ def test_whoever_has_seen_enough_is_not_told_of_a_broken_pipe(cli, gateway, tmp_
     assert subprocess.run([BINARY, "apply", file], env=env, stdout=writer, stderr=subprocess.PIPE, text=True).returncode == 0
     os.close(writer)
     assert cli.json("project", "get", "Unwatched")["name"] == "Unwatched"
+
+
+def test_whoever_holds_a_secret_needs_no_admin_key(cli, gateway):
+    project = gateway.project()
+    key = gateway.key(project)
+    nobody = {"TOLLGATE_ADMIN_KEY": None}
+    assert cli.json("key", "check", stdin=key["value"], **nobody)["id"] == key["id"]
+    assert cli.json("key", "revoke", "-", stdin=key["value"], **nobody)["deleted"]
+    assert "no admin key" in cli("key", "list", "--project", project, check=2, **nobody).stderr
+
+
+def test_a_person_is_asked_before_what_holds_money_goes(cli, gateway):
+    env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key}
+    cli("spend-limit", "set", "5usd/day", "--organization")
+    code, seen = in_terminal("spend-limit", "clear", "--organization", "--interval", "day", env=env, answers=["n"])
+    assert code == 2 and "It stops nothing" in seen and len(cli.json("spend-limit", "list", "--organization")) == 1
+    project = gateway.project()
+    key = gateway.key(project)
+    code, seen = in_terminal("key", "rotate", key["id"], "--project", project, env=env, answers=["n"])
+    assert code == 2 and "ends at once" in seen and gateway.get("/v1/models", key=key["value"]).status == 200
+    code, seen = in_terminal("organization", "freeze", env=env, answers=["n"])
+    assert code == 2 and gateway.get("/v1/models", key=key["value"]).status == 200
 
 
 def test_what_only_openai_has_is_asked_for_and_its_absence_said(cli, gateway):

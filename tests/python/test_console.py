@@ -1,5 +1,6 @@
 """The console in a real browser: what people do in it day to day, and what must not be possible."""
 
+import datetime
 import json
 import re
 import urllib.parse
@@ -159,6 +160,11 @@ def test_the_first_day_of_an_owner(gateway, people):
     owner.open("/audit?type=api_key&actor=owner&project=more&resource=laptop")
     rows = page.locator("tbody tr").all_inner_texts()
     assert rows and all("laptop" in row or "key_" in row for row in rows), rows
+    today = datetime.date.today()
+    owner.open(f"/audit?type=api_key&since={today - datetime.timedelta(days=1)}&until={today + datetime.timedelta(days=1)}")
+    assert page.locator("tbody tr").count() > 3 and page.locator(".alert").count() == 0
+    owner.open(f"/audit?until={today - datetime.timedelta(days=2)}")
+    assert "Nothing that fits" in owner.text()
     owner.open("/audit?type=nonsense")
     assert "No event is called anything like" in owner.text()
 

@@ -167,6 +167,12 @@ def test_it_goes_round(declared, gateway, file, tmp_path):
     ("tollgate: 1\nprojects:\n  - {name: x}\n  - {name: x}\n", ":4: project: ", "There are two of project x"),
     ("tollgate: 1\nspend_limits: [{limit: 5}]\n", "", "month"),
     ("tollgate: 1\nspend_limits:\n  - {limit: 5usd/month}\n  - {limit: 5 apples/day}\n", ":4: limit: ", "5 apples"),
+    ("tollgate: 1\nspend_limits:\n  - {limit: 5usd/day, mode: maybe}\n", ":3: mode: ", "`maybe` is none of enforce, observe"),
+    ("tollgate: 1\nspend_limits:\n  - {limit: 5usd/day, time_zone: Mars/Olympus}\n", ":3: time_zone: ", "no time zone"),
+    ("tollgate: 1\nusers:\n  - {email: a@b.co, role: king}\n", ":3: role: ", "`king` is none of owner, reader"),
+    ("tollgate: 1\nevent_alerts:\n  - events:\n      - nope.event\n    email: [a@b.co]\n", ":4: events: ", "`nope.event` is none of"),
+    ("tollgate: 1\nkey_policy: {key_owners: nobody}\n", ":2: key_owners: ", "`nobody` is none of"),
+    ("tollgate: 1\nprojects:\n  - name: x\n    spend_policy: {when_exceeded: explode}\n", ":3: when_exceeded: ", "`explode` is none of"),
     ("tollgate: 1\nkey_policy:\n  max_expires: soon\n", ":3: max_expires: ", "`soon` is not a time"),
     ("tollgate: 1\nprojects:\n  - name: x\n    keys:\n      - {name: k, owner: a@b.co, expires: soon}\n", ":5: expires: ", "`soon` is not a time"),
     ("tollgate: 1\ngroups:\n  - name: g\n    users:\n      - a@b.co\n      - A@b.co\n", ":6: user of group: ", "There are two of user of group g / a@b.co"),
@@ -191,14 +197,15 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
                        ("    keys: [{name: k, owner: service account robot, secret: {file: k}}]", "there is no service account New / robot"),
                        ("    spend_alerts: [{amount: 5usd, slack: https://hooks.example.com/...}]", "only the server is known"), ("    spend_alerts: [{amount: 5usd, webhook: https://example.com/x}]", "that it is signed with")]:
         file.write_text("tollgate: 1\nprojects:\n  - name: New\n" + text + "\n")
-        assert f"! {file}:4: " in declared("plan", file).stdout and told in declared("plan", file).stdout, text
+        plan = declared("plan", file, check=1).stdout
+        assert f"! {file}:4: " in plan and told in plan, text
         assert declared("plan", file, "--check", check=1)
         assert "Nothing was done" in declared("apply", file, check=2).stderr
     assert gateway.stored() == before and not (tmp_path / "k.secret").exists()
     # What the server refuses stops it, with what was done.
-    file.write_text("tollgate: 1\nprojects:\n  - name: New\n    users: [{email: owner@localhost, role: king}]\n")
-    done = declared("apply", file, check=1).stderr
-    assert "stopped after 1 of 2" in done and f"{file}:4: user of project New / owner@localhost" in done
+    file.write_text("tollgate: 1\nprojects:\n  - name: New\n    groups: [{name: Nobodys, role: king}]\ngroups: [{name: Nobodys}]\n")
+    done = declared("apply", file, check=2).stderr
+    assert "stopped after 2 of 3" in done and f"{file}:4: group of project New / Nobodys" in done, done
     # What is known to stay is not tried.
     file.write_text("tollgate: 1\nprojects: [{name: New}]\nusers: []\n")
     plan = declared("plan", file, "--delete").stdout

@@ -32,13 +32,13 @@ impl Query {
         Ok(query)
     }
 
-    /// Of names and values as they are; a name given again makes a list.
-    pub(crate) fn of(pairs: Vec<(String, String)>) -> Self {
+    /// Of names and values in the spellings of a query; a name given again makes a list.
+    pub(crate) fn of(pairs: Vec<(String, String)>) -> Result<Self> {
         let mut query = Self::default();
         for (name, value) in pairs {
-            query.add_plain(&name, value);
+            query.add(&name, value)?;
         }
-        query
+        Ok(query)
     }
 
     fn add(&mut self, name: &str, value: String) -> Result<()> {

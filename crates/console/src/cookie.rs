@@ -11,6 +11,8 @@ const PLAIN: &str = "tollgate";
 /// Of what was asked of the provider of identities, with whose answer one comes back from its site.
 const PENDING: &str = "oidc";
 const PENDING_SECONDS: i64 = 600;
+/// A browser keeps it as long as the session can last; whether it still does the server knows.
+const SESSION_SECONDS: i64 = 7 * 86_400;
 
 pub(crate) struct Cookies {
     is_plain: bool,
@@ -37,7 +39,7 @@ impl Cookies {
     }
 
     pub(crate) fn begin(&self, token: &Secret) -> String {
-        self.set(self.name(), token.reveal(), "Strict", None)
+        self.set(self.name(), token.reveal(), "Strict", Some(SESSION_SECONDS))
     }
 
     fn pending_name(&self) -> String {

@@ -92,6 +92,7 @@ routes! {
     SignedIn POST "/projects/{}/keys/{}/unfreeze" => keys::unfreeze;
     SignedIn POST "/projects/{}/keys/{}/limits" => limits::create_of_key;
     SignedIn POST "/projects/{}/keys/{}/limits/{}" => limits::change_of_key;
+    SignedIn GET "/projects/{}/keys/{}/limits/{}/delete" => limits::ask_delete;
     SignedIn POST "/projects/{}/keys/{}/limits/{}/delete" => limits::delete_of_key;
     SignedIn GET "/projects/{}/service-accounts" => project::service_accounts;
     SignedIn POST "/projects/{}/service-accounts" => project::create_service_account;
@@ -105,6 +106,7 @@ routes! {
     SignedIn GET "/projects/{}/limits" => limits::of_project;
     SignedIn POST "/projects/{}/limits" => limits::create_of_project;
     SignedIn POST "/projects/{}/limits/{}" => limits::change_of_project;
+    SignedIn GET "/projects/{}/limits/{}/delete" => limits::ask_delete;
     SignedIn POST "/projects/{}/limits/{}/delete" => limits::delete_of_project;
     SignedIn POST "/projects/{}/policy" => limits::change_policy;
     SignedIn GET "/projects/{}/settings" => project::settings;
@@ -131,6 +133,7 @@ routes! {
     SignedIn GET "/limits" => limits::of_organization;
     SignedIn POST "/limits" => limits::create_of_organization;
     SignedIn POST "/limits/{}" => limits::change_of_organization;
+    SignedIn GET "/limits/{}/delete" => limits::ask_delete;
     SignedIn POST "/limits/{}/delete" => limits::delete_of_organization;
     SignedIn POST "/limits/defaults" => limits::change_defaults;
     SignedIn GET "/alerts" => alerts::list;

@@ -184,3 +184,14 @@ pub enum Command {
     /// What was used, by bucket of time
     Usage(Box<UsageCommand>),
 }
+
+impl Command {
+    /// Whether it proves itself by a secret of its own, and needs no admin key.
+    pub fn is_by_secret(&self) -> bool {
+        match self {
+            Self::Key(KeyCommand::Check { .. }) => true,
+            Self::Key(KeyCommand::Revoke { id, .. }) => id == "-",
+            _ => false,
+        }
+    }
+}

@@ -17,3 +17,6 @@ pub mod node;
 mod otel;
 mod secrets_file;
 mod service;
+
+/// The exit code of a program that wrote to where nobody reads, as a shell has it.
+pub const BROKEN_PIPE: u8 = 141;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use tollgate::BROKEN_PIPE;
 use tollgate::api::client::Client;
 use tollgate::api::complain_of_usage;
 use tollgate::api::nouns;
@@ -25,8 +26,6 @@ const URL_USUAL: &str = "http://127.0.0.1:8080/v1";
 /// Exit codes that are not those of an API's answer.
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
-/// As a shell has it of a program that wrote to where nobody reads.
-const BROKEN_PIPE: u8 = 141;
 
 fn main() -> ExitCode {
     let matches = nouns::added_to(Cli::command()).get_matches();
@@ -85,7 +84,7 @@ fn api_options(matches: &ArgMatches) -> Result<ApiOptions, clap::Error> {
 }
 
 async fn by_table(noun: &str, verb: &str, said: &ArgMatches, options: &ApiOptions) -> u8 {
-    match session(options) {
+    match session(options, false) {
         Ok(session) => ended(session.noun(noun, verb, said).await.map(|()| true), options),
         Err(message) => {
             complain_of_usage(options.output, &message);
@@ -134,13 +133,12 @@ async fn run(cli: Cli) -> u8 {
         Command::Operations { pages: false } => done(maintenance::operations()),
         Command::Operator(command) => done(maintenance::operator(&command).await),
         Command::Completion { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut nouns::added_to(Cli::command()),
-                "tollgate",
-                &mut std::io::stdout(),
-            );
-            0
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut nouns::added_to(Cli::command()), "tollgate", &mut text);
+            match std::io::Write::write_all(&mut std::io::stdout(), &text) {
+                Ok(()) => 0,
+                Err(_) => BROKEN_PIPE,
+            }
         }
         Command::Login(command) => ended(login(&command, &cli.api).await.map(|()| true), &cli.api),
         Command::Logout => {
@@ -190,7 +188,7 @@ fn say(options: &ApiOptions, text: &str) {
 }
 
 async fn over_api(command: Command, options: &ApiOptions) -> u8 {
-    let session = match session(options) {
+    let session = match session(options, command.is_by_secret()) {
         Ok(session) => session,
         Err(message) => {
             complain_of_usage(options.output, &message);
@@ -256,7 +254,7 @@ fn from_environment(name: &str) -> Option<Secret> {
 
 /// Server and key: what a flag says goes before the environment, and that before the profile. A profile that a flag names takes
 /// nothing from the environment, whose key may be another server's.
-fn session(options: &ApiOptions) -> Result<Session, String> {
+fn session(options: &ApiOptions, is_by_secret: bool) -> Result<Session, String> {
     let place = Place::usual();
     let config = place.as_ref().map(Place::config).transpose()?.unwrap_or_default();
     let is_flagged = options.said.profile;
@@ -281,6 +279,8 @@ fn session(options: &ApiOptions) -> Result<Session, String> {
     };
     // An OpenAI key goes only to a server that was named.
     let key = key.or_else(|| url_said.and_then(|_| from_environment("OPENAI_ADMIN_KEY")));
+    // Whoever holds the secret that is meant needs no other.
+    let key = key.or_else(|| is_by_secret.then(|| Secret::new("")));
     let key = key.ok_or(
         "There is no admin key: `tollgate login`, set TOLLGATE_ADMIN_KEY, or give --admin-key-file FILE. OPENAI_ADMIN_KEY is \
          used where --url or TOLLGATE_URL names the server.",

@@ -53,7 +53,7 @@ impl Admin {
         let project = project.and_then(|(_, id)| ProjectId::parse(id));
         let actor = self.actor(session, origin, project);
         let arguments = match operation.method {
-            Method::Get | Method::Delete => Arguments::Query(Query::of(given.query)),
+            Method::Get | Method::Delete => Arguments::Query(Query::of(given.query)?),
             Method::Post => Arguments::Body(given.body),
         };
         let reply = self.call(actor, &operation, arguments.with_path(&given.path)?).await?;

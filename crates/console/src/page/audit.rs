@@ -85,7 +85,7 @@ async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
 }
 
 /// So many words of a field are looked for.
-const WORDS_MAX: usize = 5;
+const WORDS_MAX: usize = 10;
 /// So many things of a list are looked for by a word.
 const FOUND_MAX: usize = 40;
 
@@ -149,8 +149,8 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
     };
     let body = html! {
         p.hint { "Events by a part of their names, such as api_key; people, projects and things by a part of theirs, or by their ids." }
+        @if let Some(error) = &error { div.alert role="alert" { (error.message) } }
         form.controls method="get" action="/audit" role="search" {
-            @if let Some(error) = &error { div.alert role="alert" { (error.message) } }
             label { "Event " input name="type" list="events" value=(visit.query.text("type")) data-search; }
             datalist id="events" { @for event in Event::all() { option value=(event) {} } }
             (field("actor", "By", "text")) (field("project", "Project", "text"))
@@ -173,13 +173,20 @@ pub(crate) fn row(event: &Value) -> Markup {
         tr id=(show::text(event, "id")) {
             td { a href=(format!("#{}", show::text(event, "id"))) { (show::time(show::number(event, "effective_at"))) } }
             th scope="row" {
-                details { summary { (kind) } pre tabindex="0" { code { (serde_json::to_string_pretty(event).unwrap_or_default()) } } }
+                details { summary { (kind) @if let Some(what) = changed(about) { " " span.hint { (what) } } } pre tabindex="0" { code { (serde_json::to_string_pretty(event).unwrap_or_default()) } } }
             }
             td { (who(&event["actor"])) }
             td { (event["actor"]["ip_address"].as_str().unwrap_or("")) }
             td { (subject(event, about)) }
         }
     }
+}
+
+/// What was changed, in the words of the API.
+fn changed(about: &Value) -> Option<String> {
+    let changes = about["changes_requested"].as_object()?;
+    let names: Vec<String> = changes.keys().map(|name| name.replace('_', " ")).collect();
+    Some(names.join(", "))
 }
 
 /// What an event is about, by the name it was told with, and where it is looked at.

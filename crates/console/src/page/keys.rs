@@ -488,8 +488,10 @@ async fn revocation<'a>(visit: &Visit<'_>, project: &Project, key: &'a Value) ->
         ul {
             li { "Owned by " (owner(key)) "." }
             li { "Last used " (show::ago(show::number(key, "last_used_at"), visit.now())) "." }
-            @if usage.is_some() { li { (show::thousands(requests)) " requests in the last 24 hours." } }
-            @if let Some(open) = &open { li { (show::items(open).len()) " requests are under way: they end by themselves." } }
+            @if usage.is_some() { li { (show::thousands(requests)) " requests in the last 24 hours that were let through." } }
+            @if let Some(open) = open.as_ref().map(|open| show::items(open).len()).filter(|open| *open > 0) {
+                li { (open) " requests are under way: they end by themselves." }
+            }
         }
         @if !clients.is_empty() {
             h2 { "Programs that used it in the last 7 days" }

@@ -6,11 +6,11 @@ use tollgate_admin::Given;
 use tollgate_core::{Error, Permission, Result};
 
 use super::project::Project;
-use super::{keys, read_cents};
+use super::{keys, plain, read_cents};
 use crate::answer::Answer;
 use crate::chart;
 use crate::fields::Fields;
-use crate::layout::{action, token};
+use crate::layout::{Question, token};
 use crate::show;
 use crate::visit::{Visit, is_for_form, path};
 
@@ -225,7 +225,7 @@ async fn section(
                                 button.quiet { "Change" }
                             }
                             " "
-                            (action(visit, &format!("{}/{}/delete", place.forms, show::text(limit, "id")), "Remove the limit", "quiet"))
+                            a.bad href=(format!("{}/{}/delete", place.forms, show::text(limit, "id"))) { "Remove the limit" }
                         }
                     }
                 }
@@ -246,6 +246,34 @@ async fn section(
             }
         }
     })
+}
+
+/// Asks again before a limit is gone. Its path is that of the limit.
+pub(crate) async fn ask_delete(visit: &Visit<'_>) -> Result<Answer> {
+    let (operations, given) = match visit.names.as_slice() {
+        [_] => ("organization", Given::default()),
+        [project, _] => ("project", Given::default().path("project_id", project.clone())),
+        _ => ("api-key", Given::default().path("api_key_id", visit.nth(1))),
+    };
+    let id = visit.names.last().cloned().unwrap_or_default();
+    visit.call(&format!("retrieve-one-{operations}-spend-limit"), given.path("spend_limit_id", id)).await?;
+    let is_allowed = match operations {
+        "project" => visit.may_at(Permission::SpendLimitsWrite, visit.name()),
+        _ => visit.may(Permission::SpendLimitsWrite),
+    };
+    if !is_allowed {
+        return Err(Error::forbidden(Permission::SpendLimitsWrite.as_str()));
+    }
+    let limits = visit.path.rsplitn(3, '/').last().unwrap_or("/");
+    let back = if visit.names.len() == 3 { limits.trim_end_matches("/limits") } else { limits };
+    let question = Question {
+        title: "Remove a limit".to_owned(),
+        told: plain("It stops nothing from the next request on. What was spent stays on record."),
+        name: None,
+        button: "Remove the limit",
+        back: back.to_owned(),
+    };
+    Ok(question.ask(visit, None))
 }
 
 /// Cents as dollars are typed.

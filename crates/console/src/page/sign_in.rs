@@ -107,7 +107,8 @@ fn setup(typed: &Form, error: Option<&Error>) -> Answer {
     let body = html! {
         p {
             "An admin key proves who you are. The first start of Tollgate has written one into its bootstrap file, as "
-            code { "admin_api_key" } "; " code { "tollgate recover" } " makes another."
+            code { "admin_api_key" } "; " code { "tollgate recover" } " makes another. Afterwards you sign in with your address, the first owner as "
+            code { "owner@localhost" } " unless " code { "--owner-email" } " said otherwise."
         }
         form method="post" action="/setup" {
             (fields.alert())

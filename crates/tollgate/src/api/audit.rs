@@ -107,6 +107,22 @@ fn with_actor(mut event: Value) -> Value {
     let places = ["/api_key/user/email", "/session/user/email", "/api_key/service_account/id", "/api_key/id"];
     let name = places.iter().filter_map(|place| actor.pointer(place)?.as_str()).find(|name| !name.is_empty());
     event["actor_name"] = json!(name.unwrap_or("the host"));
+    let payload = event["type"].as_str().map(|kind| event[kind].clone()).unwrap_or_default();
+    let told = [
+        "/data/name",
+        "/data/email",
+        "/changes_requested/name",
+        "/email",
+        "/role_name",
+        "/data/group_name",
+        "/id",
+    ];
+    event["about"] =
+        json!(told.iter().filter_map(|place| payload.pointer(place)?.as_str()).find(|name| !name.is_empty()));
+    let changes = payload["changes_requested"].as_object();
+    event["changed"] = json!(
+        changes.map(|changes| changes.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
+    );
     event
 }
 

@@ -32,7 +32,10 @@ impl Session {
                 }
                 self.show_secret(columns, &made, &made["admin_api_key"], out)
             }
-            OrganizationCommand::Freeze => self.frozen("organization", true).await,
+            OrganizationCommand::Freeze => {
+                self.confirm("organization freeze", "Every model request is refused until it is unfrozen.")?;
+                self.frozen("organization", true).await
+            }
             OrganizationCommand::Unfreeze => self.frozen("organization", false).await,
             OrganizationCommand::Update { id, name } => {
                 self.show(columns, &self.client.post(&one(&id), &json!({"name": name})).await?)
@@ -68,7 +71,10 @@ impl Session {
                 self.frozen(&format!("projects/{}", encoded(&id)), false).await
             }
             ProjectCommand::Archive { id } => {
-                self.confirm("project archive", "Its keys end for good, and it cannot be taken back.")?;
+                self.confirm(
+                    &format!("project archive {id}"),
+                    "Its keys end for good, and it cannot be taken back.",
+                )?;
                 let path = format!("{}/archive", one(&id));
                 self.show(table::PROJECTS, &self.client.post(&path, &json!({})).await?)
             }
@@ -222,7 +228,7 @@ impl Session {
                 self.show(columns, &self.client.post(&one(&project, &id), &Value::Object(body)).await?)
             }
             ServiceAccountCommand::Delete { id, project } => {
-                self.confirm("service-account delete", "All its keys end for good.")?;
+                self.confirm(&format!("service-account delete {id}"), "All its keys end for good.")?;
                 self.deleted(&one(&project, &id)).await
             }
         }

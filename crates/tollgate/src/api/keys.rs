@@ -39,6 +39,12 @@ impl Session {
             command @ KeyCommand::Create { .. } => self.create_key(command).await,
             command @ KeyCommand::Update { .. } => self.update_key(command).await,
             KeyCommand::Rotate { id, project, grace, out } => {
+                if grace.is_none() {
+                    self.confirm(
+                        &format!("key rotate {id}"),
+                        "Without --grace the secret of now ends at once.",
+                    )?;
+                }
                 let out = self.place_for_secret(out.as_deref(), "/value")?;
                 let seconds = grace.as_deref().map(amount::seconds).transpose()?.flatten().unwrap_or(0);
                 let path = format!("{}/rotate", one(&project, &id));
@@ -57,7 +63,10 @@ impl Session {
                 let project = project.ok_or("Name the project: --project ID. By its secret a key is revoked without: `tollgate key revoke -`.".to_owned())?;
                 let project = InProject { project: self.project_id(&project).await? };
                 let id = self.key_id(&project.project, &id).await?;
-                self.confirm("key revoke", "It is refused from the next request on, for good.")?;
+                self.confirm(
+                    &format!("key revoke {id}"),
+                    "It is refused from the next request on, for good.",
+                )?;
                 self.deleted(&one(&project, &id)).await
             }
         }

@@ -208,6 +208,10 @@ impl Session {
             }
             SpendLimitCommand::Clear { scope, interval } => {
                 let path = self.one_limit(&self.scope(scope).await?, &interval.interval).await?;
+                self.confirm(
+                    &format!("spend-limit clear --interval {}", interval.interval),
+                    "It stops nothing from the next request on.",
+                )?;
                 self.deleted(&path).await
             }
             SpendLimitCommand::Try { amount, scope, time_zone, since, limit } => {

@@ -24,6 +24,13 @@ pub(crate) const USER: Kind = Kind {
     field: "email",
     is_searched: true,
 };
+pub(crate) const UPSTREAM: Kind = Kind {
+    what: "upstream",
+    prefixes: &["upstream_"],
+    list: "/tollgate/v1/upstreams",
+    field: "name",
+    is_searched: false,
+};
 const GROUP: Kind = Kind {
     what: "group",
     prefixes: &["group_"],

@@ -287,6 +287,8 @@ pub fn show(format: Format, what: &Value) -> Done {
 impl Session {
     /// `tollgate whoami`.
     pub async fn whoami(&self) -> Done {
-        self.show(table::ME, &whoami(&self.client).await?)
+        self.show(table::ME, &whoami(&self.client).await?)?;
+        self.say(&format!("at {}", self.client.address()));
+        Ok(())
     }
 }

@@ -98,6 +98,18 @@ impl Session {
     pub(crate) fn confirm(&self, what: &str, loses: &str) -> Done {
         use std::io::{BufRead, IsTerminal, Write};
         let is_person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if !is_person
+            && !self.is_sure
+            && !self.client.is_dry()
+            && std::io::stderr().is_terminal()
+            && std::io::stdout().is_terminal()
+        {
+            // Somebody watches who cannot be asked, for something else is on stdin.
+            return Err(format!(
+                "{what}: {loses} It cannot be asked about with something else on stdin: say --yes."
+            )
+            .into());
+        }
         if self.is_sure || self.client.is_dry() || !is_person {
             return Ok(());
         }

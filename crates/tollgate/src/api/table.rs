@@ -24,6 +24,8 @@ enum Shape {
     List,
     /// An object of texts.
     Labels,
+    /// A user by their address, a service account by its name.
+    Owner,
 }
 
 const fn labels(heading: &'static str, pointer: &'static str) -> Column {
@@ -58,7 +60,7 @@ pub(crate) const KEYS: &[Column] = &[
     plain("ID", "/id"),
     plain("NAME", "/name"),
     plain("KEY", "/redacted_value"),
-    plain("OWNER", "/owner/type"),
+    Column { heading: "OWNER", pointer: "/owner", shape: Shape::Owner },
     scopes("SCOPES", "/scopes"),
     plain("ACCESS", "/owner_project_access"),
     time("FROZEN", "/frozen_at"),
@@ -79,6 +81,8 @@ pub(crate) const AUDIT: &[Column] = &[
     time("AT", "/effective_at"),
     plain("TYPE", "/type"),
     plain("ACTOR", "/actor_name"),
+    plain("ABOUT", "/about"),
+    plain("WHAT", "/changed"),
     plain("PROJECT", "/project/name"),
 ];
 
@@ -449,6 +453,11 @@ impl Column {
                 let label =
                     |(name, value): (&String, &Value)| format!("{name}={}", value.as_str().unwrap_or(""));
                 labels.iter().map(label).collect::<Vec<_>>().join(" ")
+            }
+            (Shape::Owner, owner) if owner.is_object() => {
+                let places = ["/user/email", "/service_account/name", "/user/name", "/type"];
+                let named = places.iter().find_map(|place| owner.pointer(place)?.as_str());
+                named.unwrap_or("-").to_owned()
             }
             (_, Value::String(text)) => {
                 text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::arguments::Many;
 use crate::api::client::encoded;
+use crate::api::named;
 use crate::api::secret_input;
 use crate::api::session::{Failure, Session};
 use crate::api::table;
@@ -104,9 +105,16 @@ pub struct UpstreamSettings {
 
 impl Session {
     /// Whether all is well with it, where that was asked.
-    pub async fn upstream(&self, command: UpstreamCommand) -> Result<bool, Failure> {
+    pub async fn upstream(&self, mut command: UpstreamCommand) -> Result<bool, Failure> {
         const ALL: &str = "/tollgate/v1/upstreams";
         self.needs_tollgate("manage upstreams")?;
+        if let UpstreamCommand::Get { id }
+        | UpstreamCommand::Update { id, .. }
+        | UpstreamCommand::Test { id }
+        | UpstreamCommand::Rm { id } = &mut command
+        {
+            *id = self.id_of(&named::UPSTREAM, id).await?;
+        }
         let one = |id: &str| format!("{ALL}/{}", encoded(id));
         match command {
             UpstreamCommand::List { many } => self.list(table::UPSTREAMS, ALL, &[], &many).await?,
@@ -127,7 +135,13 @@ impl Session {
                 let has_all = found["missing_models"].as_array().is_none_or(Vec::is_empty);
                 return Ok(found["ok"] == true && has_all);
             }
-            UpstreamCommand::Rm { id } => self.deleted(&one(&id)).await?,
+            UpstreamCommand::Rm { id } => {
+                self.confirm(
+                    &format!("upstream rm {id}"),
+                    "Its credential is gone, and its models if no other has them.",
+                )?;
+                self.deleted(&one(&id)).await?;
+            }
         }
         Ok(true)
     }

@@ -420,9 +420,13 @@ pub async fn password(command: &PasswordCommand) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
+/// A reader who has seen enough ends it as it ends other programs.
 fn say(text: &str) {
-    println!("{text}");
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(i32::from(crate::BROKEN_PIPE));
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "what accompanies the answer of a command")]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tollgate_core::Address;
+use tollgate_core::{Address, Zone};
 
 use super::text::{Text, Wrong};
 use super::thing::{Fields, Kind, Name, Things};
@@ -50,7 +50,7 @@ pub(super) struct KeyPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) max_expires: Option<Text>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) key_owners: Option<String>,
+    pub(super) key_owners: Option<Text>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -330,6 +330,11 @@ impl Limit {
     fn read(&self) -> Result<(String, Fields), Wrong> {
         let wrong = |message| Wrong::at(self.amount.line, "limit", message);
         let (cents, interval) = amount::limit(&self.amount).map_err(wrong)?;
+        one_of(self.amount.line, "mode", &self.mode, &["enforce", "observe"])?;
+        if Zone::parse(&self.time_zone).is_none() {
+            let told = format!("`{}` is no time zone such as Europe/Berlin.", self.time_zone);
+            return Err(Wrong::at(self.amount.line, "time_zone", told));
+        }
         let fields = [
             ("threshold_amount", Some(json!(cents))),
             ("time_zone", Some(json!(self.time_zone))),
@@ -433,12 +438,15 @@ impl Organization {
         let mut things = Things::default();
         let nothing: [&str; 0] = [];
         if let Some(policy) = &self.key_policy {
+            if let Some(owners) = &policy.key_owners {
+                one_of(owners.line, "key_owners", owners, &["any", "service_accounts"])?;
+            }
             let expiry =
                 |field: &str, text: &Option<Text>| text.as_ref().map(|text| seconds(field, text)).transpose();
             let fields = [
                 ("default_expires_in_seconds", expiry("default_expires", &policy.default_expires)?),
                 ("max_expires_in_seconds", expiry("max_expires", &policy.max_expires)?),
-                ("key_owners", policy.key_owners.as_ref().map(|owners| json!(owners))),
+                ("key_owners", policy.key_owners.as_ref().map(|owners| json!(&**owners))),
             ];
             add(&mut things, 0, Name::new(Kind::KeyPolicy, nothing), said(fields))?;
         }
@@ -463,6 +471,9 @@ impl Organization {
             things.whole.insert(Name::new(Kind::EventAlert, nothing));
             for alert in alerts {
                 let line = alert.events.first().map_or(0, |event| event.line);
+                for event in &alert.events {
+                    one_of(event.line, "events", event, &tollgate_alerts::events::EVENTS)?;
+                }
                 let (channel, called) = alert.channel().read(line, "event_alerts")?;
                 let events = sorted(&alert.events);
                 let mut name = vec![texts(&events).join(", "), called];
@@ -504,6 +515,7 @@ impl Organization {
             things.whole.insert(Name::new(Kind::User, nothing));
             for user in users {
                 let email = user.email.trim().to_lowercase();
+                one_of(user.email.line, "role", &user.role, &["owner", "reader"])?;
                 let role = said([("role", Some(json!(user.role)))]);
                 add(things, user.email.line, Name::new(Kind::User, [&email]), role)?;
                 related(things, Kind::UserRole, &email, user.roles.as_deref(), str::to_owned)?;
@@ -520,6 +532,14 @@ impl Organization {
         }
         Ok(())
     }
+}
+
+/// That a word is one of those that there are.
+fn one_of(line: u64, field: &str, word: &str, words: &[&str]) -> Result<(), Wrong> {
+    if words.contains(&word) {
+        return Ok(());
+    }
+    Err(Wrong::at(line, field, format!("`{word}` is none of {}.", words.join(", "))))
 }
 
 fn add(things: &mut Things, line: u64, name: Name, said: Fields) -> Result<(), Wrong> {
@@ -604,6 +624,7 @@ impl Project {
         limits(things, Kind::ProjectLimit, &[name], self.spend_limits.as_deref())?;
         alerts(things, Kind::ProjectAlert, &[name], self.spend_alerts.as_deref())?;
         if let Some(policy) = &self.spend_policy {
+            one_of(line, "when_exceeded", &policy.when_exceeded, &["refuse", "clamp"])?;
             let fields = [
                 ("when_exceeded", Some(json!(policy.when_exceeded))),
                 ("min_output_tokens", policy.min_output_tokens.map(|least| json!(least))),
@@ -612,6 +633,7 @@ impl Project {
             add(things, line, Name::new(Kind::SpendPolicy, [name]), said(fields))?;
         }
         if let Some(browsers) = &self.browser_requests {
+            one_of(line, "browser_requests", browsers, &["refuse", "allow"])?;
             let own = said([("browser_requests", Some(json!(browsers)))]);
             add(things, line, Name::new(Kind::AccessPolicy, [name]), own)?;
         }
@@ -619,6 +641,7 @@ impl Project {
             things.whole.insert(Name::new(Kind::ProjectUser, [name]));
             for user in users {
                 let email = user.email.trim().to_lowercase();
+                one_of(user.email.line, "role", &user.role, &["owner", "member", "viewer"])?;
                 let role = said([("role", Some(json!(user.role)))]);
                 add(things, user.email.line, Name::new(Kind::ProjectUser, [name, &email]), role)?;
             }

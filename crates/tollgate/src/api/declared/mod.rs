@@ -61,7 +61,7 @@ impl Session {
     pub async fn plan(&self, options: &PlanOptions) -> Result<bool, Failure> {
         let (_, plan) = self.planned(&options.file, options.delete).await?;
         plan.show(self)?;
-        Ok(!options.check || plan.is_settled())
+        Ok(plan.problems.is_empty() && (!options.check || plan.is_settled()))
     }
 
     pub async fn apply(&self, options: &ApplyOptions) -> Done {

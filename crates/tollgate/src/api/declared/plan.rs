@@ -182,7 +182,7 @@ impl Plan {
                         .fields
                         .iter()
                         .filter(|(_, value)| !is_nothing(value))
-                        .map(|(field, value)| format!("{field} {}", shown(value)))
+                        .map(|(field, value)| told(field, value))
                         .collect();
                     let said =
                         if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
@@ -192,7 +192,7 @@ impl Plan {
                     let changes: Vec<String> = changes
                         .iter()
                         .map(|(field, before, after)| {
-                            format!("{field} {} -> {}", shown(before), shown(after))
+                            format!("{} -> {}", told(field, before), amount(field, after))
                         })
                         .collect();
                     line('~', &format!("{name}: {}", changes.join(", ")))?;
@@ -293,6 +293,20 @@ fn is_nothing(value: &Value) -> bool {
     value.is_null()
         || value.as_array().is_some_and(Vec::is_empty)
         || value.as_object().is_some_and(serde_json::Map::is_empty)
+}
+
+/// A field with its value, as the file has it.
+fn told(field: &str, value: &Value) -> String {
+    let called = if field == "threshold_amount" { "limit" } else { field };
+    format!("{called} {}", amount(field, value))
+}
+
+/// Cents as dollars, and what is none as it is.
+fn amount(field: &str, value: &Value) -> String {
+    match value.as_i64().filter(|_| field == "threshold_amount") {
+        Some(cents) => format!("{}.{:02}usd", cents / 100, cents % 100),
+        None => shown(value),
+    }
 }
 
 /// A value as people read it.

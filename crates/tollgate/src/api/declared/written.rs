@@ -21,7 +21,7 @@ pub(super) fn organization(state: &State) -> Organization {
         key_policy: there.single(Kind::KeyPolicy, &[]).map(|own| KeyPolicy {
             default_expires: Some(time(&own["default_expires_in_seconds"]).into()),
             max_expires: Some(time(&own["max_expires_in_seconds"]).into()),
-            key_owners: Some(text(own, "key_owners")),
+            key_owners: Some(text(own, "key_owners").into()),
         }),
         retention: there
             .single(Kind::Retention, &[])

@@ -177,7 +177,7 @@ pub(super) const NOUNS: &[Noun] = &[
                 "Make another link; the one before ends",
             )
             .with_secret("/accept_url"),
-            verb("delete", "delete-invite", &[INVITE], &[], "Withdraw it"),
+            verb("delete", "delete-invite", &[INVITE], &[], "Withdraw it").losing("Its link ends."),
         ],
     },
     Noun {
@@ -311,7 +311,8 @@ pub(super) const NOUNS: &[Noun] = &[
                 "Make one; the secret that webhooks are signed with is shown once",
             )
             .with_secret("/signing_secret"),
-            verb("delete", "delete-organization-spend-alert", &[ALERT], &[], "Delete one"),
+            verb("delete", "delete-organization-spend-alert", &[ALERT], &[], "Delete one")
+                .losing("Nobody is told by it any more."),
         ],
     },
     Noun {
@@ -340,7 +341,8 @@ pub(super) const NOUNS: &[Noun] = &[
                 "Make one; the secret that webhooks are signed with is shown once",
             )
             .with_secret("/signing_secret"),
-            verb("delete", "delete-project-spend-alert", &[ALERT, PROJECT], &[], "Delete one"),
+            verb("delete", "delete-project-spend-alert", &[ALERT, PROJECT], &[], "Delete one")
+                .losing("Nobody is told by it any more."),
         ],
     },
     Noun {
@@ -374,7 +376,8 @@ pub(super) const NOUNS: &[Noun] = &[
                 "Make one; the secret that webhooks are signed with is shown once",
             )
             .with_secret("/signing_secret"),
-            verb("delete", "delete-event-alert", &[word("event_alert_id", "Its id")], &[], "Delete one"),
+            verb("delete", "delete-event-alert", &[word("event_alert_id", "Its id")], &[], "Delete one")
+                .losing("Nobody is told by it any more."),
         ],
     },
     Noun {

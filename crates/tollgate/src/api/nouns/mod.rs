@@ -249,7 +249,11 @@ impl Session {
             given.insert("projects".to_owned(), json!([]));
         }
         if !verb.loses.is_empty() {
-            self.confirm(&format!("{noun} {}", verb.name), verb.loses)?;
+            // What is meant is the first word that was said.
+            let first =
+                verb.said.first().and_then(|said| matches.try_get_one::<String>(said.id()).ok().flatten());
+            let first = first.map(|first| format!(" {first}")).unwrap_or_default();
+            self.confirm(&format!("{noun} {}{first}", verb.name), verb.loses)?;
         }
         let out = if verb.secret.is_empty() {
             None
