@@ -73,7 +73,7 @@ def test_an_owner_who_is_no_operator_sees_names_and_models_only(server, simulato
     key = server.post("/v1/organization/admin_api_keys", {"name": "x", "scopes": ["api.management.read", "api.management.write"]}).json
     server.remember(key["value"])
     [seen] = server.get(UPSTREAMS, key=key["value"]).json["data"]
-    assert set(seen) == {"object", "id", "name", "models", "created_at"}
+    assert set(seen) == {"object", "id", "name", "models", "health", "created_at"}
     for refused in [server.post(UPSTREAMS, {"name": "x"}, key=key["value"]), server.post(f"{MODELS}/m", {}, key=key["value"]),
                     server.delete(f"{UPSTREAMS}/{seen['id']}", key=key["value"])]:
         assert refused.status == 403 and "tollgate.operator" in refused.error["message"]
