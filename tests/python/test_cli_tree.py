@@ -89,6 +89,22 @@ def test_only_some_fields(cli, gateway):
     assert json.loads(cli("project", "get", project, "--json", "name,nothing").stdout) == {"name": "Fields", "nothing": None}
 
 
+def test_results_through_a_filter(cli, gateway):
+    project = gateway.project("Search")
+    assert cli("project", "list", "--jq", '.[] | select(.name == "Search") | .id').stdout == project + "\n"
+    assert cli("project", "get", "Search", "--jq", "{name, labels}").stdout == '{"name":"Search","labels":{}}\n'
+    assert cli("api", "list-projects", "--jq", ".data | length").stdout == "2\n"
+    assert cli("project", "list", "--json", "name", "--jq", "map(.name) | sort | join(\",\")").stdout == "Default project,Search\n"
+    for bad in ("][", "nonsense", ".a |"):
+        assert "no filter of jq's" in cli("project", "create", "x", "--jq", bad, check=2).stderr
+    assert "--jq: " in cli("project", "get", "Search", "--jq", ".name.x", check=2).stderr
+    # A secret is not lost to a filter.
+    assert "--out FILE" in cli("key", "create", "x", "--project", "Search", "--jq", ".id", check=2).stderr
+    secret = gateway.remember(cli("key", "create", "x", "--project", "Search", "--jq", ".value").stdout.strip())
+    assert gateway.get("/v1/models", key=secret).status == 200
+    assert len(cli.json("project", "list")) == 2
+
+
 def test_a_key_rotates_and_is_revoked_by_its_secret(cli, gateway, tmp_path):
     project = gateway.project()
     key = gateway.key(project)

@@ -59,6 +59,9 @@ pub struct ApiOptions {
     /// Only these fields of the result, as JSON, such as id,name,owner.type
     #[arg(long, global = true, value_name = "FIELDS", value_delimiter = ',', help_heading = "API")]
     pub json: Option<Vec<String>>,
+    /// What comes of this filter of jq's on the result as JSON, texts as they are
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "API")]
+    pub jq: Option<String>,
     /// Show what would be changed and change nothing
     #[arg(long, global = true, help_heading = "API")]
     pub dry_run: bool,

@@ -8,6 +8,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tollgate::BROKEN_PIPE;
 use tollgate::api::client::Client;
 use tollgate::api::complain_of_usage;
+use tollgate::api::filter::Filter;
 use tollgate::api::nouns;
 use tollgate::api::profile::{self, LoginCommand, Place};
 use tollgate::api::session::{Failure, Session};
@@ -293,6 +294,7 @@ fn session(options: &ApiOptions, is_by_secret: bool) -> Result<Session, String> 
         client: Client::new(address, key).with(timeout, options.dry_run),
         format: options.output,
         fields: options.json.clone(),
+        filter: options.jq.as_deref().map(Filter::read).transpose()?,
         is_quiet: options.quiet,
         is_sure: options.yes,
         is_coloured: is_coloured(options),

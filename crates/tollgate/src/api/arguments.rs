@@ -175,12 +175,14 @@ pub enum KeyCommand {
         project: InProject,
     },
     /// Refuse a key until it is unfrozen
+    #[command(alias = "disable")]
     Freeze {
         id: String,
         #[command(flatten)]
         project: InProject,
     },
     /// Take that back
+    #[command(alias = "enable")]
     Unfreeze {
         id: String,
         #[command(flatten)]

@@ -143,12 +143,15 @@ impl Session {
     pub(crate) fn place_for_secret(&self, out: Option<&Path>, place: &str) -> Result<Option<Out>, Failure> {
         let place = format!("{}/", place.trim_start_matches('/'));
         let shows = |field: &String| place.starts_with(&(field.replace('.', "/") + "/"));
-        let hides = match &self.fields {
-            Some(fields) => !fields.iter().any(shows),
-            None => matches!(self.format, Format::Id | Format::Csv),
+        let field = place.trim_end_matches('/').rsplit('/').next().unwrap_or("");
+        let hides = match (&self.fields, &self.filter) {
+            (_, Some(filter)) if !filter.could_show(field) => true,
+            (Some(fields), _) => !fields.iter().any(shows),
+            (None, Some(_)) => false,
+            (None, None) => matches!(self.format, Format::Id | Format::Csv),
         };
         if hides && out.is_none() && !self.client.is_dry() {
-            let message = "This output has no place for the secret, which is shown once: give --out FILE, another -o, or the secret's field to --json.";
+            let message = "This output has no place for the secret, which is shown once: give --out FILE, another -o, or the secret's field to --json or --jq.";
             return Err(message.to_owned().into());
         }
         if self.client.is_dry() {
@@ -177,7 +180,7 @@ impl Session {
             self.say(&format!("The secret is in {}.", path.display()));
             return self.show(columns, &shown);
         }
-        if self.format.is_for_programs() || self.fields.is_some() {
+        if self.format.is_for_programs() || self.fields.is_some() || self.filter.is_some() {
             return self.show(columns, made);
         }
         if self.is_quiet {

@@ -7,6 +7,7 @@ pub mod client;
 mod commands;
 pub mod declared;
 pub mod doctor;
+pub mod filter;
 mod keys;
 pub mod ledger;
 pub mod limits;

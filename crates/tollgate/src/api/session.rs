@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::api::arguments::Many;
 use crate::api::client::{CallError, Client};
+use crate::api::filter::Filter;
 use crate::api::output::{self, Format};
 use crate::api::table::Column;
 
@@ -46,6 +47,8 @@ pub struct Session {
     pub format: Format,
     /// The only fields that are wanted of what is shown as JSON.
     pub fields: Option<Vec<String>>,
+    /// What is wanted of what is shown.
+    pub filter: Option<Filter>,
     pub is_quiet: bool,
     /// Whether what is lost need not be asked for.
     pub is_sure: bool,
@@ -61,13 +64,22 @@ impl Session {
                 Value::Array(rows) => rows.iter().map(|row| output::narrowed(row, fields)).collect(),
                 one => output::narrowed(one, fields),
             };
-            return Ok(output::show(Format::Json, columns, &value)?);
+            return match &self.filter {
+                Some(filter) => filter.write(&value),
+                None => Ok(output::show(Format::Json, columns, &value)?),
+            };
+        }
+        if let Some(filter) = &self.filter {
+            return filter.write(value);
         }
         Ok(output::show(self.format, columns, value)?)
     }
 
     /// Shows an answer that no table is made for: as JSON, unless it is wanted otherwise.
     pub(crate) fn show_raw(&self, value: &Value) -> Done {
+        if let Some(filter) = &self.filter {
+            return filter.write(value);
+        }
         let format = match self.format {
             Format::Table | Format::Csv => Format::Json,
             format => format,
@@ -87,7 +99,7 @@ impl Session {
 
     /// Says that something was done, and shows the answer to programs.
     pub(crate) fn done(&self, answer: &Value) -> Done {
-        if self.format.is_for_programs() || self.fields.is_some() {
+        if self.format.is_for_programs() || self.fields.is_some() || self.filter.is_some() {
             return self.show(&[], answer);
         }
         self.say("Done.");
