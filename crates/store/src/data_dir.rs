@@ -16,7 +16,15 @@ pub struct DataDir(PathBuf);
 
 /// Held by what writes. Freed by the operating system with the process, however that ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held open")] File);
+pub struct Lock(pub(crate) File);
+
+impl Drop for Lock {
+    /// Closing the file would not do: a child that another thread is just starting has it open as well until it
+    /// becomes its own program, and the lock would live on in it.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 impl DataDir {
     pub fn new(path: impl Into<PathBuf>) -> Self {

@@ -131,8 +131,11 @@ async fn one_process_at_a_time_holds_the_lock() {
     let lock = directory.lock().unwrap();
     let refused = directory.lock().unwrap_err();
     assert!(refused.message.contains(&format!("pid {}", std::process::id())), "{}", refused.message);
+    // What a child has between its fork and its own program.
+    let inherited = lock.0.try_clone().unwrap();
     drop(lock);
     directory.lock().unwrap();
+    drop(inherited);
 }
 
 #[tokio::test]
