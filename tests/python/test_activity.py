@@ -113,6 +113,10 @@ def test_limits_that_are_nearly_used_are_found_at_every_level(gateway):
     assert sorted(used()) == sorted([("user", user), ("api_key", key["id"])])
     assert used(used_percent_min=50)[2:] == [("project", project)] and len(used(used_percent_min=1)) == 4
     assert len(used(used_percent_min=1, limit=1)) == 1
+    # Whoever may see limits alone is told no names.
+    limits = gateway.post("/v1/organization/admin_api_keys", {"name": "limits", "scopes": ["api.organization.spend_limits.read"]}).json
+    seen = request(gateway.url, "GET", "/tollgate/v1/spend_limits?used_percent_min=1", key=gateway.remember(limits["value"])).json["data"]
+    assert all(one["scope_name"] == one["scope_id"] for one in seen if one["scope"] != "organization") and len(seen) == 4
     shown = {one["scope"]: one for one in gateway.get("/tollgate/v1/spend_limits").json["data"]}
     assert shown["api_key"]["scope_name"] == key["name"] and shown["api_key"]["project_id"] == project and shown["api_key"]["refused_at"]
     assert shown["api_key"]["used_percent"] == 83 and shown["user"]["scope_name"] and shown["user"]["project_id"] is None
@@ -182,4 +186,5 @@ def test_lists_of_keys_by_a_time_begin_with_the_first_and_go_on(server):
     assert server.delete(f"/v1/organization/projects/{project}/api_keys/{ends[0]['id']}").status == 200
     assert [(key["name"], key["revoked_at"] is None) for key in ask(status="revoked")["data"]] == [("ends 9", False)]
     assert "ends 9" in [key["name"] for key in ask(status="any", limit=100)["data"]]
+    assert [key["name"] for key in ask(status="any", ids=[ends[0]["id"], ends[3]["id"], "key_absent"])["data"]] == ["ends 9", "ends 5"]
     assert [key["name"] for key in ask(user_id=server.owner, limit=100)["data"]] == [key["name"] for key in ask(limit=100)["data"]]

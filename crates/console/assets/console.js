@@ -63,13 +63,22 @@ document.addEventListener("click", async (event) => {
 
 // Live: pieces of the page are asked for again, while somebody looks and nothing in them is in use.
 const born = Date.now();
+let page = Promise.resolve(null), pageAt = 0;
+// The page is asked for once for all of its pieces that are due at the same time.
+function current() {
+  if (Date.now() - pageAt > 1000) {
+    pageAt = Date.now();
+    page = fetch(location.href, { headers: { accept: "text/html", "x-tollgate-live": "1" }, redirect: "manual" })
+      .then((answer) => answer.ok ? answer.text() : null, () => null)
+      .then((text) => text && new DOMParser().parseFromString(text, "text/html"));
+  }
+  return page;
+}
 async function refresh(piece) {
-  if (document.hidden || piece.contains(document.activeElement) || one("details[open]", piece)) return;
-  let answer;
-  try { answer = await fetch(location.href, { headers: { accept: "text/html", "x-tollgate-live": "1" }, redirect: "manual" }); } catch { return; }
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(piece.id);
-  if (fresh && fresh.innerHTML !== piece.dataset.before) {
+  const isInUse = () => document.hidden || piece.contains(document.activeElement) || one("details[open]", piece);
+  if (isInUse()) return;
+  const fresh = (await current())?.getElementById(piece.id)?.cloneNode(true);
+  if (!isInUse() && fresh && fresh.innerHTML !== piece.dataset.before) {
     piece.dataset.before = fresh.innerHTML;
     piece.replaceChildren(...fresh.childNodes);
     equip(piece);

@@ -136,10 +136,8 @@ async fn run(cli: Cli) -> u8 {
         Command::Completion { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut nouns::added_to(Cli::command()), "tollgate", &mut text);
-            match std::io::Write::write_all(&mut std::io::stdout(), &text) {
-                Ok(()) => 0,
-                Err(_) => BROKEN_PIPE,
-            }
+            maintenance::say(String::from_utf8_lossy(&text).trim_end());
+            0
         }
         Command::Login(command) => ended(login(&command, &cli.api).await.map(|()| true), &cli.api),
         Command::Logout => {

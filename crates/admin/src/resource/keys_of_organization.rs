@@ -74,6 +74,9 @@ pub(crate) struct ListKeys {
     after: Option<String>,
     limit: Option<i64>,
     has_spend_limit: Option<bool>,
+    /// Only these.
+    #[serde(default)]
+    ids: Vec<String>,
     /// What is in their names, in capitals or not.
     name: Option<String>,
     project_id: Option<String>,
@@ -208,6 +211,9 @@ async fn list(cx: &mut Cx, input: ListKeys) -> Result<Page<Key>> {
     let unused = input.unused_since.map(|at| at.to_value());
     sql = and(sql, " AND k.rests_since <= ", unused.clone(), "");
     sql = and(sql, " AND COALESCE(k.last_used_at, k.created_at) < ", unused, "");
+    if !input.ids.is_empty() {
+        sql = sql.push(" AND k.id IN ").push_list(&mut values, input.ids.iter().map(ToValue::to_value));
+    }
     if let Some(name) = &input.name {
         sql = and_has(sql, &mut values, &Searched { lower: "LOWER(k.name)", plain: "k.name" }, name);
     }

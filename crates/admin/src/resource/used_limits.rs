@@ -25,7 +25,7 @@ pub(crate) struct UsedLimit {
     /// `organization`, `project`, `user` or `api_key`.
     scope: String,
     scope_id: String,
-    /// A name, or the address of a user for whoever may see users and their id for others.
+    /// A name, or the address of a user; the id, for whoever may not see such things.
     scope_name: String,
     /// Of a key's or a project's.
     project_id: Option<ProjectId>,
@@ -105,8 +105,13 @@ async fn list(cx: &mut Cx, input: ListUsed) -> Result<Page<UsedLimit>> {
     }
     let values = params![cx.organization(), cx.now, share, limit];
     let mut rows: Vec<UsedLimit> = cx.tx.all(USED, &values).await?;
-    if !cx.actor.may(Permission::UsersRead) {
-        for limit in rows.iter_mut().filter(|limit| limit.scope == "user") {
+    let needs = [
+        ("project", Permission::ProjectsRead),
+        ("user", Permission::UsersRead),
+        ("api_key", Permission::ProjectApiKeysRead),
+    ];
+    for (scope, _) in needs.into_iter().filter(|(_, needs)| !cx.actor.may(*needs)) {
+        for limit in rows.iter_mut().filter(|limit| limit.scope == scope) {
             limit.scope_name.clone_from(&limit.scope_id);
         }
     }

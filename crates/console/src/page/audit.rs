@@ -1,5 +1,7 @@
 //! The audit log.
 
+use std::collections::{BTreeSet, HashMap};
+
 use maud::{Markup, html};
 use serde_json::Value;
 use tollgate_admin::{Event, Given};
@@ -143,7 +145,7 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
         Err(error) if error.param.is_some() => (Value::Null, Some(error)),
         Err(error) => return Err(error),
     };
-    let rows: Vec<Markup> = show::items(&answer).iter().map(row).collect();
+    let rows = rows(visit, show::items(&answer)).await?;
     let field = |name: &str, label: &str, kind: &str| {
         html! { label { (label) " " input type=(kind) name=(name) value=(visit.query.text(name)); } }
     };
@@ -165,8 +167,28 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
     Ok(Answer::page("Audit log", body).because(error.as_ref()))
 }
 
+/// Keys by their ids: what each is called, and whether it can be looked at.
+type Keys = HashMap<String, (String, bool)>;
+
+/// Events as rows. A key is told by the name it has, as far as somebody may see it; what the event was told with is older.
+pub(crate) async fn rows(visit: &Visit<'_>, events: &[Value]) -> Result<Vec<Markup>> {
+    let ids = events.iter().filter_map(|event| event[show::text(event, "type")]["id"].as_str());
+    let ids: BTreeSet<&str> = ids.filter(|id| id.starts_with("key_")).collect();
+    let mut keys = Keys::new();
+    if !ids.is_empty() {
+        let given = Given::default().query("status", "any").query("limit", "100");
+        let given = ids.into_iter().fold(given, |given, id| given.query("ids", id));
+        let known = visit.if_allowed("list-organization-api-keys", given).await?;
+        keys.extend(known.iter().flat_map(show::items).map(|key| {
+            let is_there = show::number(key, "revoked_at").is_none();
+            (show::text(key, "id").to_owned(), (show::text(key, "name").to_owned(), is_there))
+        }));
+    }
+    Ok(events.iter().map(|event| row(event, &keys)).collect())
+}
+
 /// One event, with all of it to be opened.
-pub(crate) fn row(event: &Value) -> Markup {
+fn row(event: &Value, keys: &Keys) -> Markup {
     let kind = show::text(event, "type");
     let about = &event[kind];
     html! {
@@ -177,7 +199,7 @@ pub(crate) fn row(event: &Value) -> Markup {
             }
             td { (who(&event["actor"])) }
             td { (event["actor"]["ip_address"].as_str().unwrap_or("")) }
-            td { (subject(event, about)) }
+            td { (subject(event, about, keys)) }
         }
     }
 }
@@ -190,7 +212,7 @@ fn changed(about: &Value) -> Option<String> {
 }
 
 /// What an event is about, by the name it was told with, and where it is looked at.
-fn subject(event: &Value, about: &Value) -> Markup {
+fn subject(event: &Value, about: &Value, keys: &Keys) -> Markup {
     let id = about["id"].as_str().unwrap_or("");
     let project = event["project"]["id"].as_str();
     let told = [
@@ -208,7 +230,9 @@ fn subject(event: &Value, about: &Value) -> Markup {
     ];
     let name = told.iter().filter_map(|place| about.pointer(place)?.as_str()).find(|name| !name.is_empty());
     let place = match (id.split_once('_').map(|(kind, _)| kind), project) {
-        (Some("key"), Some(project)) => Some(path(&["projects", project, "keys", id])),
+        (Some("key"), Some(project)) if keys.get(id).is_some_and(|(_, is_there)| *is_there) => {
+            Some(path(&["projects", project, "keys", id]))
+        }
         (Some("proj"), _) => Some(path(&["projects", id])),
         (Some("group"), _) => Some(path(&["groups", id])),
         _ if id.starts_with("user-") => Some(path(&["people", id])),
@@ -216,7 +240,7 @@ fn subject(event: &Value, about: &Value) -> Markup {
     };
     let project_name = event["project"]["name"].as_str().filter(|name| !name.is_empty());
     let own = project_name.filter(|_| project == Some(id));
-    let called = name.or(own).unwrap_or(id);
+    let called = name.or(own).or(keys.get(id).map(|(name, _)| name.as_str())).unwrap_or(id);
     html! {
         @match place {
             Some(place) => a href=(place) title=(id) { (called) },

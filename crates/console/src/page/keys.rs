@@ -7,7 +7,9 @@ use tollgate_core::{Error, Period, Permission, Result};
 
 use super::me::{previous, rotation};
 use super::project::Project;
-use super::{EXPIRIES, PERMISSIONS, limits, new_key, plain, read_labels, read_scopes, requests, table};
+use super::{
+    EXPIRIES, PERMISSIONS, activity, limits, new_key, plain, read_labels, read_scopes, requests, table,
+};
 use crate::answer::Answer;
 use crate::fields::Fields;
 use crate::layout::{Question, action, pager, token};
@@ -287,61 +289,11 @@ pub(crate) async fn page(visit: &Visit<'_>, error: Option<&Error>) -> Result<Ans
             }
         }
         (limits::section_of_key(visit, &project.id, id, error).await?)
-        (activity(visit, &project.id, id).await?)
+        (activity::section(visit, &project.id, id).await?)
         @if visit.may(Permission::UsageRead) { (usage(visit, id).await?) }
         @if visit.may(Permission::AuditLogsRead) { (history(visit, id).await?) }
     };
     Ok(Answer::page(show::text(&key, "name").to_owned(), body).because(error))
-}
-
-async fn active(visit: &Visit<'_>, project: &str, id: &str) -> Result<Value> {
-    let given = Given::default().path("project_id", project).path("api_key_id", id);
-    visit.call("retrieve-api-key-activity", given).await
-}
-
-/// Which programs use it, and what of theirs was refused or failed.
-async fn activity(visit: &Visit<'_>, project: &str, id: &str) -> Result<Markup> {
-    let activity = active(visit, project, id).await?;
-    let row = |reason: &Value, what: &str| {
-        html! {
-            tr {
-                th scope="row" { code { (show::text(reason, "code")) } }
-                td { (what) }
-                td.number { (show::count(&reason["num_requests"])) }
-                td { (show::ago(show::number(reason, "last_at"), visit.now())) }
-            }
-        }
-    };
-    let of = |name: &str| activity[name].as_array().cloned().unwrap_or_default();
-    let mut rows: Vec<Markup> = of("refused").iter().map(|reason| row(reason, "refused")).collect();
-    rows.extend(of("failed").iter().map(|reason| row(reason, "failed")));
-    Ok(html! {
-        section id="activity" data-live="10" {
-            h2 { "Who uses it" }
-            (table("Programs that use it", &["Program", "Requests", "Last"], &clients(visit, &activity), &plain("Nobody in the last 7 days.")))
-            h2 { "What was refused or failed" }
-            (table("What was refused or failed", &["Error", "It was", "Requests", "Last"], &rows, &plain("Nothing in the last 7 days.")))
-        }
-    })
-}
-
-fn clients(visit: &Visit<'_>, activity: &Value) -> Vec<Markup> {
-    let clients = activity["clients"].as_array().into_iter().flatten();
-    let row = |client: &Value| {
-        html! {
-            tr {
-                th scope="row" {
-                    @match show::text(client, "user_agent") {
-                        "none" => span.none { "does not say" },
-                        agent => (agent),
-                    }
-                }
-                td.number { (show::count(&client["num_requests"])) }
-                td { (show::ago(show::number(client, "last_at"), visit.now())) }
-            }
-        }
-    };
-    clients.map(row).collect()
 }
 
 /// By model this month, and the last requests.
@@ -372,7 +324,7 @@ async fn usage(visit: &Visit<'_>, id: &str) -> Result<Markup> {
 async fn history(visit: &Visit<'_>, id: &str) -> Result<Markup> {
     let given = Given::default().query("resource_ids", id).query("limit", "20");
     let answer = visit.call("list-audit-logs", given).await?;
-    let rows: Vec<Markup> = show::items(&answer).iter().map(super::audit::row).collect();
+    let rows = super::audit::rows(visit, show::items(&answer)).await?;
     Ok(html! {
         section { h2 { "History" } (table("History", &super::audit::HEADINGS, &rows, &plain("Nothing is on record."))) }
     })
@@ -474,8 +426,7 @@ async fn revocation<'a>(visit: &Visit<'_>, project: &Project, key: &'a Value) ->
     let usage = visit.if_allowed("usage-all", day).await?;
     let open = Given::default().query("api_key_id", id).query("state", "held").query("limit", "100");
     let open = visit.if_allowed("list-requests", open).await?;
-    let activity = active(visit, &project.id, id).await?;
-    let clients = clients(visit, &activity);
+    let clients = activity::clients(visit, &activity::of_key(visit, &project.id, id).await?);
     let requests: u64 = usage
         .iter()
         .flat_map(show::items)

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unused_async, reason = "the table of routes has handlers of one shape")]
 
+pub(crate) mod activity;
 pub(crate) mod admin_keys;
 pub(crate) mod alerts;
 pub(crate) mod audit;

@@ -136,7 +136,8 @@ async fn attention(visit: &Visit<'_>, activity: &Value) -> Result<Markup> {
     let mut all: Vec<Markup> = Vec::new();
     let mut more: Vec<Markup> = Vec::new();
     // What was looked at, for that alone can be said to be well.
-    let mut fine = vec!["no key was refused in the last 24 hours"];
+    let mut fine = Vec::new();
+    fine.extend((activity["num_refused"] == 0).then_some("no key was refused in the last 24 hours"));
     let organization = visit.if_allowed("retrieve-own-organization", Given::default()).await?;
     if organization.is_some_and(|own| show::number(&own, "frozen_at").is_some()) {
         all.push(html! { li { "The organization is frozen: every model request is refused. " a href="/settings" { "Settings" } } });
@@ -181,7 +182,7 @@ async fn attention(visit: &Visit<'_>, activity: &Value) -> Result<Markup> {
     Ok(html! {
         section aria-labelledby="attention" id="needs" data-live="10" {
             h2 id="attention" { "Needs attention" }
-            @if all.is_empty() { p { "Nothing: " (fine.join(", ")) "." } }
+            @if all.is_empty() { p { "Nothing" @if !fine.is_empty() { ": " (fine.join(", ")) } "." } }
             @else { ul { @for one in &all { (one) } } }
             @for one in &more { (one) }
         }

@@ -15,50 +15,28 @@ pub(crate) struct Kind {
     is_searched: bool,
 }
 
-pub(crate) const PROJECT: Kind =
-    Kind { what: "project", prefixes: &["proj_"], list: PROJECTS, field: "name", is_searched: true };
-pub(crate) const USER: Kind = Kind {
-    what: "user",
-    prefixes: &["user-"],
-    list: "/organization/users",
-    field: "email",
-    is_searched: true,
-};
-pub(crate) const UPSTREAM: Kind = Kind {
-    what: "upstream",
-    prefixes: &["upstream_"],
-    list: "/tollgate/v1/upstreams",
-    field: "name",
-    is_searched: false,
-};
-const GROUP: Kind = Kind {
-    what: "group",
-    prefixes: &["group_"],
-    list: "/organization/groups",
-    field: "name",
-    is_searched: false,
-};
-const ROLE: Kind = Kind {
-    what: "role",
-    prefixes: &["role_", "role-"],
-    list: "/organization/roles",
-    field: "name",
-    is_searched: false,
-};
-const INVITE: Kind = Kind {
-    what: "invite",
-    prefixes: &["invite-", "invite_"],
-    list: "/organization/invites",
-    field: "email",
-    is_searched: false,
-};
-const ADMIN_KEY: Kind = Kind {
-    what: "admin key",
-    prefixes: &["key_"],
-    list: "/organization/admin_api_keys",
-    field: "name",
-    is_searched: false,
-};
+const fn kind(
+    what: &'static str,
+    prefixes: &'static [&'static str],
+    list: &'static str,
+    field: &'static str,
+) -> Kind {
+    Kind { what, prefixes, list, field, is_searched: false }
+}
+
+impl Kind {
+    const fn searched(self) -> Self {
+        Self { is_searched: true, ..self }
+    }
+}
+
+const PROJECT: Kind = kind("project", &["proj_"], PROJECTS, "name").searched();
+pub(crate) const USER: Kind = kind("user", &["user-"], "/organization/users", "email").searched();
+pub(crate) const UPSTREAM: Kind = kind("upstream", &["upstream_"], "/tollgate/v1/upstreams", "name");
+const GROUP: Kind = kind("group", &["group_"], "/organization/groups", "name");
+const ROLE: Kind = kind("role", &["role_", "role-"], "/organization/roles", "name");
+const INVITE: Kind = kind("invite", &["invite-", "invite_"], "/organization/invites", "email");
+const ADMIN_KEY: Kind = kind("admin key", &["key_"], "/organization/admin_api_keys", "name");
 /// These two are in a project.
 const KEY: (&str, &[&str], &str) = ("key", &["key_"], "api_keys");
 const ACCOUNT: (&str, &[&str], &str) = ("service account", &["svc_acct_"], "service_accounts");

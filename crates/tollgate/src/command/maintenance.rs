@@ -420,12 +420,19 @@ pub async fn password(command: &PasswordCommand) -> Result<()> {
     Ok(())
 }
 
-/// A reader who has seen enough ends it as it ends other programs.
-fn say(text: &str) {
-    use std::io::Write;
+/// Prints what was asked for. A reader who has seen enough ends it as it ends other programs, and so does a full disk.
+pub fn say(text: &str) {
+    use std::io::{ErrorKind, Write};
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(i32::from(crate::BROKEN_PIPE));
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            std::process::exit(i32::from(crate::BROKEN_PIPE))
+        }
+        Err(error) => {
+            hint(&format!("error: The result cannot be written: {error}."));
+            std::process::exit(1)
+        }
     }
 }
 

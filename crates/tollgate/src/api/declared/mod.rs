@@ -8,6 +8,7 @@ mod apply;
 mod file;
 mod plan;
 mod read;
+mod shape;
 mod text;
 mod thing;
 mod written;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::file::{
-    Channel, DefaultLimits, EventAlert, Group, Key, KeyPolicy, Limit, Member, Organization, Project,
-    ProjectGroup, Retention, Role, ServiceAccount, SpendAlert, SpendPolicy, User, VERSION, texts,
-};
+use super::file::texts;
 use super::read::State;
+use super::shape::{
+    Channel, DefaultLimits, EventAlert, Group, Key, KeyPolicy, Limit, Member, Organization, Project,
+    ProjectGroup, Retention, Role, ServiceAccount, SpendAlert, SpendPolicy, User, VERSION,
+};
 use super::text::Text;
 use super::thing::{Kind, Name, Thing};
 
