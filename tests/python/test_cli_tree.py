@@ -1,6 +1,7 @@
 """The command line beside keys and money: any operation, profiles, formats, what is asked before something is lost, completions."""
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -8,7 +9,9 @@ import pathlib
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -24,6 +27,8 @@ def home(tmp_path):
 def in_terminal(*args, env, answers=(), width=None):
     """Runs the program in a terminal, and types answers where it waits; returns its exit code and what stood there."""
     master, slave = pty.openpty()
+    if width:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     process = subprocess.Popen([BINARY, *map(str, args)], stdin=slave, stdout=slave, stderr=slave, env=clean_environment(**env), close_fds=True, start_new_session=True)
     os.close(slave)
     seen, answers, deadline = b"", list(answers), time.monotonic() + 60
@@ -333,6 +338,25 @@ def test_tables_on_a_terminal_and_tabs_in_a_pipe(cli, gateway):
     code, seen = in_terminal("project", "list", env=env)
     assert code == 0 and "\t" not in seen and "Seen" in seen and "LABELS" not in seen, "a column that nothing stands in is left out"
     assert "\t" in cli("project", "list").stdout and "\x1b" not in cli("project", "list").stdout
+
+
+def test_costs_are_shown_by_names_at_a_terminal(cli, gateway):
+    """By ids to programs, and to people by what they call things: also what is gone."""
+    [upstream] = gateway.get("/tollgate/v1/upstreams").json["data"]
+    project = gateway.project("Search")
+    key, gone = gateway.key(project, "laptop"), gateway.key(project, "gone")
+    for one in (key, gone):
+        assert gateway.chat(one["value"]).status == 200
+    cli("key", "revoke", gone["id"], "--project", project)
+    env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key, "TERM": "xterm"}
+    for more in ([], ["--total"]):
+        code, seen = in_terminal("cost", "--by", "project,key,user,upstream", "--since", "1d", *more, env=env, width=200)
+        assert code == 0 and all(name in seen for name in ("Search", "laptop", "gone", "owner@localhost", upstream["name"])), seen
+        assert not any(id in seen for id in (project, key["id"], gone["id"], upstream["id"])), seen
+    code, seen = in_terminal("usage", "--by", "key", "--since", "1d", env=env, width=200)
+    assert code == 0 and "laptop" in seen and key["id"] not in seen
+    assert project in cli("cost", "--by", "project", "--since", "1d").stdout
+    assert cli.json("cost", "--by", "key", "--since", "1d", "--total")[0]["api_key_id"].startswith("key_")
 
 
 def test_profiles_keep_servers_and_keys_apart(cli, gateway, home, tmp_path):

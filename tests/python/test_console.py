@@ -3,12 +3,13 @@
 import datetime
 import json
 import re
+import time
 import urllib.parse
 
 import pytest
 
 from browser import PASSWORD, Person, chromium, path_of
-from harness import FULL, request, until
+from harness import FULL, request, sealed, until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -370,6 +371,26 @@ def signed_in(server, key=None, password=PASSWORD):
     server.remember(cookie.split("=")[1])
     page = request(server.url, "GET", "/me/password", headers={"cookie": cookie})
     return cookie, re.search(rb'name="form_token" value="([0-9a-f]+)"', page.body)[1].decode()
+
+
+def test_the_link_of_setup_signs_the_first_owner_in(gateway, people):
+    owner = people()
+    token = gateway.remember(sealed(gateway.master, f"{gateway.owner}.{int(time.time()) + 600}"))
+    owner.open(f"/setup?token={token}")
+    owner.heading("Set a password")
+    owner.check_accessible()
+    owner.shot("setup-link")
+    owner.page.get_by_label("New password").fill("short")
+    owner.page.get_by_role("button", name="Set the password").click()
+    assert "12" in owner.page.locator("#password-error").inner_text()
+    owner.page.get_by_label("New password").fill(gateway.remember(PASSWORD))
+    owner.page.get_by_role("button", name="Set the password").click()
+    owner.heading("Overview")
+    again = people()
+    again.open(f"/setup?token={token}")
+    again.page.get_by_label("New password").fill(PASSWORD)
+    again.page.get_by_role("button", name="Set the password").click()
+    assert "has a password already" in again.page.get_by_role("alert").inner_text()
 
 
 def test_a_form_of_another_site_does_nothing(server):

@@ -87,6 +87,7 @@ def test_a_file_is_planned_and_applied_and_then_there_is_nothing_to_do(declared,
     assert secret not in done.stdout + done.stderr and adas not in done.stdout + done.stderr
     for one in (secret, adas):
         assert request(gateway.url, "POST", "/v1/chat/completions", key=one, body={"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}).status == 200
+    assert json.loads(declared("plan", file, "-o", "json").stdout) == []
     again = declared("plan", file, "--check")
     assert again.stdout == "" and "0 to make, 0 to change, 0 to remove" in again.stderr, again.stdout
     state = gateway.stored()
@@ -116,6 +117,15 @@ def test_drift_is_shown_and_mended_and_what_is_beyond_stays_unless_asked(declare
     plan = declared("plan", file).stdout
     assert "~ project Search: labels {team=other} -> {team=search}" in plan and "~ access policy Search: browser_requests refuse -> allow" in plan
     assert "? key Search / by hand: on the server, and not in the file" in plan and "? project By hand" in plan
+    # The same for programs.
+    rows = {row["title"]: row for row in json.loads(declared("plan", file, "-o", "json").stdout)}
+    drifted = rows["project Search"]
+    assert (drifted["action"], drifted["kind"], drifted["name"]) == ("change", "project", ["Search"]), drifted
+    assert drifted["changes"] == [{"field": "labels", "before": {"team": "other"}, "after": {"team": "search"}}]
+    assert ORGANIZATION.splitlines()[drifted["line"] - 1].strip() == "- name: Search"
+    assert rows["project By hand"]["action"] == rows["key Search / by hand"]["action"] == "unlisted" and rows["project By hand"]["line"] is None
+    removed = json.loads(declared("plan", file, "--delete", "--jq", '[.[] | select(.action == "remove") | .title]').stdout)
+    assert {"project By hand", "key Search / by hand"} <= set(removed)
     declared("apply", file)
     assert request(gateway.url, "GET", "/tollgate/v1/me", key=extra["value"]).status == 200
     assert "- key Search / by hand" in declared("plan", file, "--delete").stdout
@@ -200,6 +210,8 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
         plan = declared("plan", file, check=1).stdout
         assert f"! {file}:4: " in plan and told in plan, text
         assert declared("plan", file, "--check", check=1)
+        problem = json.loads(declared("plan", file, "-o", "json", check=1).stdout)[-1]
+        assert problem["action"] == "error" and problem["line"] == 4 and told in problem["message"]
         assert "Nothing was done" in declared("apply", file, check=2).stderr
     assert gateway.stored() == before and not (tmp_path / "k.secret").exists()
     # What the server refuses stops it, with what was done.
@@ -289,19 +301,25 @@ def test_killed_at_any_moment_and_run_again_it_comes_to_the_same(declared, gatew
     file = tmp_path / "large.yaml"
     file.write_text(large(count))
     env = clean_environment(TOLLGATE_URL=gateway.base_url, TOLLGATE_ADMIN_KEY=gateway.admin_key)
-    chance, kills = random.Random(7), 0
-    for _ in range(60):
+    chance, kills, is_done = random.Random(7), 0, False
+
+    def changes():
+        with gateway.database() as database:
+            return database.execute("SELECT COUNT(*) FROM audit_log").fetchone()[0]
+
+    while not is_done:
+        # So many changes later, and somewhere within the next one.
+        enough = changes() + chance.randint(1, count)
         process = subprocess.Popen([BINARY, "apply", file, "-q"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=tmp_path)
-        try:
-            _, said = process.communicate(timeout=chance.uniform(0.02, 0.4))
-            assert process.returncode == 0, said
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            kills += 1
+        until(lambda: process.poll() is not None or changes() >= enough)
+        process.send_signal(signal.SIGKILL)
+        _, said = process.communicate()
+        is_done = process.returncode == 0
+        assert is_done or process.returncode == -signal.SIGKILL, said
+        kills += not is_done
     declared("apply", file)
-    assert kills > 3 and declared("plan", file, "--check", "--delete").stdout == ""
+    # A project with its parts is five changes.
+    assert kills >= 5 and declared("plan", file, "--check", "--delete").stdout == ""
     assert not (tmp_path / "large.yaml.pending").exists()
     # Every key is there once, and its secret is where it belongs.
     projects = gateway.admin.projects.list(limit=100)

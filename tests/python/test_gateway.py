@@ -4,7 +4,7 @@ import time
 import openai
 import pytest
 
-from harness import UPSTREAM_SECRET, Fake, request, simulate, until
+from harness import UPSTREAM_SECRET, Fake, request, settled, simulate, until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -86,9 +86,9 @@ def test_completions_of_prompts(gateway, client, simulator):
         chunks = list(stream)
         assert len("".join(choice.text for chunk in chunks for choice in chunk.choices).split()) == 7
         assert sum(1 for chunk in chunks if chunk.usage) == (1 if asks else 0)
-        assert gateway.requests()[0]["output_tokens"] == 7 and gateway.requests()[0]["usage_source"] == "upstream"
+        assert settled(gateway)[0]["output_tokens"] == 7 and gateway.requests()[0]["usage_source"] == "upstream"
     billed = sum(entry["billed_output"] for entry in simulator.requests)
-    assert billed == sum(recorded["output_tokens"] for recorded in gateway.requests())
+    assert billed == sum(recorded["output_tokens"] for recorded in settled(gateway))
     usage = gateway.get("/v1/organization/usage/completions", start_time=int(time.time()) - 86_400).json["data"]
     assert sum(result["output_tokens"] for bucket in usage for result in bucket["results"]) == billed
 
@@ -157,7 +157,7 @@ def test_what_the_provider_billed_is_what_is_recorded(gateway, client, simulator
     client.embeddings.create(model="text-embedding-3-small", input="Hello there", encoding_format="float")
     list(client.chat.completions.create(model="gpt-4o", messages=HELLO, stream=True))
     theirs = {e["request_id"]: (e["billed_input"], e["billed_output"]) for e in simulator.requests}
-    ours = {r["id"]: (r["input_tokens"], r["output_tokens"]) for r in gateway.requests()}
+    ours = {r["id"]: (r["input_tokens"], r["output_tokens"]) for r in settled(gateway)}
     assert theirs == ours and len(ours) == 3
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import Fake, SocketUpstream, request, until
+from harness import Fake, SocketUpstream, request, settled, until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -18,16 +18,6 @@ def key_of(gateway, cents=None):
     if cents:
         gateway.limit(gateway.default_project, cents)
     return key
-
-
-def settled(gateway, count=1):
-    """The newest requests, once none is in flight any more."""
-    deadline = time.monotonic() + 30
-    while True:
-        requests = gateway.requests()
-        if len(requests) >= count and all(r["state"] != "held" for r in requests):
-            return requests
-        assert time.monotonic() < deadline, requests
 
 
 # The provider enforces what was paid for
@@ -234,7 +224,7 @@ def test_usage_so_far_is_not_the_whole_of_it(gateway):
         recorded = settled(gateway)[0]
         assert recorded["usage_source"] == source and (recorded["output_tokens"] == 100) == bool(cents)
     gateway.chat(key, stream=True, max_completion_tokens=100, simulate={"usage_in_every_event": True, "output_tokens": 100})
-    assert gateway.requests()[0]["usage_source"] == "upstream" and gateway.requests()[0]["output_tokens"] == 100
+    assert settled(gateway)[0]["usage_source"] == "upstream" and gateway.requests()[0]["output_tokens"] == 100
 
 
 # Clients that leave

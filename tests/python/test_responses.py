@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from harness import Fake, billed, recorded, request, simulate, until
+from harness import Fake, billed, recorded, request, settled, simulate, until
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_usage_before_the_end_is_not_the_whole_of_it(server, last):
     key = server.key(server.default_project)["value"]
     server.limit(server.default_project, 100)
     assert request(server.url, "POST", "/v1/responses", key=key, body={"model": "fake", "input": "x", "stream": True}).status == 200
-    [made] = server.requests()
+    [made] = settled(server)
     assert made["usage_source"] == "bound" and made["cost"] == made["bound"]
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from harness import request
+from harness import request, settled
 
 LIMIT = {"threshold_amount": 1_000_000, "currency": "USD", "interval": "month"}
 SEARCH, FUNCTION = {"type": "web_search"}, {"type": "function", "name": "f", "parameters": {}}
@@ -123,11 +123,11 @@ def test_more_searches_than_were_asked_for_are_charged_and_told(server, key):
 def test_a_stream_that_breaks_off_is_charged_for_the_searches_that_were_seen(server, key):
     server.fake(answering(4), **FEE)
     ask(server, key, stream=True, metadata={"cut": "yes"})
-    [row] = server.requests()
+    [row] = settled(server)
     assert row["usage_source"] == "observed" and row["web_search_calls"] == 4 and Decimal(row["cost"]) >= Decimal("0.04")
     server.post("/v1/organization/spend_limit", LIMIT)
     ask(server, key, stream=True, max_tool_calls=5, metadata={"cut": "yes"})
-    row = server.requests()[0]
+    row = settled(server)[0]
     assert row["usage_source"] == "bound" and row["cost"] == row["bound"]
 
 
@@ -147,7 +147,7 @@ def test_what_nobody_counts_is_told(server, key):
 
     server.fake(answer, **FEE)
     ask(server, key, stream=True)
-    row = server.requests()[0]
+    row = settled(server)[0]
     assert row["web_search_calls"] == 3 and Decimal(row["cost"]) >= Decimal("0.03") and row["flags"] == ["tools"], "before any text"
     assert ask(server, key).status >= 500
     assert server.requests()[0]["flags"] == ["tools"], "it may have searched"

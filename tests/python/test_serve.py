@@ -10,10 +10,11 @@ import stat
 import subprocess
 import threading
 import time
+import urllib.parse
 
 import pytest
 
-from harness import BINARY, Fake, Process, Server, clean_environment, request, run, until
+from harness import BINARY, POSTGRES, Embedded, Fake, Postgres, Process, Server, clean_environment, request, run, sealed, until
 
 
 def test_the_first_start_writes_the_file_and_later_ones_leave_it_alone(server):
@@ -76,6 +77,66 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path):
     key = json.loads((tmp_path / "b.json").read_text())["admin_api_key"]
     users = request(process.url, "GET", "/v1/organization/users", key=key).json["data"]
     assert process.stop() == 0 and [u["email"] for u in users] == ["env@example.com"]
+
+
+def set_password(server, token, password):
+    """What the page behind the link of `tollgate setup` sends."""
+    form = urllib.parse.urlencode({"token": token, "password": password}).encode()
+    return request(server.url, "POST", "/setup", body=form, headers={"content-type": "application/x-www-form-urlencoded"})
+
+
+def test_it_is_set_up_before_it_serves(tmp_path):
+    """`tollgate setup` hands out the owner's key in a file, and a link that is good once, for a day."""
+    store = Postgres() if POSTGRES else Embedded(tmp_path / "data")
+    place = [*store.flags, "--data", tmp_path / "data", "--secrets", tmp_path / "master.json"]
+    setup = ["setup", *place, "--admin-key-file", tmp_path / "admin.key", "--owner-email", "ada@example.com"]
+    assert "--admin-key-file" in run("setup", *place, check=2).stderr, "a key that nobody has is of no use"
+    (tmp_path / "admin.key").write_text("mine")
+    assert "exists already" in run(*setup, check=1).stderr and (tmp_path / "admin.key").read_text() == "mine"
+    (tmp_path / "admin.key").unlink()
+    assert "email" in run(*setup[:-1], "nobody", check=1).stderr and not (tmp_path / "admin.key").exists()
+    done = run(*setup, "--public-url", "https://ai.example.com/v1", check=0)
+    page, token = done.stdout.strip().split("?token=")
+    assert page == "https://ai.example.com/setup" and "admin.key" in done.stderr
+    key = (tmp_path / "admin.key").read_text().strip()
+    assert stat.S_IMODE((tmp_path / "admin.key").stat().st_mode) == 0o600 and key not in done.stdout + done.stderr
+    again = run("setup", *place, "--admin-key-file", tmp_path / "other.key", check=1)
+    assert "set up already" in again.stderr and not (tmp_path / "other.key").exists()
+
+    server = Process(tmp_path / "log", "serve", *place, "--listen", "127.0.0.1:0")
+    users = request(server.url, "GET", "/v1/organization/users", key=key).json["data"]
+    assert [(user["email"], user["role"]) for user in users] == [("ada@example.com", "owner")]
+    shown = request(server.url, "GET", f"/setup?token={token}").body
+    assert token.encode() in shown and b"admin_key" not in shown
+
+    password = "correct horse battery staple"
+    seal = lambda said, *purpose: sealed(tmp_path / "master.json", said, *purpose)
+    owner, until, _ = token.split(".")
+    assert seal(f"{owner}.{until}") == token
+    last = "0" if token[-1] != "0" else "1"
+    forged = [token[:-1] + last, f"{owner}.{int(until) + 1}.{token.split('.')[2]}", "x", seal(f"{owner}.{until}", "session"), seal(owner)]
+    for refused in forged:
+        answer = set_password(server, refused, password)
+        assert answer.status == 400 and b"no link that" in answer.body and "set-cookie" not in str(answer.headers).lower(), refused
+    over = set_password(server, seal(f"{owner}.1"), password)
+    assert over.status == 400 and b"good for a day" in over.body
+    short = set_password(server, token, "short")
+    assert short.status == 400 and b"password-error" in short.body and token.encode() in short.body, "the link is kept for another try"
+    signed_in = set_password(server, token, password)
+    assert signed_in.status == 200 and "__Host-" in signed_in.headers["set-cookie"]
+    once = set_password(server, token, password + "!")
+    assert once.status == 400 and b"has a password already" in once.body
+    log = request(server.url, "GET", "/v1/organization/audit_logs", key=key).json["data"]
+    assert ["login.succeeded", "user.updated"] == sorted(event["type"] for event in log[:2]) and token not in json.dumps(log)
+    assert server.stop() == 0 and run("fsck", *place[:-2], check=0)
+    store.drop()
+
+
+def test_setup_tells_programs_in_json(tmp_path):
+    told = json.loads(run("setup", "--data", tmp_path / "data", "--admin-key-file", tmp_path / "key", "-o", "json", check=0).stdout)
+    assert told["setup_url"].startswith("http://127.0.0.1:8080/setup?token=") and told["owner_email"] == "owner@localhost"
+    assert told["admin_key_file"] == str(tmp_path / "key") and told["project_id"].startswith("proj_")
+    assert run("audit", "verify", "--data", tmp_path / "data", check=0)
 
 
 def test_a_second_server_on_one_directory_refuses(server, tmp_path):

@@ -12,6 +12,7 @@ use tollgate_store::{Entity, Row, Tx, params};
 use crate::access::{self, Grant};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::resource::NewKeyRow;
+use crate::token;
 
 /// What the first start made.
 #[derive(Debug)]
@@ -20,6 +21,17 @@ pub struct Installed {
     pub project: ProjectId,
     pub user: UserId,
     pub admin_key: Secret,
+}
+
+/// What seals the token of a link by which a first owner sets their password.
+pub(crate) const FIRST_SIGN_IN: &str = "first sign-in";
+const FIRST_SIGN_IN_LASTS: i64 = 86_400;
+
+/// The token of a link by which the first owner signs in, for a day and until the account has a password. The database has
+/// nothing of it: who has the secrets file can do anything already.
+pub fn first_sign_in(clock: &Clock, keyring: &Keyring, owner: UserId) -> Secret {
+    let until = clock.now().0 + FIRST_SIGN_IN_LASTS;
+    token::sealed(keyring, FIRST_SIGN_IN, &format!("{owner}.{until}"))
 }
 
 /// Whether an organization was ever made here.

@@ -22,6 +22,7 @@ use crate::command::maintenance::{
     AuditCommand, BackupOptions, CopyOptions, FsckOptions, MigrateOptions, OperatorCommand, PasswordCommand,
     RecoverOptions,
 };
+use crate::command::setup::SetupOptions;
 use crate::command::simulate::SimulateOptions;
 use crate::config::ServeOptions;
 
@@ -97,6 +98,8 @@ pub struct Said {
 pub enum Command {
     /// Run the server
     Serve(Box<ServeOptions>),
+    /// Make the organization and its owner before the first start, and print a link by which the owner signs in
+    Setup(SetupOptions),
     /// Try it out: a server in a temporary directory with a simulated provider
     Dev(DevOptions),
     /// Run the simulated provider alone

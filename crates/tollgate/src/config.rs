@@ -24,7 +24,7 @@ const FREE_MEBIBYTES_USUAL: u64 = 64;
 const BALLAST_MEBIBYTES_USUAL: u64 = 64;
 const UPSTREAM_TIMEOUT_SECONDS_USUAL: u64 = 600;
 const IN_FLIGHT_MAX_USUAL: usize = 10_000;
-const OWNER_EMAIL_USUAL: &str = "owner@localhost";
+pub(crate) const OWNER_EMAIL_USUAL: &str = "owner@localhost";
 
 /// What can be set, as it is given. In the file the names are those of the flags.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -401,7 +401,8 @@ fn oidc_client_secret() -> Option<String> {
     std::env::var("TOLLGATE_OIDC_CLIENT_SECRET").ok()
 }
 
-fn read_public_url(url: &str) -> Result<Address> {
+/// Reads where clients reach the server; the path of the API may be there and is left out.
+pub(crate) fn read_public_url(url: &str) -> Result<Address> {
     let mut address = Address::parse(url)
         .map_err(|why| Error::bad_request(format!("--public-url `{url}` cannot be used: {why}.")))?;
     // It is the server's address; the API's begins below it.

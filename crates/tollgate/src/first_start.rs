@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tollgate_admin::host;
+use tollgate_admin::host::{self, Installed};
 use tollgate_core::secret::Keyring;
 use tollgate_core::{Clock, Error, OrganizationId, ProjectId, Result, UserId};
 use tollgate_store::{Db, OUTCOME_UNKNOWN};
@@ -51,23 +51,37 @@ pub(crate) async fn bootstrap(
     url: &str,
     file: PathBuf,
 ) -> Result<()> {
-    let (clock, keyring) = (clock.clone(), Arc::clone(keyring));
     let public = config.public_url.as_ref().map_or_else(|| url.to_owned(), ToString::to_string);
-    let (email, base_url, path) = (config.owner_email.clone(), format!("{public}/v1"), file.clone());
+    let base_url = format!("{public}/v1");
+    let content = move |made: &Installed| {
+        let content = BootstrapFile {
+            base_url: &base_url,
+            organization_id: made.organization,
+            project_id: made.project,
+            user_id: made.user,
+            admin_api_key: made.admin_key.reveal(),
+        };
+        serde_json::to_string_pretty(&content).map_err(|error| Error::internal(error.to_string()))
+    };
+    install(db, (clock, keyring), &config.owner_email, file, content).await.map(|_| ())
+}
+
+/// Makes the organization, and a file with what is said of it.
+pub(crate) async fn install(
+    db: &Db,
+    (clock, keyring): (&Clock, &Arc<Keyring>),
+    owner_email: &str,
+    file: PathBuf,
+    content: impl FnOnce(&Installed) -> Result<String> + Send + 'static,
+) -> Result<Installed> {
+    let (clock, keyring, email, path) =
+        (clock.clone(), Arc::clone(keyring), owner_email.to_owned(), file.clone());
     let installed = db
         .write(move |tx| {
             Box::pin(async move {
                 let made = host::install(tx, &clock, &keyring, &email).await?;
-                let content = BootstrapFile {
-                    base_url: &base_url,
-                    organization_id: made.organization,
-                    project_id: made.project,
-                    user_id: made.user,
-                    admin_api_key: made.admin_key.reveal(),
-                };
-                let text = serde_json::to_string_pretty(&content)
-                    .map_err(|error| Error::internal(error.to_string()))?;
-                secrets_file::write_durably(&path, format!("{text}\n").as_bytes())
+                secrets_file::write_durably(&path, format!("{}\n", content(&made)?).as_bytes())?;
+                Ok(made)
             })
         })
         .await;

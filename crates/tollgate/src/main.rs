@@ -15,7 +15,7 @@ use tollgate::api::session::{Failure, Session};
 use tollgate::challenge::ChallengeOptions;
 use tollgate::cli::{ApiOptions, Cli, Command, Said};
 use tollgate::command::maintenance::{AuditCommand, FsckOptions};
-use tollgate::command::{dev, maintenance, serve, simulate};
+use tollgate::command::{dev, maintenance, serve, setup, simulate};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Error, Kind};
 
@@ -97,6 +97,7 @@ async fn by_table(noun: &str, verb: &str, said: &ArgMatches, options: &ApiOption
 async fn run(cli: Cli) -> u8 {
     match cli.command {
         Command::Serve(options) => done(serve::serve(*options).await),
+        Command::Setup(options) => done(setup::setup(&options, cli.api.output, cli.api.quiet).await),
         Command::Dev(mut options) => {
             options.openai_key = from_environment("OPENAI_API_KEY");
             done(dev::dev(options).await)

@@ -437,7 +437,7 @@ async fn lock_when_free(directory: &DataDir) -> Result<Lock> {
 }
 
 /// Opens the database, new or old, and brings its schema up to date.
-async fn open(home: &Home, clock: &Clock) -> Result<Db> {
+pub(crate) async fn open(home: &Home, clock: &Clock) -> Result<Db> {
     let db = home.open(Options { create: true, read_only: false })?;
     match db.migrate(home.database_directory(), MIGRATIONS, clock).await? {
         Migrated::Upgraded { copy: Some(copy) } => {

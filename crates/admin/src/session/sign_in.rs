@@ -1,4 +1,5 @@
-//! Proving who one is: by a password, by an admin key that has no password yet, by the link of an invite.
+//! Proving who one is: by a password, by an admin key that has no password yet, by the link of an invite or
+//! of the first start.
 
 use serde_json::json;
 use tollgate_core::key::KeyKind;
@@ -12,7 +13,9 @@ use crate::acceptance::{Acceptance, Failure, SIGN_IN_FAILED};
 use crate::actor::{Actor, Origin};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::Admin;
+use crate::host::FIRST_SIGN_IN;
 use crate::password;
+use crate::token;
 
 /// Of whom there is no account, so that trying it takes as long as of whom there is one.
 const NOBODYS_PASSWORD: &str =
@@ -147,6 +150,53 @@ impl Admin {
                     .await?;
                 let email = actor.email.clone().unwrap_or_default();
                 open(tx, &desk, (user, &email), Proof::Password, &origin, before.as_ref()).await
+            })
+        });
+        work.await
+    }
+
+    /// Sets the first password of the owner whom `tollgate setup` made, and signs them in. `token` is of the link that it printed;
+    /// it is of use once, for afterwards there is a password.
+    pub async fn begin(
+        &self,
+        token: &Secret,
+        password: Secret,
+        origin: Origin,
+        before: Option<Secret>,
+    ) -> Result<OpenedSession> {
+        let now = self.desk.clock.now();
+        self.desk.replica.check_fresh()?;
+        self.throttle.pass_address(origin.ip, now)?;
+        let said = token::unsealed(&self.desk.keyring, FIRST_SIGN_IN, token.reveal());
+        let said = said.and_then(|said| said.split_once('.'));
+        let read = said.and_then(|(owner, until)| Some((UserId::parse(owner)?, until.parse::<i64>().ok()?)));
+        let unfit = |message: &str| Error::invalid("token", message).code("unfit_link");
+        let Some((owner, until)) = read else {
+            return Err(unfit("This is no link that `tollgate setup` has printed here."));
+        };
+        if now.0 >= until {
+            return Err(unfit(
+                "The link was good for a day, which is over. Set a password with an admin key.",
+            ));
+        }
+        password::check(&password)?;
+        let hashed = password::hash(password).await?;
+        let desk = self.desk.clone();
+        let work = self.db.write(move |tx| {
+            Box::pin(async move {
+                let sql = "UPDATE app_user SET password = $1 WHERE id = $2 AND password IS NULL";
+                if tx.execute(sql, &params![hashed, owner]).await? == 0 {
+                    return Err(unfit("The account has a password already. Sign in with it."));
+                }
+                let email: Row = tx.one("SELECT email FROM app_user WHERE id = $1", &params![owner]).await?;
+                let email: String = email.at(0)?;
+                let opened =
+                    open(tx, &desk, (owner, &email), Proof::Password, &origin, before.as_ref()).await?;
+                let author = Author::Person { user: owner, email: &email, origin: &origin };
+                let recorded = password_set(owner);
+                audit::write(tx, (&desk.clock, &desk.keyring), opened.organization, &author, &recorded)
+                    .await?;
+                Ok(opened)
             })
         });
         work.await

@@ -104,7 +104,17 @@ pub(crate) async fn show_setup(visit: &Visit<'_>) -> Result<Answer> {
 
 fn setup(typed: &Form, error: Option<&Error>) -> Answer {
     let fields = Fields::new(typed, error);
-    let body = html! {
+    let token = typed.text("token");
+    let by_link = html! {
+        p { "The link of " code { "tollgate setup" } " proves that you are the first owner. Afterwards you sign in with your address and this password." }
+        form method="post" action="/setup" {
+            input type="hidden" name="token" value=(token);
+            (fields.alert())
+            (fields.secret("password", "New password", "12 characters or more.", "new-password"))
+            div.buttons { button.primary { "Set the password and sign in" } a.button href="/setup" { "With an admin key" } }
+        }
+    };
+    let by_key = html! {
         p {
             "An admin key proves who you are. The first start of Tollgate has written one into its bootstrap file, as "
             code { "admin_api_key" } "; " code { "tollgate recover" } " makes another. Afterwards you sign in with your address, the first owner as "
@@ -117,13 +127,20 @@ fn setup(typed: &Form, error: Option<&Error>) -> Answer {
             div.buttons { button.primary { "Set the password and sign in" } a.button href="/login" { "Back" } }
         }
     };
+    let body = if token.is_empty() { by_key } else { by_link };
     Answer::bare("Set a password", body).because(error)
 }
 
 pub(crate) async fn set_up(visit: &Visit<'_>) -> Result<Answer> {
-    let key = Secret::new(visit.form.text("admin_key"));
+    let (key, token) = (Secret::new(visit.form.text("admin_key")), Secret::new(visit.form.text("token")));
     let password = Secret::new(visit.form.get("password").unwrap_or(""));
-    match visit.admin.claim(&key, password, visit.origin.clone(), visit.token.clone()).await {
+    let (origin, before) = (visit.origin.clone(), visit.token.clone());
+    let opened = if token.reveal().is_empty() {
+        visit.admin.claim(&key, password, origin, before).await
+    } else {
+        visit.admin.begin(&token, password, origin, before).await
+    };
+    match opened {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
         Err(error) if is_for_form(&error) => Ok(setup(&visit.form, Some(&error))),
         Err(error) => Err(error),

@@ -26,4 +26,5 @@ pub mod upstreams;
 mod usage;
 
 pub use output::{Format, complain_of_usage, failed};
+pub(crate) use output::{hint, show};
 pub use secret_input::{Out, read as read_secret};

@@ -1,5 +1,7 @@
 //! Things by the names that people know them by; ids are taken as they are.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Map, Value, json};
 
 use crate::api::client::{CallError, encoded};
@@ -173,6 +175,70 @@ impl Session {
         }
         Ok(())
     }
+}
+
+impl Session {
+    /// Puts names in the place of ids in rows of costs and usage. An id stays where its name cannot be had, and where there are more than anybody reads.
+    pub(crate) async fn with_names(&self, rows: &mut [Value]) {
+        for (field, named_by) in [
+            ("project_id", NamedBy::One(PROJECTS, "name")),
+            ("user_id", NamedBy::One("/organization/users", "email")),
+            ("api_key_id", NamedBy::List("/tollgate/v1/api_keys", &[("status", "any")])),
+            ("upstream_id", NamedBy::List(UPSTREAM.list, &[])),
+        ] {
+            let ids: BTreeSet<String> =
+                rows.iter().filter_map(|row| row[field].as_str()).map(str::to_owned).collect();
+            let is_known = matches!(named_by, NamedBy::One(..)) || !self.client.is_openai();
+            if ids.is_empty() || ids.len() > NAMED_MAX || !is_known {
+                continue;
+            }
+            let names = self.names_of(&named_by, ids).await;
+            for row in &mut *rows {
+                if let Some(name) = row[field].as_str().and_then(|id| names.get(id)) {
+                    row[field] = json!(name);
+                }
+            }
+        }
+    }
+
+    async fn names_of(&self, named_by: &NamedBy, ids: BTreeSet<String>) -> BTreeMap<String, String> {
+        let mut names = BTreeMap::new();
+        let mut note = |id: &str, name: &Value| {
+            if let Some(name) = name.as_str() {
+                names.insert(id.to_owned(), name.to_owned());
+            }
+        };
+        match named_by {
+            NamedBy::One(path, field) => {
+                for id in ids {
+                    if let Ok(thing) = self.client.get(&format!("{path}/{}", encoded(&id)), &[]).await {
+                        note(&id, &thing[field]);
+                    }
+                }
+            }
+            NamedBy::List(path, query) => {
+                let ids = ids.into_iter().map(|id| ("ids", id)).filter(|_| !query.is_empty());
+                let query: Vec<_> =
+                    query.iter().map(|(name, value)| (*name, (*value).to_owned())).chain(ids).collect();
+                let listed = self.client.list(path, &query, usize::MAX).await;
+                for thing in listed.map(|(things, _)| things).unwrap_or_default() {
+                    note(thing["id"].as_str().unwrap_or(""), &thing["name"]);
+                }
+            }
+        }
+        names
+    }
+}
+
+/// More names than that are not asked for.
+const NAMED_MAX: usize = 100;
+
+/// Where the name of an id is found.
+enum NamedBy {
+    /// By asking for the thing, in this field of it.
+    One(&'static str, &'static str),
+    /// In a list, which with a query is also asked for the ids, and else has few.
+    List(&'static str, &'static [(&'static str, &'static str)]),
 }
 
 fn is_absent(failure: &Failure) -> bool {

@@ -58,6 +58,11 @@ pub struct Session {
 pub(crate) const PROJECTS: &str = "/organization/projects";
 
 impl Session {
+    /// Whether what is shown is a table.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table && self.fields.is_none() && self.filter.is_none()
+    }
+
     pub(crate) fn show(&self, columns: &'static [Column], value: &Value) -> Done {
         if let Some(fields) = &self.fields {
             let value = match value {

@@ -386,6 +386,14 @@ pub(crate) const PRICE_CHANGES: &[Column] = &[
     plain("AFTER", "/after"),
 ];
 
+pub(crate) const PLAN: &[Column] = &[
+    plain("ACTION", "/action"),
+    plain("KIND", "/kind"),
+    plain("TITLE", "/title"),
+    plain("LINE", "/line"),
+    plain("MESSAGE", "/message"),
+];
+
 pub(crate) const COSTS: &[Column] = &[
     time("FROM", "/start_time"),
     plain("PROJECT", "/project_id"),

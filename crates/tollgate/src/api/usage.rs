@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 use tollgate_core::time::Clock;
@@ -46,7 +46,7 @@ impl Session {
             Ok(())
         };
         self.each_result("/organization/costs", query, add).await?;
-        self.show(table::COSTS, &Value::Array(totals.into_values().collect()))
+        self.show_named(table::COSTS, totals.into_values().collect()).await
     }
 
     pub async fn usage(&self, command: UsageCommand) -> Done {
@@ -89,6 +89,15 @@ impl Session {
             Ok(())
         };
         self.each_result(path, query, collect).await?;
+        self.show_named(columns, rows).await
+    }
+
+    /// Shows rows, to people at a terminal with names in the place of ids.
+    async fn show_named(&self, columns: &'static [Column], mut rows: Vec<Value>) -> Done {
+        let is_for_people = self.is_for_people() && std::io::stdout().is_terminal();
+        if is_for_people {
+            self.with_names(&mut rows).await;
+        }
         self.show(columns, &Value::Array(rows))
     }
 

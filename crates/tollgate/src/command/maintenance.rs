@@ -12,7 +12,7 @@ use tollgate_ledger::fsck;
 use tollgate_store::copy::{self, Copied};
 use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options};
 
-use crate::api::Out;
+use crate::api::{Out, hint};
 use crate::command::place::{self, PlaceOptions};
 use crate::node;
 
@@ -434,9 +434,4 @@ pub fn say(text: &str) {
             std::process::exit(1)
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "what accompanies the answer of a command")]
-fn hint(text: &str) {
-    eprintln!("{text}");
 }

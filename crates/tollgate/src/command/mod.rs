@@ -4,4 +4,5 @@ pub mod dev;
 pub mod maintenance;
 pub mod place;
 pub mod serve;
+pub mod setup;
 pub mod simulate;

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::read::State;
 use super::text;
 use super::thing::{Fields, Kind, Name, Things};
 use crate::api::session::{Done, Session};
+use crate::api::table;
+
+const UNDELIVERED: &str = "another secret, for the one before did not get to where it belongs";
+const BEYOND: &str = "on the server, and not in the file";
 
 /// One change.
 #[derive(Clone, Debug)]
@@ -159,8 +163,46 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::Remove(_) | Step::Deliver(..)))
     }
 
-    /// Shows it as a diff: what is made, changed, removed; and what is beyond the file.
+    /// Shows it as a diff: what is made, changed, removed; and what is beyond the file. To programs as a list of objects.
     pub(super) fn show(&self, session: &Session) -> Done {
+        if session.is_for_people() {
+            self.show_diff(session)?;
+        } else {
+            session.show(table::PLAN, &Value::Array(self.rows()))?;
+        }
+        session.say(&self.summary());
+        Ok(())
+    }
+
+    /// `{"action", "kind", "name": [...], "title", "line", "changes": [{"field", "before", "after"}], "message"}` of each change,
+    /// and of what is in its way. `line` is where it stands in the file, or null.
+    fn rows(&self) -> Vec<Value> {
+        let change = |field: &str, before: &Value, after: &Value| json!({"field": field, "before": before, "after": after});
+        let row = |action: &str, name: &Name, changes: Vec<Value>, message: Option<&str>| {
+            json!({"action": action, "kind": name.kind.name(), "name": name.path, "title": name.to_string(),
+                "line": self.lines.get(name), "changes": changes, "message": message})
+        };
+        let step = |step: &Step| match step {
+            Step::Create(name, said) => {
+                let said = said.fields.iter().filter(|(_, value)| !is_nothing(value));
+                let changes = said.map(|(field, value)| change(field, &Value::Null, value));
+                row("create", name, changes.collect(), None)
+            }
+            Step::Change(name, changes) => {
+                let changes = changes.iter().map(|(field, before, after)| change(field, before, after));
+                row("change", name, changes.collect(), None)
+            }
+            Step::Deliver(name, _) => row("replace_secret", name, Vec::new(), Some(UNDELIVERED)),
+            Step::Remove(name) => row("remove", name, Vec::new(), None),
+        };
+        let beyond = self.beyond.iter().map(|name| row("unlisted", name, Vec::new(), Some(BEYOND)));
+        let told = |action, (name, told): &(Name, String)| row(action, name, Vec::new(), Some(told.as_str()));
+        let stays = self.stays.iter().chain(&self.notes).map(|what| told("none", what));
+        let problems = self.problems.iter().map(|what| told("error", what));
+        self.steps.iter().map(step).chain(beyond).chain(stays).chain(problems).collect()
+    }
+
+    fn show_diff(&self, session: &Session) -> Done {
         let mut out = std::io::stdout().lock();
         let mut line = |sign: char, text: &str| {
             let colour = match sign {
@@ -197,21 +239,22 @@ impl Plan {
                         .collect();
                     line('~', &format!("{name}: {}", changes.join(", ")))?;
                 }
-                Step::Deliver(name, _) => line(
-                    '~',
-                    &format!("{name}: another secret, for the one before did not get to where it belongs"),
-                )?,
+                Step::Deliver(name, _) => line('~', &format!("{name}: {UNDELIVERED}"))?,
                 Step::Remove(name) => line('-', &name.to_string())?,
             }
         }
         for name in &self.beyond {
-            line('?', &format!("{name}: on the server, and not in the file"))?;
+            line('?', &format!("{name}: {BEYOND}"))?;
         }
         for (name, told) in self.stays.iter().chain(&self.notes).chain(&self.problems) {
             line('!', &format!("{}{name}: {told}", self.place_of(name)))?;
         }
+        Ok(())
+    }
+
+    fn summary(&self) -> String {
         let count = |wanted: fn(&Step) -> bool| self.steps.iter().filter(|step| wanted(step)).count();
-        let summary = format!(
+        format!(
             "{} to make, {} to change, {} to remove{}.",
             count(|step| matches!(step, Step::Create(..))),
             count(|step| matches!(step, Step::Change(..) | Step::Deliver(..))),
@@ -221,9 +264,7 @@ impl Plan {
             } else {
                 format!("; {} beyond the file, which --delete removes", self.beyond.len())
             },
-        );
-        session.say(&summary);
-        Ok(())
+        )
     }
 }
 
