@@ -6,7 +6,6 @@ handled may be found in anything the server wrote.
 
 import base64
 import contextlib
-import hmac
 import http.client
 import http.server
 import json
@@ -186,13 +185,6 @@ def settled(gateway, count=1):
     reader before that is written."""
     ended = lambda rows: len(rows) >= count and all(row["state"] != "held" for row in rows) and [rows]
     return until(lambda: ended(gateway.requests()))[0]
-
-
-def sealed(master, said, purpose="first sign-in"):
-    """A token as the program seals it with the pepper of a secrets file."""
-    pepper = base64.b64decode(json.loads(master.read_text())["pepper"][0]["key"])
-    seal = hmac.new(pepper, b"tollgate " + purpose.encode() + bytes(1) + said.encode(), "sha256")
-    return f"{said}.{seal.hexdigest()}"
 
 
 class Fake:

@@ -355,6 +355,10 @@ def test_costs_are_shown_by_names_at_a_terminal(cli, gateway):
         assert not any(id in seen for id in (project, key["id"], gone["id"], upstream["id"])), seen
     code, seen = in_terminal("usage", "--by", "key", "--since", "1d", env=env, width=200)
     assert code == 0 and "laptop" in seen and key["id"] not in seen
+    # Of two that are called alike each says which it is.
+    assert gateway.post(f"/v1/organization/projects/{project}/api_keys/{key['id']}", {"name": "gone"}).status == 200
+    code, seen = in_terminal("cost", "--by", "key", "--since", "1d", env=env, width=200)
+    assert code == 0 and f"gone ({key['id']})" in seen and f"gone ({gone['id']})" in seen, seen
     assert project in cli("cost", "--by", "project", "--since", "1d").stdout
     assert cli.json("cost", "--by", "key", "--since", "1d", "--total")[0]["api_key_id"].startswith("key_")
 

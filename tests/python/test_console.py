@@ -3,13 +3,13 @@
 import datetime
 import json
 import re
-import time
 import urllib.parse
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from browser import PASSWORD, Person, chromium, path_of
-from harness import FULL, request, sealed, until
+from harness import FULL, Process, request, run, until
 
 CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -373,24 +373,41 @@ def signed_in(server, key=None, password=PASSWORD):
     return cookie, re.search(rb'name="form_token" value="([0-9a-f]+)"', page.body)[1].decode()
 
 
-def test_the_link_of_setup_signs_the_first_owner_in(gateway, people):
-    owner = people()
-    token = gateway.remember(sealed(gateway.master, f"{gateway.owner}.{int(time.time()) + 600}"))
-    owner.open(f"/setup?token={token}")
-    owner.heading("Set a password")
-    owner.check_accessible()
-    owner.shot("setup-link")
-    owner.page.get_by_label("New password").fill("short")
-    owner.page.get_by_role("button", name="Set the password").click()
-    assert "12" in owner.page.locator("#password-error").inner_text()
-    owner.page.get_by_label("New password").fill(gateway.remember(PASSWORD))
-    owner.page.get_by_role("button", name="Set the password").click()
-    owner.heading("Overview")
-    again = people()
-    again.open(f"/setup?token={token}")
-    again.page.get_by_label("New password").fill(PASSWORD)
-    again.page.get_by_role("button", name="Set the password").click()
-    assert "has a password already" in again.page.get_by_role("alert").inner_text()
+def test_the_link_of_setup_signs_the_first_owner_in(browser, tmp_path):
+    place = ["--data", tmp_path / "data"]
+    token = run("setup", *place, "--out", tmp_path / "admin.key", check=0).stdout.strip().split("?token=")[1]
+    process = Process(tmp_path / "log", "serve", *place, "--listen", "127.0.0.1:0")
+    page = browser.new_page()
+    page.goto(f"{process.url}/setup?token={token}")
+    for password in ("short", PASSWORD):
+        page.get_by_label("New password").fill(password)
+        page.get_by_role("button", name="Set the password").click()
+        if password == "short":
+            assert "12" in page.locator("#password-error").inner_text()
+            serious = [one["id"] for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+            assert not serious, serious
+    page.get_by_role("heading", level=1, name="Overview").wait_for()
+    page.close()
+    page = browser.new_page()
+    page.goto(f"{process.url}/setup?token={token}")
+    page.get_by_label("New password").fill(PASSWORD)
+    page.get_by_role("button", name="Set the password").click()
+    assert "used up" in page.get_by_role("alert").inner_text()
+    page.get_by_role("link", name="Sign in").click()
+    page.get_by_label("E-mail address").fill("owner@localhost")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in", exact=True).click()
+    page.get_by_role("heading", level=1, name="Overview").wait_for()
+    page.close()
+    assert process.stop() == 0 and run("fsck", *place, check=0)
+
+
+def test_the_audit_log_calls_keys_as_they_are_called_now(gateway, owner):
+    key = gateway.key(gateway.default_project, "laptop")
+    assert gateway.post(f"/v1/organization/projects/{gateway.default_project}/api_keys/{key['id']}", {"name": "ci"}).status == 200
+    owner.open("/audit?type=api_key.created&resource=ci")
+    assert owner.page.locator("tbody tr td:last-child").all_inner_texts()[0].split()[0] == "ci"
+    assert owner.page.locator(f"tbody a[href$='/keys/{key['id']}']").count() == 1
 
 
 def test_a_form_of_another_site_does_nothing(server):

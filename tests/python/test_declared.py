@@ -1,5 +1,6 @@
 """An organization as a file: written, planned, applied; also killed in the middle and run again."""
 
+import csv
 import json
 import os
 import random
@@ -138,10 +139,13 @@ def test_drift_is_shown_and_mended_and_what_is_beyond_stays_unless_asked(declare
     small.write_text("tollgate: 1\nprojects:\n  - name: Search\n    labels: {team: new}\n")
     plan = declared("plan", small, "--delete").stdout
     assert "~ project Search: labels" in plan and "user" not in plan and "key" not in plan
-    # A key keeps its owner.
+    # A key keeps its owner, which no call can mend.
     changed = ORGANIZATION.replace("{name: ada, owner: ada@example.com", "{name: ada, owner: eve@example.com")
     file.write_text(changed)
     assert re.search(r"^! \S+org.yaml:\d+: key Search / ada: its owner is ada@example.com", declared("plan", file).stdout)
+    [blocked] = json.loads(declared("plan", file, "--check", "-o", "json", check=1).stdout)
+    assert (blocked["action"], blocked["title"]) == ("blocked", "key Search / ada") and "its owner is ada" in blocked["text"]
+    assert list(csv.reader(declared("plan", file, "-o", "csv").stdout.splitlines()))[1][:3] == ["blocked", "key", "key Search / ada"]
 
 
 def test_it_goes_round(declared, gateway, file, tmp_path):

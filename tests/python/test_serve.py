@@ -14,7 +14,9 @@ import urllib.parse
 
 import pytest
 
-from harness import BINARY, POSTGRES, Embedded, Fake, Postgres, Process, Server, clean_environment, request, run, sealed, until
+from harness import BINARY, POSTGRES, Embedded, Fake, Postgres, Process, Server, clean_environment, request, run, until
+
+PASSWORD = "correct horse battery staple"
 
 
 def test_the_first_start_writes_the_file_and_later_ones_leave_it_alone(server):
@@ -79,64 +81,146 @@ def test_settings_come_from_flags_then_environment_then_file(tmp_path):
     assert process.stop() == 0 and [u["email"] for u in users] == ["env@example.com"]
 
 
-def set_password(server, token, password):
-    """What the page behind the link of `tollgate setup` sends."""
-    form = urllib.parse.urlencode({"token": token, "password": password}).encode()
-    return request(server.url, "POST", "/setup", body=form, headers={"content-type": "application/x-www-form-urlencoded"})
+class SetUp:
+    """An installation that `tollgate setup` made, and its link."""
+
+    def __init__(self, home):
+        self.home, self.store = home, Postgres() if POSTGRES else Embedded(home / "data")
+        self.place = [*self.store.flags, "--data", home / "data", "--secrets", home / "master.json"]
+        self.command = ["setup", *self.place, "--out", home / "admin.key", "--owner-email", "ada@example.com"]
+        self.process = None
+
+    def run(self, *more, check=0):
+        done = run(*self.command, *more, check=check)
+        self.token = done.stdout.strip().split("?token=")[-1]
+        return done
+
+    def serve(self):
+        self.process = Process(self.home / "log", "serve", *self.place, "--listen", "127.0.0.1:0")
+        self.key = (self.home / "admin.key").read_text().strip()
+
+    def get(self, path):
+        return request(self.process.url, "GET", path, key=self.key)
+
+    def set_password(self, password=PASSWORD, token=None):
+        """What the page behind the link sends."""
+        form = urllib.parse.urlencode({"token": token or self.token, "password": password}).encode()
+        return request(self.process.url, "POST", "/setup", body=form, headers={"content-type": "application/x-www-form-urlencoded"})
+
+    def stop(self):
+        assert self.process.stop() == 0
+        assert PASSWORD not in (self.home / "log").read_text() and self.token not in (self.home / "log").read_text()
+        assert self.token.encode() not in self.store.dump()
+
+    def finish(self):
+        run("fsck", *self.place[:-2], check=0)
+        self.store.drop()
 
 
-def test_it_is_set_up_before_it_serves(tmp_path):
+@pytest.fixture
+def installation(tmp_path):
+    installation = SetUp(tmp_path)
+    yield installation
+    if installation.process and installation.process.process.poll() is None:
+        installation.stop()
+    installation.finish()
+
+
+def test_it_is_set_up_before_it_serves(installation, tmp_path):
     """`tollgate setup` hands out the owner's key in a file, and a link that is good once, for a day."""
-    store = Postgres() if POSTGRES else Embedded(tmp_path / "data")
-    place = [*store.flags, "--data", tmp_path / "data", "--secrets", tmp_path / "master.json"]
-    setup = ["setup", *place, "--admin-key-file", tmp_path / "admin.key", "--owner-email", "ada@example.com"]
-    assert "--admin-key-file" in run("setup", *place, check=2).stderr, "a key that nobody has is of no use"
+    assert "--out" in run("setup", *installation.place, check=2).stderr, "a key that nobody has is of no use"
+    assert installation.run("--dry-run", check=2).stdout == "" and not (tmp_path / "data").exists()
     (tmp_path / "admin.key").write_text("mine")
-    assert "exists already" in run(*setup, check=1).stderr and (tmp_path / "admin.key").read_text() == "mine"
+    assert "exists already" in installation.run(check=1).stderr and (tmp_path / "admin.key").read_text() == "mine"
     (tmp_path / "admin.key").unlink()
-    assert "email" in run(*setup[:-1], "nobody", check=1).stderr and not (tmp_path / "admin.key").exists()
-    done = run(*setup, "--public-url", "https://ai.example.com/v1", check=0)
-    page, token = done.stdout.strip().split("?token=")
-    assert page == "https://ai.example.com/setup" and "admin.key" in done.stderr
+    wrong = run(*installation.command[:-1], "nobody", "-o", "json", check=1)
+    assert "e-mail" in json.loads(wrong.stderr)["error"]["message"] and not (tmp_path / "admin.key").exists()
+    assert "is no filter" in installation.run("--jq", "{", check=2).stderr
+    done = installation.run("--public-url", "https://ai.example.com/v1")
     key = (tmp_path / "admin.key").read_text().strip()
+    assert done.stdout.startswith("https://ai.example.com/setup?token=") and "admin.key" in done.stderr
     assert stat.S_IMODE((tmp_path / "admin.key").stat().st_mode) == 0o600 and key not in done.stdout + done.stderr
-    again = run("setup", *place, "--admin-key-file", tmp_path / "other.key", check=1)
+    again = run("setup", *installation.place, "--out", tmp_path / "other.key", check=1)
     assert "set up already" in again.stderr and not (tmp_path / "other.key").exists()
 
-    server = Process(tmp_path / "log", "serve", *place, "--listen", "127.0.0.1:0")
-    users = request(server.url, "GET", "/v1/organization/users", key=key).json["data"]
+    installation.token = done.stdout.strip().split("?token=")[1]
+    installation.serve()
+    assert "in use by another process" in run("setup", *installation.place, "--out", tmp_path / "other.key", check=1).stderr
+    users = installation.get("/v1/organization/users").json["data"]
     assert [(user["email"], user["role"]) for user in users] == [("ada@example.com", "owner")]
-    shown = request(server.url, "GET", f"/setup?token={token}").body
-    assert token.encode() in shown and b"admin_key" not in shown
-
-    password = "correct horse battery staple"
-    seal = lambda said, *purpose: sealed(tmp_path / "master.json", said, *purpose)
-    owner, until, _ = token.split(".")
-    assert seal(f"{owner}.{until}") == token
-    last = "0" if token[-1] != "0" else "1"
-    forged = [token[:-1] + last, f"{owner}.{int(until) + 1}.{token.split('.')[2]}", "x", seal(f"{owner}.{until}", "session"), seal(owner)]
-    for refused in forged:
-        answer = set_password(server, refused, password)
-        assert answer.status == 400 and b"no link that" in answer.body and "set-cookie" not in str(answer.headers).lower(), refused
-    over = set_password(server, seal(f"{owner}.1"), password)
-    assert over.status == 400 and b"good for a day" in over.body
-    short = set_password(server, token, "short")
-    assert short.status == 400 and b"password-error" in short.body and token.encode() in short.body, "the link is kept for another try"
-    signed_in = set_password(server, token, password)
-    assert signed_in.status == 200 and "__Host-" in signed_in.headers["set-cookie"]
-    once = set_password(server, token, password + "!")
-    assert once.status == 400 and b"has a password already" in once.body
-    log = request(server.url, "GET", "/v1/organization/audit_logs", key=key).json["data"]
-    assert ["login.succeeded", "user.updated"] == sorted(event["type"] for event in log[:2]) and token not in json.dumps(log)
-    assert server.stop() == 0 and run("fsck", *place[:-2], check=0)
-    store.drop()
+    shown = installation.get(f"/setup?token={installation.token}").body
+    assert installation.token.encode() in shown and b"admin_key" not in shown
+    for forged in ["x", installation.token[:-1] + ("0" if installation.token[-1] != "0" else "1"), installation.token * 3]:
+        answer = installation.set_password(token=forged)
+        assert answer.status == 400 and b"no link that" in answer.body and "set-cookie" not in str(answer.headers).lower(), forged
+    short = installation.set_password("short")
+    assert short.status == 400 and b"password-error" in short.body and installation.token.encode() in short.body, "the link is kept for another try"
+    # Of several that come at once one is served.
+    answers = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(installation.set_password(f"{PASSWORD} {n}"))) for n in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(answer.status for answer in answers) == [200, 400, 400, 400], answers
+    [signed_in] = [answer for answer in answers if answer.status == 200]
+    assert "__Host-" in signed_in.headers["set-cookie"] and all(b"used up" in answer.body for answer in answers if answer is not signed_in)
+    log = installation.get("/v1/organization/audit_logs").json["data"]
+    assert ["login.succeeded", "user.updated"] == sorted(event["type"] for event in log[:2]) and installation.token not in json.dumps(log)
+    # Neither does it come back when the password goes.
+    installation.stop()
+    run("password", "clear", "ada@example.com", *installation.place, check=0)
+    installation.serve()
+    assert b"used up" in installation.set_password().body
 
 
-def test_setup_tells_programs_in_json(tmp_path):
-    told = json.loads(run("setup", "--data", tmp_path / "data", "--admin-key-file", tmp_path / "key", "-o", "json", check=0).stdout)
-    assert told["setup_url"].startswith("http://127.0.0.1:8080/setup?token=") and told["owner_email"] == "owner@localhost"
+def test_the_link_of_setup_ends_with_another_way_in_and_with_its_day(installation):
+    installation.run()
+    run("password", "clear", "ada@example.com", *installation.place, check=0)
+    installation.serve()
+    assert b"used up" in installation.set_password().body, "somebody else may have had it"
+    installation.stop()
+    with installation.store.open() as database:
+        assert database.execute("SELECT COUNT(*) FROM installation WHERE name = 'first_sign_in'").fetchone()[0] == 0
+
+
+def test_the_link_of_setup_is_good_for_a_day_and_for_who_is_not_frozen(installation):
+    installation.run()
+    with installation.store.open() as database:
+        offer = json.loads(database.execute("SELECT value FROM installation WHERE name = 'first_sign_in'").fetchone()[0])
+        database.execute("UPDATE organization_user SET frozen_at = 1")
+    assert 86_000 < offer["until"] - time.time() <= 86_400 and set(offer) == {"owner", "until", "pepper_version", "verifier"}
+    installation.serve()
+    frozen = installation.set_password()
+    assert frozen.status == 403 and "set-cookie" not in str(frozen.headers).lower()
+    installation.stop()
+    with installation.store.open() as database:
+        assert database.execute("SELECT COUNT(*) FROM app_user WHERE password IS NOT NULL").fetchone()[0] == 0
+        database.execute("UPDATE organization_user SET frozen_at = NULL")
+        database.execute("UPDATE installation SET value = ? WHERE name = 'first_sign_in'", [json.dumps({**offer, "until": 1})])
+    installation.serve()
+    assert b"good for a day" in installation.set_password().body
+
+
+def test_setup_leaves_alone_what_an_older_version_serves(installation, tmp_path):
+    installation.run()
+    applied = "SELECT * FROM schema_migration ORDER BY version"
+    with installation.store.open() as database:
+        rows = list(database.execute(applied))
+        database.execute("DELETE FROM schema_migration WHERE version = ?", [len(rows)])
+    assert "set up already" in run("setup", *installation.place, "--out", tmp_path / "other.key", check=1).stderr
+    with installation.store.open() as database:
+        assert list(database.execute(applied)) == rows[:-1], "it was not migrated"
+        database.execute(f"INSERT INTO schema_migration VALUES ({', '.join('?' * len(rows[-1]))})", rows[-1])
+
+
+def test_setup_reads_the_file_of_the_server_and_tells_programs_in_json(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tollgate.toml").write_text(f'secrets = "{tmp_path}/master.json"\nowner-email = "file@example.com"\nlisten = "127.0.0.1:9999"\nbootstrap-file = "{tmp_path}/b.json"\n')
+    setup = ["setup", "--data", tmp_path / "data", "--out", tmp_path / "key"]
+    told = json.loads(run(*setup, "-o", "json", check=0).stdout)
+    assert told["setup_url"].startswith("http://127.0.0.1:9999/setup?token=") and told["owner_email"] == "file@example.com"
     assert told["admin_key_file"] == str(tmp_path / "key") and told["project_id"].startswith("proj_")
-    assert run("audit", "verify", "--data", tmp_path / "data", check=0)
+    assert (tmp_path / "master.json").exists() and not (tmp_path / "data/secrets").exists() and not (tmp_path / "b.json").exists()
+    assert run("audit", "verify", "--data", tmp_path / "data", "--secrets", tmp_path / "master.json", check=0)
 
 
 def test_a_second_server_on_one_directory_refuses(server, tmp_path):

@@ -12,7 +12,7 @@ use tollgate_store::{Entity, Row, Tx, params};
 use crate::access::{self, Grant};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::resource::NewKeyRow;
-use crate::token;
+use crate::session::first;
 
 /// What the first start made.
 #[derive(Debug)]
@@ -21,17 +21,8 @@ pub struct Installed {
     pub project: ProjectId,
     pub user: UserId,
     pub admin_key: Secret,
-}
-
-/// What seals the token of a link by which a first owner sets their password.
-pub(crate) const FIRST_SIGN_IN: &str = "first sign-in";
-const FIRST_SIGN_IN_LASTS: i64 = 86_400;
-
-/// The token of a link by which the first owner signs in, for a day and until the account has a password. The database has
-/// nothing of it: who has the secrets file can do anything already.
-pub fn first_sign_in(clock: &Clock, keyring: &Keyring, owner: UserId) -> Secret {
-    let until = clock.now().0 + FIRST_SIGN_IN_LASTS;
-    token::sealed(keyring, FIRST_SIGN_IN, &format!("{owner}.{until}"))
+    /// The token of the link by which the owner sets their password, if one was wanted.
+    pub first_sign_in: Option<Secret>,
 }
 
 /// Whether an organization was ever made here.
@@ -40,8 +31,14 @@ pub async fn is_installed(tx: &mut Tx) -> Result<bool> {
     Ok(row.get::<i64>("organizations")? > 0)
 }
 
-/// Makes the first organization, whose owner is the operator.
-pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email: &str) -> Result<Installed> {
+/// Makes the first organization, whose owner is the operator, and if `with_link` what they sign in with for the first time.
+pub async fn install(
+    tx: &mut Tx,
+    clock: &Clock,
+    keyring: &Keyring,
+    owner_email: &str,
+    with_link: bool,
+) -> Result<Installed> {
     let founding = Founding {
         name: "Default organization",
         owner_email,
@@ -52,7 +49,8 @@ pub async fn install(tx: &mut Tx, clock: &Clock, keyring: &Keyring, owner_email:
     let founded = found(tx, (clock, keyring), &founding, &Author::Host).await?;
     let Founded { organization, project, user, admin_key } = founded;
     let admin_key = admin_key.ok_or_else(|| Error::internal("the first owner had an account already"))?;
-    Ok(Installed { organization, project, user, admin_key })
+    let first_sign_in = if with_link { Some(first::offer(tx, clock, keyring, user).await?) } else { None };
+    Ok(Installed { organization, project, user, admin_key, first_sign_in })
 }
 
 /// What was made.
@@ -299,6 +297,7 @@ pub async fn clear_password(tx: &mut Tx, clock: &Clock, keyring: &Keyring, email
     ] {
         had += tx.execute(sql, &params![user]).await?;
     }
+    first::end(tx, user).await?;
     if had == 0 {
         return Ok(false);
     }

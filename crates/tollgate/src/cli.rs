@@ -192,6 +192,23 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it changes something at the machine itself, where nothing is shown before it is done.
+    pub fn is_done_at_once(&self) -> bool {
+        matches!(
+            self,
+            Self::Serve(_)
+                | Self::Setup(_)
+                | Self::Backup(_)
+                | Self::Restore(_)
+                | Self::Copy(_)
+                | Self::Recover(_)
+                | Self::Operator(_)
+                | Self::Password(_)
+                | Self::Login(_)
+                | Self::Logout
+        )
+    }
+
     /// Whether it proves itself by a secret of its own, and needs no admin key.
     pub fn is_by_secret(&self) -> bool {
         match self {

@@ -18,7 +18,7 @@ use tollgate_store::Home;
 use crate::command::place;
 use crate::otel::OtlpOptions;
 
-const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+pub(crate) const LISTEN_USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 const DRAIN_SECONDS_USUAL: u64 = 30;
 const FREE_MEBIBYTES_USUAL: u64 = 64;
 const BALLAST_MEBIBYTES_USUAL: u64 = 64;
@@ -276,7 +276,7 @@ impl ServeOptions {
     }
 
     /// What neither a flag nor the environment says is taken from the file.
-    fn with_file(self) -> Result<Self> {
+    pub(crate) fn with_file(self) -> Result<Self> {
         let usual = self.data.as_deref().map(|data| data.join("tollgate.toml")).filter(|path| path.exists());
         let Some(path) = self.config.clone().or(usual) else {
             return Ok(Self { otlp_headers: self.otlp_headers.or_else(otlp_headers), ..self });

@@ -1,6 +1,6 @@
 //! The first start of an installation: it makes the organization, and hands out its admin key in a file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -53,7 +53,8 @@ pub(crate) async fn bootstrap(
 ) -> Result<()> {
     let public = config.public_url.as_ref().map_or_else(|| url.to_owned(), ToString::to_string);
     let base_url = format!("{public}/v1");
-    let content = move |made: &Installed| {
+    let path = file.clone();
+    let write = move |made: &Installed| {
         let content = BootstrapFile {
             base_url: &base_url,
             organization_id: made.organization,
@@ -61,33 +62,34 @@ pub(crate) async fn bootstrap(
             user_id: made.user,
             admin_api_key: made.admin_key.reveal(),
         };
-        serde_json::to_string_pretty(&content).map_err(|error| Error::internal(error.to_string()))
+        let text =
+            serde_json::to_string_pretty(&content).map_err(|error| Error::internal(error.to_string()))?;
+        secrets_file::write_durably(&path, format!("{text}\n").as_bytes())
     };
-    install(db, (clock, keyring), &config.owner_email, file, content).await.map(|_| ())
+    install(db, (clock, keyring), (&config.owner_email, false), &file, write).await.map(|_| ())
 }
 
-/// Makes the organization, and a file with what is said of it.
+/// Makes the organization of an owner, with a link for them if that is wanted. `write` puts the key into `file`.
 pub(crate) async fn install(
     db: &Db,
     (clock, keyring): (&Clock, &Arc<Keyring>),
-    owner_email: &str,
-    file: PathBuf,
-    content: impl FnOnce(&Installed) -> Result<String> + Send + 'static,
+    (owner_email, with_link): (&str, bool),
+    file: &Path,
+    write: impl FnOnce(&Installed) -> Result<()> + Send + 'static,
 ) -> Result<Installed> {
-    let (clock, keyring, email, path) =
-        (clock.clone(), Arc::clone(keyring), owner_email.to_owned(), file.clone());
+    let (clock, keyring, email) = (clock.clone(), Arc::clone(keyring), owner_email.to_owned());
     let installed = db
         .write(move |tx| {
             Box::pin(async move {
-                let made = host::install(tx, &clock, &keyring, &email).await?;
-                secrets_file::write_durably(&path, format!("{}\n", content(&made)?).as_bytes())?;
+                let made = host::install(tx, &clock, &keyring, &email, with_link).await?;
+                write(&made)?;
                 Ok(made)
             })
         })
         .await;
     if installed.as_ref().is_err_and(|error| error.code != Some(OUTCOME_UNKNOWN)) {
         // The key in it opens nothing.
-        let _ = std::fs::remove_file(&file);
+        let _ = std::fs::remove_file(file);
     }
     installed
 }

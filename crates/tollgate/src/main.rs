@@ -7,14 +7,15 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tollgate::BROKEN_PIPE;
 use tollgate::api::client::Client;
-use tollgate::api::complain_of_usage;
 use tollgate::api::filter::Filter;
 use tollgate::api::nouns;
 use tollgate::api::profile::{self, LoginCommand, Place};
-use tollgate::api::session::{Failure, Session};
+use tollgate::api::session::{Failure, Session, View};
+use tollgate::api::{Format, complain_of_failure, complain_of_usage};
 use tollgate::challenge::ChallengeOptions;
 use tollgate::cli::{ApiOptions, Cli, Command, Said};
 use tollgate::command::maintenance::{AuditCommand, FsckOptions};
+use tollgate::command::setup::SetupOptions;
 use tollgate::command::{dev, maintenance, serve, setup, simulate};
 use tollgate_core::secret::Secret;
 use tollgate_core::{Error, Kind};
@@ -95,49 +96,54 @@ async fn by_table(noun: &str, verb: &str, said: &ArgMatches, options: &ApiOption
 }
 
 async fn run(cli: Cli) -> u8 {
+    let output = cli.api.output;
+    if cli.api.dry_run && cli.command.is_done_at_once() {
+        complain_of_usage(output, "--dry-run: this command cannot be tried. Nothing was done.");
+        return WRONG_USAGE;
+    }
     match cli.command {
-        Command::Serve(options) => done(serve::serve(*options).await),
-        Command::Setup(options) => done(setup::setup(&options, cli.api.output, cli.api.quiet).await),
+        Command::Serve(options) => done(serve::serve(*options).await, output),
+        Command::Setup(options) => set_up(options, &cli.api).await,
         Command::Dev(mut options) => {
             options.openai_key = from_environment("OPENAI_API_KEY");
-            done(dev::dev(options).await)
+            done(dev::dev(options).await, output)
         }
-        Command::Simulate(options) => done(simulate::simulate(options).await),
+        Command::Simulate(options) => done(simulate::simulate(options).await, output),
         Command::Fsck(FsckOptions { place }) if place.is_given() => match maintenance::fsck(&place).await {
             Ok(true) => 0,
             Ok(false) => FAILED,
-            Err(error) => done(Err(error)),
+            Err(error) => done(Err(error), output),
         },
         Command::Migrate(mut options) => {
             options.check |= cli.api.dry_run;
             match maintenance::migrate(&options).await {
                 Ok(is_there) => u8::from(!is_there),
-                Err(error) => done(Err(error)),
+                Err(error) => done(Err(error), output),
             }
         }
-        Command::Version => done(maintenance::version()),
+        Command::Version => done(maintenance::version(), output),
         Command::Challenge(options) => challenge(*options, &cli.api).await,
-        Command::Backup(options) => done(maintenance::backup(&options).await),
-        Command::Restore(options) => done(maintenance::restore(&options)),
-        Command::Copy(options) => done(maintenance::copy(&options).await),
-        Command::Recover(options) => done(maintenance::recover(&options).await),
+        Command::Backup(options) => done(maintenance::backup(&options).await, output),
+        Command::Restore(options) => done(maintenance::restore(&options), output),
+        Command::Copy(options) => done(maintenance::copy(&options).await, output),
+        Command::Recover(options) => done(maintenance::recover(&options).await, output),
         Command::Audit(AuditCommand::Verify(options)) => match maintenance::audit_verify(&options).await {
             Ok(true) => 0,
             Ok(false) => FAILED,
-            Err(error) => done(Err(error)),
+            Err(error) => done(Err(error), output),
         },
         Command::Audit(AuditCommand::Checkpoint(options)) => {
-            done(maintenance::audit_checkpoint(&options).await)
+            done(maintenance::audit_checkpoint(&options).await, output)
         }
-        Command::Password(command) => done(maintenance::password(&command).await),
-        Command::Openapi => done(maintenance::openapi()),
-        Command::Operations { pages: true } => done(maintenance::pages()),
-        Command::Operations { pages: false } => done(maintenance::operations()),
-        Command::Operator(command) => done(maintenance::operator(&command).await),
+        Command::Password(command) => done(maintenance::password(&command).await, output),
+        Command::Openapi => done(maintenance::openapi(), output),
+        Command::Operations { pages: true } => done(maintenance::pages(), output),
+        Command::Operations { pages: false } => done(maintenance::operations(), output),
+        Command::Operator(command) => done(maintenance::operator(&command).await, output),
         Command::Completion { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut nouns::added_to(Cli::command()), "tollgate", &mut text);
-            maintenance::say(String::from_utf8_lossy(&text).trim_end());
+            tollgate::api::print(String::from_utf8_lossy(&text).trim_end());
             0
         }
         Command::Login(command) => ended(login(&command, &cli.api).await.map(|()| true), &cli.api),
@@ -157,6 +163,21 @@ async fn run(cli: Cli) -> u8 {
             ended(shown.map(|()| true), &cli.api)
         }
         command => over_api(command, &cli.api).await,
+    }
+}
+
+async fn set_up(options: SetupOptions, api: &ApiOptions) -> u8 {
+    // What it makes is shown once: how is clear before.
+    let view = match view(api) {
+        Ok(view) => view,
+        Err(message) => {
+            complain_of_usage(api.output, &message);
+            return WRONG_USAGE;
+        }
+    };
+    match setup::setup(options).await {
+        Ok(made) => ended(setup::show(&made, &view, api.quiet).map(|()| true), api),
+        Err(error) => done(Err(error), api.output),
     }
 }
 
@@ -291,12 +312,18 @@ fn session(options: &ApiOptions, is_by_secret: bool) -> Result<Session, String> 
     let timeout = options.timeout.map(|seconds| Duration::from_secs(seconds.max(1)));
     Ok(Session {
         client: Client::new(address, key).with(timeout, options.dry_run),
-        format: options.output,
-        fields: options.json.clone(),
-        filter: options.jq.as_deref().map(Filter::read).transpose()?,
+        view: view(options)?,
         is_quiet: options.quiet,
         is_sure: options.yes,
         is_coloured: is_coloured(options),
+    })
+}
+
+fn view(options: &ApiOptions) -> Result<View, String> {
+    Ok(View {
+        format: options.output,
+        fields: options.json.clone(),
+        filter: options.jq.as_deref().map(Filter::read).transpose()?,
     })
 }
 
@@ -306,16 +333,17 @@ fn is_coloured(options: &ApiOptions) -> bool {
     !options.no_color && !is_refused && std::io::stdout().is_terminal()
 }
 
-fn done(result: Result<(), Error>) -> u8 {
+fn done(result: Result<(), Error>, output: Format) -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
             // Whoever is at the machine may see the cause, which an answer over HTTP keeps to the log.
-            match (error.kind, &error.source) {
-                (Kind::Internal, Some(cause)) => complain(&cause.to_string()),
-                (Kind::Unavailable, Some(cause)) => complain(&format!("{} {cause}", error.message)),
-                _ => complain(&error.message),
-            }
+            let message = match (error.kind, &error.source) {
+                (Kind::Internal, Some(cause)) => cause.to_string(),
+                (Kind::Unavailable, Some(cause)) => format!("{} {cause}", error.message),
+                _ => error.message,
+            };
+            complain_of_failure(output, &message);
             FAILED
         }
     }

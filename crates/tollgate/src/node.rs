@@ -437,8 +437,14 @@ async fn lock_when_free(directory: &DataDir) -> Result<Lock> {
 }
 
 /// Opens the database, new or old, and brings its schema up to date.
-pub(crate) async fn open(home: &Home, clock: &Clock) -> Result<Db> {
+async fn open(home: &Home, clock: &Clock) -> Result<Db> {
     let db = home.open(Options { create: true, read_only: false })?;
+    migrate(&db, home, clock).await?;
+    Ok(db)
+}
+
+/// Brings a database to the schema of this version.
+pub(crate) async fn migrate(db: &Db, home: &Home, clock: &Clock) -> Result<()> {
     match db.migrate(home.database_directory(), MIGRATIONS, clock).await? {
         Migrated::Upgraded { copy: Some(copy) } => {
             tracing::info!(copy = %copy.display(), "the database was migrated; a copy from before was kept");
@@ -446,7 +452,7 @@ pub(crate) async fn open(home: &Home, clock: &Clock) -> Result<Db> {
         Migrated::Upgraded { copy: None } => tracing::info!("the database was migrated"),
         Migrated::Created | Migrated::Unchanged => {}
     }
-    Ok(db)
+    Ok(())
 }
 
 /// The master keys of the installation, checked against what the database was written with.

@@ -3,6 +3,7 @@
 //! A session is a row, found by what verifies the token in a cookie; it is read anew for every request, so that it ends when
 //! the row does, on every node. It acts as an unrestricted admin key of the person would, and is judged as one.
 
+pub(crate) mod first;
 mod oidc;
 mod perform;
 mod sign_in;
@@ -274,6 +275,7 @@ async fn open(
         ],
     )
     .await?;
+    first::end(tx, user).await?;
     let author = Author::Person { user, email, origin };
     let recorded = Recorded {
         event: Event::LoginSucceeded,

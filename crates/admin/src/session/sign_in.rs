@@ -8,14 +8,12 @@ use tollgate_core::{Error, Kind, OrganizationId, Result, Timestamp, UserId};
 use tollgate_replica::Refused;
 use tollgate_store::{Row, params};
 
-use super::{OpenedSession, Proof, Session, open, tell};
+use super::{OpenedSession, Proof, Session, first, open, tell};
 use crate::acceptance::{Acceptance, Failure, SIGN_IN_FAILED};
 use crate::actor::{Actor, Origin};
 use crate::audit::{self, Author, Event, Recorded};
 use crate::gate::Admin;
-use crate::host::FIRST_SIGN_IN;
 use crate::password;
-use crate::token;
 
 /// Of whom there is no account, so that trying it takes as long as of whom there is one.
 const NOBODYS_PASSWORD: &str =
@@ -155,11 +153,10 @@ impl Admin {
         work.await
     }
 
-    /// Sets the first password of the owner whom `tollgate setup` made, and signs them in. `token` is of the link that it printed;
-    /// it is of use once, for afterwards there is a password.
+    /// Sets the first password of the owner whom `tollgate setup` made, and signs them in. `token` is of the link that it printed.
     pub async fn begin(
         &self,
-        token: &Secret,
+        token: Secret,
         password: Secret,
         origin: Origin,
         before: Option<Secret>,
@@ -167,29 +164,22 @@ impl Admin {
         let now = self.desk.clock.now();
         self.desk.replica.check_fresh()?;
         self.throttle.pass_address(origin.ip, now)?;
-        let said = token::unsealed(&self.desk.keyring, FIRST_SIGN_IN, token.reveal());
-        let said = said.and_then(|said| said.split_once('.'));
-        let read = said.and_then(|(owner, until)| Some((UserId::parse(owner)?, until.parse::<i64>().ok()?)));
-        let unfit = |message: &str| Error::invalid("token", message).code("unfit_link");
-        let Some((owner, until)) = read else {
-            return Err(unfit("This is no link that `tollgate setup` has printed here."));
-        };
-        if now.0 >= until {
-            return Err(unfit(
-                "The link was good for a day, which is over. Set a password with an admin key.",
-            ));
-        }
+        let (desk, looked_at) = (self.desk.clone(), token.clone());
+        let looking = self.db.read(move |tx| {
+            Box::pin(async move { first::owner_of(tx, &desk.keyring, now, &looked_at).await })
+        });
+        looking.await?;
         password::check(&password)?;
         let hashed = password::hash(password).await?;
         let desk = self.desk.clone();
         let work = self.db.write(move |tx| {
             Box::pin(async move {
-                let sql = "UPDATE app_user SET password = $1 WHERE id = $2 AND password IS NULL";
-                if tx.execute(sql, &params![hashed, owner]).await? == 0 {
-                    return Err(unfit("The account has a password already. Sign in with it."));
-                }
-                let email: Row = tx.one("SELECT email FROM app_user WHERE id = $1", &params![owner]).await?;
-                let email: String = email.at(0)?;
+                // Signing in ends the link: of two that come at once one is served.
+                let owner = first::owner_of(tx, &desk.keyring, now, &token).await?;
+                tx.execute("UPDATE app_user SET password = $1 WHERE id = $2", &params![hashed, owner])
+                    .await?;
+                let row: Row = tx.one("SELECT email FROM app_user WHERE id = $1", &params![owner]).await?;
+                let email: String = row.at(0)?;
                 let opened =
                     open(tx, &desk, (owner, &email), Proof::Password, &origin, before.as_ref()).await?;
                 let author = Author::Person { user: owner, email: &email, origin: &origin };

@@ -170,25 +170,28 @@ pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {
 /// Keys by their ids: what each is called, and whether it can be looked at.
 type Keys = HashMap<String, (String, bool)>;
 
-/// Events as rows. A key is told by the name it has, as far as somebody may see it; what the event was told with is older.
+/// Events as rows. A key is told by the name it has now, as far as somebody may see it.
 pub(crate) async fn rows(visit: &Visit<'_>, events: &[Value]) -> Result<Vec<Markup>> {
     let ids = events.iter().filter_map(|event| event[show::text(event, "type")]["id"].as_str());
     let ids: BTreeSet<&str> = ids.filter(|id| id.starts_with("key_")).collect();
-    let mut keys = Keys::new();
-    if !ids.is_empty() {
-        let given = Given::default().query("status", "any").query("limit", "100");
-        let given = ids.into_iter().fold(given, |given, id| given.query("ids", id));
-        let known = visit.if_allowed("list-organization-api-keys", given).await?;
-        keys.extend(known.iter().flat_map(show::items).map(|key| {
-            let is_there = show::number(key, "revoked_at").is_none();
-            (show::text(key, "id").to_owned(), (show::text(key, "name").to_owned(), is_there))
-        }));
-    }
-    Ok(events.iter().map(|event| row(event, &keys)).collect())
+    let keys = if ids.is_empty() { None } else { keys(visit, ids).await };
+    Ok(events.iter().map(|event| row(event, keys.as_ref())).collect())
+}
+
+/// What the keys are called; `None` where that cannot be had, which is no reason to show no events.
+async fn keys(visit: &Visit<'_>, ids: BTreeSet<&str>) -> Option<Keys> {
+    let given = Given::default().query("status", "any").query("limit", "100");
+    let given = ids.into_iter().fold(given, |given, id| given.query("ids", id));
+    let known = visit.call("list-organization-api-keys", given).await.ok()?;
+    let called = show::items(&known).iter().map(|key| {
+        let is_there = show::number(key, "revoked_at").is_none();
+        (show::text(key, "id").to_owned(), (show::text(key, "name").to_owned(), is_there))
+    });
+    Some(called.collect())
 }
 
 /// One event, with all of it to be opened.
-fn row(event: &Value, keys: &Keys) -> Markup {
+fn row(event: &Value, keys: Option<&Keys>) -> Markup {
     let kind = show::text(event, "type");
     let about = &event[kind];
     html! {
@@ -212,7 +215,7 @@ fn changed(about: &Value) -> Option<String> {
 }
 
 /// What an event is about, by the name it was told with, and where it is looked at.
-fn subject(event: &Value, about: &Value, keys: &Keys) -> Markup {
+fn subject(event: &Value, about: &Value, keys: Option<&Keys>) -> Markup {
     let id = about["id"].as_str().unwrap_or("");
     let project = event["project"]["id"].as_str();
     let told = [
@@ -229,8 +232,10 @@ fn subject(event: &Value, about: &Value, keys: &Keys) -> Markup {
         "/changes_requested/group_name",
     ];
     let name = told.iter().filter_map(|place| about.pointer(place)?.as_str()).find(|name| !name.is_empty());
+    let key = keys.and_then(|keys| keys.get(id));
     let place = match (id.split_once('_').map(|(kind, _)| kind), project) {
-        (Some("key"), Some(project)) if keys.get(id).is_some_and(|(_, is_there)| *is_there) => {
+        // One that is gone has no page.
+        (Some("key"), Some(project)) if keys.is_none() || key.is_some_and(|(_, is_there)| *is_there) => {
             Some(path(&["projects", project, "keys", id]))
         }
         (Some("proj"), _) => Some(path(&["projects", id])),
@@ -240,7 +245,7 @@ fn subject(event: &Value, about: &Value, keys: &Keys) -> Markup {
     };
     let project_name = event["project"]["name"].as_str().filter(|name| !name.is_empty());
     let own = project_name.filter(|_| project == Some(id));
-    let called = name.or(own).or(keys.get(id).map(|(name, _)| name.as_str())).unwrap_or(id);
+    let called = key.map(|(name, _)| name.as_str()).or(name).or(own).unwrap_or(id);
     html! {
         @match place {
             Some(place) => a href=(place) title=(id) { (called) },

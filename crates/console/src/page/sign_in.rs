@@ -39,7 +39,7 @@ fn login(visit: &Visit<'_>, typed: &Form, error: Option<&Error>) -> Answer {
         }
         p.hint {
             "No password yet, or forgotten? " a href="/setup" { "Set one with an admin key" }
-            "; the first start has written one into its bootstrap file."
+            "; the first start, or " code { "tollgate setup" } ", has written one into a file."
         }
     };
     Answer::bare("Sign in", body).because(error)
@@ -111,13 +111,13 @@ fn setup(typed: &Form, error: Option<&Error>) -> Answer {
             input type="hidden" name="token" value=(token);
             (fields.alert())
             (fields.secret("password", "New password", "12 characters or more.", "new-password"))
-            div.buttons { button.primary { "Set the password and sign in" } a.button href="/setup" { "With an admin key" } }
+            div.buttons { button.primary { "Set the password and sign in" } a.button href="/setup" { "With an admin key" } a.button href="/login" { "Sign in" } }
         }
     };
     let by_key = html! {
         p {
             "An admin key proves who you are. The first start of Tollgate has written one into its bootstrap file, as "
-            code { "admin_api_key" } "; " code { "tollgate recover" } " makes another. Afterwards you sign in with your address, the first owner as "
+            code { "admin_api_key" } ", or " code { "tollgate setup" } " into the file of its " code { "--out" } "; " code { "tollgate recover" } " makes another. Afterwards you sign in with your address, the first owner as "
             code { "owner@localhost" } " unless " code { "--owner-email" } " said otherwise."
         }
         form method="post" action="/setup" {
@@ -138,7 +138,7 @@ pub(crate) async fn set_up(visit: &Visit<'_>) -> Result<Answer> {
     let opened = if token.reveal().is_empty() {
         visit.admin.claim(&key, password, origin, before).await
     } else {
-        visit.admin.begin(&token, password, origin, before).await
+        visit.admin.begin(token, password, origin, before).await
     };
     match opened {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),

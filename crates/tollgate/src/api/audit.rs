@@ -63,7 +63,7 @@ impl Session {
     }
 
     fn show_events(&self, events: Vec<Value>) -> Done {
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             return self.show(table::AUDIT, &Value::Array(events));
         }
         self.show(table::AUDIT, &Value::Array(events.into_iter().map(with_actor).collect()))

@@ -144,11 +144,11 @@ impl Session {
         let place = format!("{}/", place.trim_start_matches('/'));
         let shows = |field: &String| place.starts_with(&(field.replace('.', "/") + "/"));
         let field = place.trim_end_matches('/').rsplit('/').next().unwrap_or("");
-        let hides = match (&self.fields, &self.filter) {
+        let hides = match (&self.view.fields, &self.view.filter) {
             (_, Some(filter)) if !filter.could_show(field) => true,
             (Some(fields), _) => !fields.iter().any(shows),
             (None, Some(_)) => false,
-            (None, None) => matches!(self.format, Format::Id | Format::Csv),
+            (None, None) => matches!(self.view.format, Format::Id | Format::Csv),
         };
         if hides && out.is_none() && !self.client.is_dry() {
             let message = "This output has no place for the secret, which is shown once: give --out FILE, another -o, or the secret's field to --json or --jq.";
@@ -180,7 +180,7 @@ impl Session {
             self.say(&format!("The secret is in {}.", path.display()));
             return self.show(columns, &shown);
         }
-        if self.format.is_for_programs() || self.fields.is_some() || self.filter.is_some() {
+        if self.view.format.is_for_programs() || self.view.fields.is_some() || self.view.filter.is_some() {
             return self.show(columns, made);
         }
         if self.is_quiet {

@@ -167,7 +167,7 @@ impl Session {
         let client = self.client.by(secret);
         let known = client.get("/tollgate/v1/me", &[]).await?;
         let answer = client.delete("/tollgate/v1/me").await?;
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             return self.show(&[], &answer);
         }
         self.say(&format!(

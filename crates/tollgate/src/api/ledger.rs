@@ -107,7 +107,7 @@ impl Session {
     pub async fn fsck(&self) -> Result<bool, Failure> {
         self.needs_tollgate("check its books")?;
         let report = self.client.get("/tollgate/v1/fsck", &[]).await?;
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             self.show(&[], &report)?;
         } else {
             self.show(table::FSCK, &report)?;

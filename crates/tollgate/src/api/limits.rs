@@ -298,7 +298,7 @@ impl Session {
 
     /// People see the periods, and then the requests that would have been refused.
     fn show_trial(&self, trial: &Value) -> Done {
-        match self.format {
+        match self.view.format {
             Format::Json | Format::Jsonl | Format::Yaml => return self.show(&[], trial),
             Format::Id => {
                 let rows = trial["data"].as_array().into_iter().flatten();
@@ -343,7 +343,7 @@ impl Session {
                 self.client.post(DEFAULTS, &json!({what: limits})).await?
             }
         };
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             return self.show(&[], &defaults);
         }
         let mut rows = Vec::new();

@@ -21,10 +21,10 @@ pub mod profile;
 pub mod reconcile;
 mod secret_input;
 pub mod session;
-mod table;
+pub(crate) mod table;
 pub mod upstreams;
 mod usage;
 
-pub use output::{Format, complain_of_usage, failed};
-pub(crate) use output::{hint, show};
+pub(crate) use output::hint;
+pub use output::{Format, complain_of_failure, complain_of_usage, failed, print};
 pub use secret_input::{Out, read as read_secret};

@@ -270,7 +270,7 @@ impl Session {
 
     /// A row for each price that changes.
     fn show_changes(&self, done: &Value) -> Done {
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             return self.show(table::PRICE_CHANGES, done);
         }
         let mut rows = Vec::new();

@@ -178,52 +178,60 @@ impl Session {
 }
 
 impl Session {
-    /// Puts names in the place of ids in rows of costs and usage. An id stays where its name cannot be had, and where there are more than anybody reads.
+    /// Puts names in the place of ids in rows of costs and usage. An id stays where its name cannot be had, and where there are
+    /// more than anybody reads; of several that are called alike it stands behind the name.
     pub(crate) async fn with_names(&self, rows: &mut [Value]) {
         for (field, named_by) in [
-            ("project_id", NamedBy::One(PROJECTS, "name")),
-            ("user_id", NamedBy::One("/organization/users", "email")),
-            ("api_key_id", NamedBy::List("/tollgate/v1/api_keys", &[("status", "any")])),
-            ("upstream_id", NamedBy::List(UPSTREAM.list, &[])),
+            ("project_id", NamedBy::Each(&PROJECT)),
+            ("user_id", NamedBy::Each(&USER)),
+            ("api_key_id", NamedBy::Keys),
+            ("upstream_id", NamedBy::All(&UPSTREAM)),
         ] {
             let ids: BTreeSet<String> =
                 rows.iter().filter_map(|row| row[field].as_str()).map(str::to_owned).collect();
-            let is_known = matches!(named_by, NamedBy::One(..)) || !self.client.is_openai();
-            if ids.is_empty() || ids.len() > NAMED_MAX || !is_known {
+            if ids.is_empty() || ids.len() > NAMED_MAX {
                 continue;
             }
             let names = self.names_of(&named_by, ids).await;
             for row in &mut *rows {
-                if let Some(name) = row[field].as_str().and_then(|id| names.get(id)) {
-                    row[field] = json!(name);
-                }
+                let Some((id, name)) = row[field].as_str().and_then(|id| names.get_key_value(id)) else {
+                    continue;
+                };
+                let is_shared = names.values().filter(|other| *other == name).count() > 1;
+                row[field] = if is_shared { json!(format!("{name} ({id})")) } else { json!(name) };
             }
         }
     }
 
     async fn names_of(&self, named_by: &NamedBy, ids: BTreeSet<String>) -> BTreeMap<String, String> {
         let mut names = BTreeMap::new();
-        let mut note = |id: &str, name: &Value| {
-            if let Some(name) = name.as_str() {
+        let mut note = |thing: &Value, field: &str| {
+            if let (Some(id), Some(name)) = (thing["id"].as_str(), thing[field].as_str()) {
                 names.insert(id.to_owned(), name.to_owned());
             }
         };
         match named_by {
-            NamedBy::One(path, field) => {
+            NamedBy::Each(kind) => {
                 for id in ids {
-                    if let Ok(thing) = self.client.get(&format!("{path}/{}", encoded(&id)), &[]).await {
-                        note(&id, &thing[field]);
+                    match self.client.get(&format!("{}/{}", kind.list, encoded(&id)), &[]).await {
+                        Ok(thing) => note(&thing, kind.field),
+                        // What is gone.
+                        Err(CallError::Refused { status: 404, .. }) => {}
+                        // Who may not see one, or cannot be answered, need not ask for the others.
+                        Err(_) => break,
                     }
                 }
             }
-            NamedBy::List(path, query) => {
-                let ids = ids.into_iter().map(|id| ("ids", id)).filter(|_| !query.is_empty());
-                let query: Vec<_> =
-                    query.iter().map(|(name, value)| (*name, (*value).to_owned())).chain(ids).collect();
-                let listed = self.client.list(path, &query, usize::MAX).await;
-                for thing in listed.map(|(things, _)| things).unwrap_or_default() {
-                    note(thing["id"].as_str().unwrap_or(""), &thing["name"]);
-                }
+            NamedBy::Keys | NamedBy::All(_) if self.client.is_openai() => {}
+            NamedBy::Keys => {
+                let query = ids.into_iter().map(|id| ("ids", id));
+                let query: Vec<_> = query.chain([("status", "any".to_owned())]).collect();
+                let listed = self.client.list("/tollgate/v1/api_keys", &query, NAMED_MAX).await;
+                listed.iter().flat_map(|(keys, _)| keys).for_each(|key| note(key, "name"));
+            }
+            NamedBy::All(kind) => {
+                let listed = self.client.list(kind.list, &[], usize::MAX).await;
+                listed.iter().flat_map(|(things, _)| things).for_each(|thing| note(thing, kind.field));
             }
         }
         names
@@ -233,12 +241,14 @@ impl Session {
 /// More names than that are not asked for.
 const NAMED_MAX: usize = 100;
 
-/// Where the name of an id is found.
+/// Where the names of ids are found.
 enum NamedBy {
-    /// By asking for the thing, in this field of it.
-    One(&'static str, &'static str),
-    /// In a list, which with a query is also asked for the ids, and else has few.
-    List(&'static str, &'static [(&'static str, &'static str)]),
+    /// By asking for each.
+    Each(&'static Kind),
+    /// In Tollgate's list of keys, which can be asked for some of them.
+    Keys,
+    /// In a list of Tollgate's that is short.
+    All(&'static Kind),
 }
 
 fn is_absent(failure: &Failure) -> bool {

@@ -122,13 +122,38 @@ fn complain(format: Format, error: &CallError) {
 }
 
 /// Says what cannot be asked for, in the same way.
-#[expect(clippy::print_stderr, reason = "errors of a command go there")]
 pub fn complain_of_usage(format: Format, message: &str) {
+    complain_of(format, "usage", message);
+}
+
+/// Says why something at the machine itself failed, in the same way.
+pub fn complain_of_failure(format: Format, message: &str) {
+    complain_of(format, "local", message);
+}
+
+#[expect(clippy::print_stderr, reason = "errors of a command go there")]
+fn complain_of(format: Format, kind: &str, message: &str) {
     if format.is_for_programs() {
-        let error = json!({"message": message, "type": "usage", "code": null, "param": null});
+        let error = json!({"message": message, "type": kind, "code": null, "param": null});
         eprintln!("{}", json!({"error": error, "request_id": null}));
     } else {
         eprintln!("error: {message}");
+    }
+}
+
+/// Prints a result in words. A reader who has seen enough ends the program as it ends others; a result that cannot be written is
+/// an error.
+pub fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            std::process::exit(i32::from(crate::BROKEN_PIPE))
+        }
+        Err(error) => {
+            hint(&format!("error: The result cannot be written: {error}."));
+            std::process::exit(1)
+        }
     }
 }
 

@@ -124,7 +124,7 @@ impl Session {
         let (our_total, their_total) = (ours.values().copied().sum(), theirs.values().copied().sum());
         let total = row(None, "total", our_total, their_total);
         let is_well = drift_points(our_total, their_total).is_some_and(|points| points.abs() <= tolerance);
-        if self.format.is_for_programs() {
+        if self.view.format.is_for_programs() {
             self.show(&[], &json!({"data": rows, "total": total, "within_tolerance": is_well}))?;
         } else {
             rows.push(total);

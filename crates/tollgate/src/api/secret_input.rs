@@ -73,7 +73,11 @@ impl Out {
 
     /// Writes the secret, and returns where it is.
     pub fn write(mut self, secret: &str) -> Result<PathBuf, String> {
-        let written = writeln!(self.file, "{secret}").and_then(|()| self.file.sync_all());
+        let directory =
+            self.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let written = writeln!(self.file, "{secret}")
+            .and_then(|()| self.file.sync_all())
+            .and_then(|()| File::open(directory)?.sync_all());
         written.map_err(|error| format!("Cannot write the secret to {}: {error}.", self.path.display()))?;
         self.is_written = true;
         Ok(self.path.clone())

@@ -41,24 +41,17 @@ impl From<std::io::Error> for Failure {
 
 pub(crate) type Done = Result<(), Failure>;
 
-/// A client with the way its results are shown.
-pub struct Session {
-    pub client: Client,
+/// The way results are shown.
+pub struct View {
     pub format: Format,
     /// The only fields that are wanted of what is shown as JSON.
     pub fields: Option<Vec<String>>,
     /// What is wanted of what is shown.
     pub filter: Option<Filter>,
-    pub is_quiet: bool,
-    /// Whether what is lost need not be asked for.
-    pub is_sure: bool,
-    pub is_coloured: bool,
 }
 
-pub(crate) const PROJECTS: &str = "/organization/projects";
-
-impl Session {
-    /// Whether what is shown is a table.
+impl View {
+    /// Whether what is shown is a table, or whatever else people read.
     pub(crate) fn is_for_people(&self) -> bool {
         self.format == Format::Table && self.fields.is_none() && self.filter.is_none()
     }
@@ -79,19 +72,37 @@ impl Session {
         }
         Ok(output::show(self.format, columns, value)?)
     }
+}
+
+/// A client with the way its results are shown.
+pub struct Session {
+    pub client: Client,
+    pub view: View,
+    pub is_quiet: bool,
+    /// Whether what is lost need not be asked for.
+    pub is_sure: bool,
+    pub is_coloured: bool,
+}
+
+pub(crate) const PROJECTS: &str = "/organization/projects";
+
+impl Session {
+    pub(crate) fn show(&self, columns: &'static [Column], value: &Value) -> Done {
+        self.view.show(columns, value)
+    }
 
     /// Shows an answer that no table is made for: as JSON, unless it is wanted otherwise.
     pub(crate) fn show_raw(&self, value: &Value) -> Done {
-        if let Some(filter) = &self.filter {
+        if let Some(filter) = &self.view.filter {
             return filter.write(value);
         }
-        let format = match self.format {
+        let format = match self.view.format {
             Format::Table | Format::Csv => Format::Json,
             format => format,
         };
         let items = value["data"].as_array().filter(|_| format != Format::Json && value["object"] == "list");
         let value = items.map_or_else(|| value.clone(), |items| Value::Array(items.clone()));
-        if let Some(fields) = &self.fields {
+        if let Some(fields) = &self.view.fields {
             let rows = value["data"].as_array();
             let shown = rows.map_or_else(
                 || output::narrowed(&value, fields),
@@ -104,7 +115,7 @@ impl Session {
 
     /// Says that something was done, and shows the answer to programs.
     pub(crate) fn done(&self, answer: &Value) -> Done {
-        if self.format.is_for_programs() || self.fields.is_some() || self.filter.is_some() {
+        if self.view.format.is_for_programs() || self.view.fields.is_some() || self.view.filter.is_some() {
             return self.show(&[], answer);
         }
         self.say("Done.");

@@ -391,7 +391,16 @@ pub(crate) const PLAN: &[Column] = &[
     plain("KIND", "/kind"),
     plain("TITLE", "/title"),
     plain("LINE", "/line"),
-    plain("MESSAGE", "/message"),
+    plain("TEXT", "/text"),
+];
+
+pub(crate) const SETUP: &[Column] = &[
+    plain("ORGANIZATION", "/organization_id"),
+    plain("PROJECT", "/project_id"),
+    plain("USER", "/user_id"),
+    plain("E-MAIL", "/owner_email"),
+    plain("KEY FILE", "/admin_key_file"),
+    plain("URL", "/setup_url"),
 ];
 
 pub(crate) const COSTS: &[Column] = &[

@@ -94,8 +94,7 @@ impl Session {
 
     /// Shows rows, to people at a terminal with names in the place of ids.
     async fn show_named(&self, columns: &'static [Column], mut rows: Vec<Value>) -> Done {
-        let is_for_people = self.is_for_people() && std::io::stdout().is_terminal();
-        if is_for_people {
+        if self.view.is_for_people() && std::io::stdout().is_terminal() {
             self.with_names(&mut rows).await;
         }
         self.show(columns, &Value::Array(rows))
@@ -128,7 +127,7 @@ impl Session {
     async fn export_usage(&self, command: ExportCommand) -> Done {
         self.needs_tollgate("export usage")?;
         // What asks for JSON gets it, line by line.
-        let to = if self.format == Format::Json { ExportFormat::Jsonl } else { command.to };
+        let to = if self.view.format == Format::Json { ExportFormat::Jsonl } else { command.to };
         let mut query = self.period(command.period).await?;
         // As many buckets on a page as there can be.
         query.push(("limit", if command.bucket == "1h" { "168" } else { "31" }.to_owned()));

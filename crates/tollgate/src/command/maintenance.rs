@@ -12,7 +12,7 @@ use tollgate_ledger::fsck;
 use tollgate_store::copy::{self, Copied};
 use tollgate_store::{DataDir, Db, Home, Lock, MIGRATIONS, Migrated, Options};
 
-use crate::api::{Out, hint};
+use crate::api::{Out, hint, print};
 use crate::command::place::{self, PlaceOptions};
 use crate::node;
 
@@ -177,7 +177,7 @@ pub async fn migrate(options: &MigrateOptions) -> Result<bool> {
     if options.check {
         let db = home.open(Options { create: false, read_only: true })?;
         let applied = db.schema_version().await?;
-        say(&format!("schema version {applied}; this version of Tollgate has {newest}"));
+        print(&format!("schema version {applied}; this version of Tollgate has {newest}"));
         return Ok(applied == newest);
     }
     let db = home.open(Options::default())?;
@@ -191,7 +191,7 @@ pub async fn migrate(options: &MigrateOptions) -> Result<bool> {
     {
         hint(&format!("A copy from before is in {}.", copy.display()));
     }
-    say(&format!("schema version {}", db.schema_version().await?));
+    print(&format!("schema version {}", db.schema_version().await?));
     Ok(true)
 }
 
@@ -199,14 +199,14 @@ pub async fn migrate(options: &MigrateOptions) -> Result<bool> {
 pub async fn fsck(place: &PlaceOptions) -> Result<bool> {
     let db = open_to_read(&place.home()?).await?;
     let report = fsck::check(&db).await?;
-    say(&report.to_string());
+    print(&report.to_string());
     Ok(report.is_balanced())
 }
 
 /// Prints the version of the program, and of its schema.
 pub fn version() -> Result<()> {
     let schema = MIGRATIONS.last().map_or(0, |migration| migration.version);
-    say(&format!("tollgate {} (schema {schema})", env!("CARGO_PKG_VERSION")));
+    print(&format!("tollgate {} (schema {schema})", env!("CARGO_PKG_VERSION")));
     Ok(())
 }
 
@@ -228,7 +228,7 @@ pub fn operations() -> Result<()> {
     };
     let rows: Vec<Value> = operations.iter().map(row).collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;
-    say(&text);
+    print(&text);
     Ok(())
 }
 
@@ -237,7 +237,7 @@ pub fn pages() -> Result<()> {
     let row = |route: &tollgate_console::Route| json!({"method": route.method, "path": route.path, "signed_in": route.who == tollgate_console::Who::SignedIn});
     let rows: Vec<Value> = tollgate_console::ROUTES.iter().map(row).collect();
     let text = serde_json::to_string_pretty(&rows).map_err(|error| Error::internal(error.to_string()))?;
-    say(&text);
+    print(&text);
     Ok(())
 }
 
@@ -245,7 +245,7 @@ pub fn pages() -> Result<()> {
 pub fn openapi() -> Result<()> {
     let document = tollgate_admin::openapi::document(&tollgate_admin::operations());
     let text = serde_json::to_string_pretty(&document).map_err(|error| Error::internal(error.to_string()))?;
-    say(&text);
+    print(&text);
     Ok(())
 }
 
@@ -263,7 +263,7 @@ pub async fn audit_verify(options: &AuditVerifyOptions) -> Result<bool> {
     let db = open_to_read(&home).await?;
     let keyring = node::keyring_to_read(&db, &home, options.secrets.as_deref()).await?;
     let verified = chain::verify(&db, &keyring, &since).await?;
-    say(&verified.to_string());
+    print(&verified.to_string());
     Ok(verified.faults.is_empty())
 }
 
@@ -271,7 +271,7 @@ pub async fn audit_verify(options: &AuditVerifyOptions) -> Result<bool> {
 pub async fn audit_checkpoint(place: &PlaceOptions) -> Result<()> {
     let db = open_to_read(&place.home()?).await?;
     for checkpoint in chain::checkpoints(&db).await? {
-        say(&checkpoint.to_string());
+        print(&checkpoint.to_string());
     }
     Ok(())
 }
@@ -290,8 +290,8 @@ pub async fn backup(options: &BackupOptions) -> Result<()> {
     let db = open_to_read(&Home::embedded(directory.clone())).await?;
     db.copy_to(&options.file).await?;
     let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
-    say(&format!("{} written.", options.file.display()));
-    say(&format!(
+    print(&format!("{} written.", options.file.display()));
+    print(&format!(
         "It does not have the secrets file {}, without which it opens nothing: keep that elsewhere.",
         secrets.display()
     ));
@@ -303,12 +303,12 @@ pub fn restore(options: &BackupOptions) -> Result<()> {
     let directory = DataDir::new(&options.data.data);
     directory.restore(&options.file)?;
     let secrets = options.secrets.clone().unwrap_or_else(|| directory.secrets());
-    say(&format!("{} restored to {}.", options.file.display(), directory.path().display()));
+    print(&format!("{} restored to {}.", options.file.display(), directory.path().display()));
     if !secrets.exists() {
         if let Some(place) = secrets.parent() {
             tollgate_store::make_directory(place)?;
         }
-        say(&format!(
+        print(&format!(
             "Bring the secrets file back to {} before you start `tollgate serve`.",
             secrets.display()
         ));
@@ -326,16 +326,16 @@ pub async fn copy(options: &CopyOptions) -> Result<()> {
     to.migrate(None, MIGRATIONS, &Clock::system()).await?;
     let copied = copy::copy(&from, &to).await?;
     for Copied { table, rows } in copied.iter().filter(|copied| copied.rows > 0) {
-        say(&format!("{table}: {rows}"));
+        print(&format!("{table}: {rows}"));
     }
     let looking = target.open(Options { create: false, read_only: true })?;
     let (before, after) = (fsck::check(&from).await?.to_string(), fsck::check(&looking).await?.to_string());
-    say(&format!("{}: {before}", from.place()));
-    say(&format!("{}: {after}", to.place()));
+    print(&format!("{}: {before}", from.place()));
+    print(&format!("{}: {after}", to.place()));
     if before != after {
         return Err(Error::bad_request("The books of the two are not the same. Do not serve the copy."));
     }
-    say(&format!(
+    print(&format!(
         "Start it with `tollgate serve --database {} --secrets FILE`, where FILE is the secrets file of {}. Do not serve that \
          directory any more: what is revoked from now on would work there.",
         to.place(),
@@ -373,7 +373,7 @@ pub async fn recover(options: &RecoverOptions) -> Result<()> {
         Some(out) => {
             out.write(&lines).map_err(Error::bad_request)?;
         }
-        None => say(&lines),
+        None => print(&lines),
     }
     for (organization, _) in &keys {
         hint(&format!(
@@ -401,7 +401,7 @@ pub async fn operator(command: &OperatorCommand) -> Result<()> {
         .await?;
     let state = if is_operator { "is an operator" } else { "is no operator" };
     let when = if changed { "now" } else { "already" };
-    say(&format!("{} {state} {when}.", options.email));
+    print(&format!("{} {state} {when}.", options.email));
     Ok(())
 }
 
@@ -416,22 +416,6 @@ pub async fn password(command: &PasswordCommand) -> Result<()> {
         })
         .await?;
     let state = if had_one { "has no password now" } else { "had no password" };
-    say(&format!("{} {state}.", options.email));
+    print(&format!("{} {state}.", options.email));
     Ok(())
-}
-
-/// Prints what was asked for. A reader who has seen enough ends it as it ends other programs, and so does a full disk.
-pub fn say(text: &str) {
-    use std::io::{ErrorKind, Write};
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-            std::process::exit(i32::from(crate::BROKEN_PIPE))
-        }
-        Err(error) => {
-            hint(&format!("error: The result cannot be written: {error}."));
-            std::process::exit(1)
-        }
-    }
 }

@@ -22,12 +22,12 @@ impl PlaceOptions {
     }
 
     pub(crate) fn home(&self) -> Result<Home> {
-        home(self.data.as_deref(), self.database.as_deref())?.ok_or_else(|| {
-            Error::bad_request(
-                "Name the installation: --data DIR, or --database URL if its database is on a server.",
-            )
-        })
+        home(self.data.as_deref(), self.database.as_deref())?.ok_or_else(unnamed)
     }
+}
+
+pub(crate) fn unnamed() -> Error {
+    Error::bad_request("Name the installation: --data DIR, or --database URL if its database is on a server.")
 }
 
 /// The installation that is meant by a directory and a database; `None` if nothing is.

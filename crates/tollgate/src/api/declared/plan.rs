@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::read::State;
 use super::text;
 use super::thing::{Fields, Kind, Name, Things};
+use crate::api::output::Format;
 use crate::api::session::{Done, Session};
 use crate::api::table;
 
@@ -165,91 +166,73 @@ impl Plan {
 
     /// Shows it as a diff: what is made, changed, removed; and what is beyond the file. To programs as a list of objects.
     pub(super) fn show(&self, session: &Session) -> Done {
-        if session.is_for_people() {
-            self.show_diff(session)?;
+        let rows = self.rows();
+        let view = &session.view;
+        let is_whole = view.fields.is_none() && view.filter.is_none();
+        // A plan has no ids.
+        if is_whole && matches!(view.format, Format::Table | Format::Id) {
+            show_diff(&rows, session.is_coloured)?;
         } else {
-            session.show(table::PLAN, &Value::Array(self.rows()))?;
+            session.show(table::PLAN, &Value::Array(rows))?;
         }
         session.say(&self.summary());
         Ok(())
     }
 
-    /// `{"action", "kind", "name": [...], "title", "line", "changes": [{"field", "before", "after"}], "message"}` of each change,
-    /// and of what is in its way. `line` is where it stands in the file, or null.
+    /// `{"action", "kind", "name": [...], "title", "line", "changes": [{"field", "before", "after"}], "message", "text"}` of each
+    /// change, and of what is in its way. `line` is where it stands in the file, or null; `text` is all of it as people read it.
     fn rows(&self) -> Vec<Value> {
-        let change = |field: &str, before: &Value, after: &Value| json!({"field": field, "before": before, "after": after});
-        let row = |action: &str, name: &Name, changes: Vec<Value>, message: Option<&str>| {
-            json!({"action": action, "kind": name.kind.name(), "name": name.path, "title": name.to_string(),
-                "line": self.lines.get(name), "changes": changes, "message": message})
-        };
-        let step = |step: &Step| match step {
-            Step::Create(name, said) => {
-                let said = said.fields.iter().filter(|(_, value)| !is_nothing(value));
-                let changes = said.map(|(field, value)| change(field, &Value::Null, value));
-                row("create", name, changes.collect(), None)
-            }
-            Step::Change(name, changes) => {
-                let changes = changes.iter().map(|(field, before, after)| change(field, before, after));
-                row("change", name, changes.collect(), None)
-            }
-            Step::Deliver(name, _) => row("replace_secret", name, Vec::new(), Some(UNDELIVERED)),
-            Step::Remove(name) => row("remove", name, Vec::new(), None),
-        };
-        let beyond = self.beyond.iter().map(|name| row("unlisted", name, Vec::new(), Some(BEYOND)));
-        let told = |action, (name, told): &(Name, String)| row(action, name, Vec::new(), Some(told.as_str()));
-        let stays = self.stays.iter().chain(&self.notes).map(|what| told("none", what));
-        let problems = self.problems.iter().map(|what| told("error", what));
-        self.steps.iter().map(step).chain(beyond).chain(stays).chain(problems).collect()
+        let steps = self.steps.iter().map(|step| self.step(step));
+        let beyond = self
+            .beyond
+            .iter()
+            .map(|name| self.row("unlisted", name, &[], Some(BEYOND), &format!("{name}: {BEYOND}")));
+        let others = [("stays", &self.stays), ("blocked", &self.notes), ("error", &self.problems)];
+        let others = others.into_iter().flat_map(|(action, all)| {
+            all.iter().map(move |(name, told)| {
+                let text = format!("{}{name}: {told}", self.place_of(name));
+                self.row(action, name, &[], Some(told.as_str()), &text)
+            })
+        });
+        steps.chain(beyond).chain(others).collect()
     }
 
-    fn show_diff(&self, session: &Session) -> Done {
-        let mut out = std::io::stdout().lock();
-        let mut line = |sign: char, text: &str| {
-            let colour = match sign {
-                '+' => "32",
-                '~' => "33",
-                '-' => "31",
-                _ => "2",
-            };
-            if session.is_coloured {
-                writeln!(out, "\x1b[{colour}m{sign} {text}\x1b[0m")
-            } else {
-                writeln!(out, "{sign} {text}")
+    fn step(&self, step: &Step) -> Value {
+        let change = |field: &str, before: &Value, after: &Value| json!({"field": field, "before": before, "after": after});
+        match step {
+            Step::Create(name, said) => {
+                let said: Vec<_> = said.fields.iter().filter(|(_, value)| !is_nothing(value)).collect();
+                let fields: Vec<String> = said.iter().map(|(field, value)| told(field, value)).collect();
+                let text = if fields.is_empty() {
+                    name.to_string()
+                } else {
+                    format!("{name} ({})", fields.join(", "))
+                };
+                let changes = said.into_iter().map(|(field, value)| change(field, &Value::Null, value));
+                self.row("create", name, &changes.collect::<Vec<_>>(), None, &text)
             }
-        };
-        for step in &self.steps {
-            match step {
-                Step::Create(name, said) => {
-                    let said: Vec<String> = said
-                        .fields
-                        .iter()
-                        .filter(|(_, value)| !is_nothing(value))
-                        .map(|(field, value)| told(field, value))
-                        .collect();
-                    let said =
-                        if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
-                    line('+', &format!("{name}{said}"))?;
-                }
-                Step::Change(name, changes) => {
-                    let changes: Vec<String> = changes
-                        .iter()
-                        .map(|(field, before, after)| {
-                            format!("{} -> {}", told(field, before), amount(field, after))
-                        })
-                        .collect();
-                    line('~', &format!("{name}: {}", changes.join(", ")))?;
-                }
-                Step::Deliver(name, _) => line('~', &format!("{name}: {UNDELIVERED}"))?,
-                Step::Remove(name) => line('-', &name.to_string())?,
+            Step::Change(name, changes) => {
+                let fields: Vec<String> = changes
+                    .iter()
+                    .map(|(field, before, after)| {
+                        format!("{} -> {}", told(field, before), amount(field, after))
+                    })
+                    .collect();
+                let text = format!("{name}: {}", fields.join(", "));
+                let changes = changes.iter().map(|(field, before, after)| change(field, before, after));
+                self.row("change", name, &changes.collect::<Vec<_>>(), None, &text)
             }
+            Step::Deliver(name, _) => {
+                let text = format!("{name}: {UNDELIVERED}");
+                self.row("replace_secret", name, &[], Some(UNDELIVERED), &text)
+            }
+            Step::Remove(name) => self.row("remove", name, &[], None, &name.to_string()),
         }
-        for name in &self.beyond {
-            line('?', &format!("{name}: {BEYOND}"))?;
-        }
-        for (name, told) in self.stays.iter().chain(&self.notes).chain(&self.problems) {
-            line('!', &format!("{}{name}: {told}", self.place_of(name)))?;
-        }
-        Ok(())
+    }
+
+    fn row(&self, action: &str, name: &Name, changes: &[Value], message: Option<&str>, text: &str) -> Value {
+        json!({"action": action, "kind": name.kind.name(), "name": name.path, "title": name.to_string(),
+            "line": self.lines.get(name), "changes": changes, "message": message, "text": text})
     }
 
     fn summary(&self) -> String {
@@ -266,6 +249,26 @@ impl Plan {
             },
         )
     }
+}
+
+fn show_diff(rows: &[Value], is_coloured: bool) -> Done {
+    let mut out = std::io::stdout().lock();
+    for row in rows {
+        let (sign, colour) = match row["action"].as_str() {
+            Some("create") => ('+', "32"),
+            Some("change" | "replace_secret") => ('~', "33"),
+            Some("remove") => ('-', "31"),
+            Some("unlisted") => ('?', "2"),
+            _ => ('!', "2"),
+        };
+        let text = row["text"].as_str().unwrap_or("");
+        if is_coloured {
+            writeln!(out, "\x1b[{colour}m{sign} {text}\x1b[0m")?;
+        } else {
+            writeln!(out, "{sign} {text}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Why something could not be made: what it names is neither there nor in the file, or what it needs is not said.
