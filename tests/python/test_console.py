@@ -410,6 +410,31 @@ def test_the_audit_log_calls_keys_as_they_are_called_now(gateway, owner):
     assert owner.page.locator(f"tbody a[href$='/keys/{key['id']}']").count() == 1
 
 
+def test_usage_is_narrowed_by_names(gateway, owner):
+    project = gateway.project("Search")
+    for name in ("laptop", "server"):
+        assert chat(gateway, gateway.key(project, name)["value"]).status == 200
+    assert chat(gateway, gateway.key(gateway.default_project, "elsewhere")["value"]).status == 200
+    page = owner.page
+    owner.open("/usage?by=api_key")
+    assert all(name in owner.text() for name in ("laptop", "server", "elsewhere"))
+    page.get_by_label("Project", exact=True).fill("sea")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.wait_for_url("**project_ids=sea**")
+    assert all(name in owner.text() for name in ("laptop", "server")) and "elsewhere" not in owner.text()
+    assert page.get_by_label("Project", exact=True).input_value() == "sea"
+    page.get_by_label("Key", exact=True).fill("lap, elsew")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.wait_for_url("**api_key_ids=lap**")
+    assert "laptop" in owner.text() and "server" not in owner.text() and "elsewhere" not in owner.text(), "both must fit"
+    page.get_by_label("Key", exact=True).fill("nothing")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.wait_for_url("**api_key_ids=nothing**")
+    assert "Nothing is called anything like 'nothing'" in page.get_by_role("alert").inner_text()
+    assert page.get_by_label("Key", exact=True).input_value() == "nothing"
+    owner.shot("usage-narrowed")
+
+
 def test_a_form_of_another_site_does_nothing(server):
     cookie, token = signed_in(server)
     create = lambda headers=None, **form: post_form(server, "/projects/new", cookie, headers, **{"name": "Forged", **form})

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tollgate_admin::{Event, Given};
 use tollgate_core::{Error, Result, Timestamp};
 
+use super::found::{found, ids_of, is_id, typed};
 use super::{plain, table};
 use crate::answer::Answer;
 use crate::layout::pager;
@@ -49,14 +50,7 @@ async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
         }
     }
     for text in typed(visit, "project")? {
-        let ids = if is_id(text) {
-            vec![text.to_owned()]
-        } else {
-            found(visit, "project", "list-projects", text, "id").await?
-        };
-        if ids.is_empty() {
-            return Err(Error::invalid("project", format!("No project is called anything like '{text}'.")));
-        }
+        let ids = ids_of(visit, "project", "list-projects", text).await?;
         given = ids.into_iter().fold(given, |given, id| given.query("project_ids", id));
     }
     for text in typed(visit, "resource")? {
@@ -84,58 +78,6 @@ async fn filters(visit: &Visit<'_>, mut given: Given) -> Result<Given> {
         }
     }
     Ok(given)
-}
-
-/// So many words of a field are looked for.
-const WORDS_MAX: usize = 10;
-/// So many things of a list are looked for by a word.
-const FOUND_MAX: usize = 40;
-
-/// What is typed into a field, with commas between.
-fn typed<'v>(visit: &'v Visit<'_>, name: &str) -> Result<Vec<&'v str>> {
-    let words: Vec<&str> =
-        visit.query.text(name).split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
-    if words.len() > WORDS_MAX {
-        return Err(Error::invalid(name, format!("At most {WORDS_MAX} at a time are looked for.")));
-    }
-    Ok(words)
-}
-
-/// Whether a text is an id: a word for its kind, and 26 letters and digits.
-fn is_id(text: &str) -> bool {
-    let digits = text.rsplit(['_', '-']).next().unwrap_or("");
-    digits.len() == 26
-        && digits.len() < text.len()
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
-}
-
-/// A field of what has a text in its name, as far as somebody may see it, also of what is gone. Lists that cannot be searched are
-/// read and looked through.
-async fn found(visit: &Visit<'_>, param: &str, list: &str, text: &str, field: &str) -> Result<Vec<String>> {
-    let is_searched = !matches!(list, "list-groups" | "list-roles");
-    let mut given = Given::default().query("limit", "100");
-    if is_searched {
-        given = given.query("name", text);
-    }
-    given = match list {
-        "list-organization-api-keys" => given.query("status", "any"),
-        "list-projects" => given.query("include_archived", "true"),
-        _ => given,
-    };
-    let answer = visit.if_allowed(list, given).await?;
-    let text = text.to_lowercase();
-    let fits = |item: &&Value| {
-        is_searched || item["name"].as_str().is_some_and(|name| name.to_lowercase().contains(&text))
-    };
-    let items: Vec<&Value> = answer.iter().flat_map(show::items).filter(fits).collect();
-    let is_cut = is_searched && answer.as_ref().is_some_and(|answer| answer["has_more"] == true);
-    if items.len() > FOUND_MAX || is_cut {
-        return Err(Error::invalid(
-            param,
-            format!("Too many are called something like '{text}': write more of it."),
-        ));
-    }
-    Ok(items.into_iter().map(|item| show::text(item, field).to_owned()).collect())
 }
 
 pub(crate) async fn list(visit: &Visit<'_>) -> Result<Answer> {

@@ -6,6 +6,7 @@ pub(crate) mod activity;
 pub(crate) mod admin_keys;
 pub(crate) mod alerts;
 pub(crate) mod audit;
+pub(crate) mod found;
 pub(crate) mod groups;
 pub(crate) mod keys;
 pub(crate) mod limits;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tollgate_admin::Given;
 use tollgate_core::{Error, Money, Period, Result, Timestamp};
 
+use super::found::{ids_of, typed};
 use super::{plain, table};
 use crate::answer::Answer;
 use crate::chart::{self, Bar};
@@ -31,8 +32,13 @@ const BY: [(&str, &str); 7] = [
 ];
 const RANGES: [(&str, &str); 4] =
     [("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"), ("month", "This month, in UTC")];
-const FILTERS: [(&str, &str); 4] =
-    [("project_ids", "Project"), ("api_key_ids", "Key"), ("user_ids", "Owner"), ("models", "Model")];
+/// What it can be narrowed to, and the list in which names are looked up.
+const FILTERS: [(&str, &str, Option<&str>); 4] = [
+    ("project_ids", "Project", Some("list-projects")),
+    ("api_key_ids", "Key", Some("list-organization-api-keys")),
+    ("user_ids", "Owner", Some("list-users")),
+    ("models", "Model", None),
+];
 
 /// What one thing that is grouped by has used.
 pub(crate) struct Total {
@@ -124,10 +130,26 @@ struct Asked<'a> {
     since: Timestamp,
     until: Timestamp,
     width: &'static str,
+    filters: Vec<(&'static str, String)>,
+}
+
+/// What it is narrowed to. Names become ids.
+async fn filters(visit: &Visit<'_>) -> Result<Vec<(&'static str, String)>> {
+    let mut filters = Vec::new();
+    for (name, _, list) in FILTERS {
+        for text in typed(visit, name)? {
+            let meant = match list {
+                Some(list) => ids_of(visit, name, list, text).await?,
+                None => vec![text.to_owned()],
+            };
+            filters.extend(meant.into_iter().map(|value| (name, value)));
+        }
+    }
+    Ok(filters)
 }
 
 impl<'a> Asked<'a> {
-    fn read(visit: &'a Visit<'_>) -> Result<Self> {
+    async fn read(visit: &'a Visit<'_>) -> Result<Self> {
         let now = visit.now();
         let one_of = |name: &str, known: &[(&'static str, &str)], usual: &'static str| {
             let asked = visit.query.typed(name);
@@ -141,6 +163,7 @@ impl<'a> Asked<'a> {
             };
             visit.query.typed(name).map(read).transpose()
         };
+        let filters = filters(visit).await?;
         let midnight = now.floor_to(DAY).0 + DAY;
         if let Some(since) = day("since")? {
             let until = day("until")?.map_or(midnight, |until| until.0 + DAY);
@@ -153,7 +176,15 @@ impl<'a> Asked<'a> {
                     format!("At most {DAYS_MAX} days can be shown at once."),
                 ));
             }
-            return Ok(Self { what, by, range: "custom", since, until: Timestamp(until), width: "1d" });
+            return Ok(Self {
+                what,
+                by,
+                range: "custom",
+                since,
+                until: Timestamp(until),
+                width: "1d",
+                filters,
+            });
         }
         let range = one_of("range", &RANGES, "30d");
         let (since, width) = match range {
@@ -163,7 +194,7 @@ impl<'a> Asked<'a> {
             _ => (midnight - 30 * DAY, "1d"),
         };
         let until = if width == "1h" { now.floor_to(HOUR).0 + HOUR } else { midnight };
-        Ok(Self { what, by, range, since: Timestamp(since), until: Timestamp(until), width })
+        Ok(Self { what, by, range, since: Timestamp(since), until: Timestamp(until), width, filters })
     }
 
     /// All of it, page by page.
@@ -181,10 +212,8 @@ impl<'a> Asked<'a> {
             };
             given = given.query("group_by", by);
         }
-        for (name, _) in FILTERS {
-            for value in visit.query.all(name).filter(|value| !value.is_empty()) {
-                given = given.query(name, value);
-            }
+        for (name, value) in &self.filters {
+            given = given.query(name, value.as_str());
         }
         let mut buckets = Vec::new();
         let mut page: Option<String> = None;
@@ -204,7 +233,7 @@ impl<'a> Asked<'a> {
 }
 
 pub(crate) async fn show(visit: &Visit<'_>) -> Result<Answer> {
-    let asked = match Asked::read(visit) {
+    let asked = match Asked::read(visit).await {
         Ok(asked) => asked,
         Err(error) => {
             return Ok(
@@ -277,26 +306,25 @@ fn controls(visit: &Visit<'_>, asked: Option<&Asked<'_>>, error: Option<&Error>)
         }
     };
     html! {
+        p.hint { "Projects, keys and owners by a part of their names, or by their ids." }
+        @if let Some(error) = error { div.alert role="alert" { (error.message) } }
         form.controls method="get" action="/usage" {
-            @if let Some(error) = error { div.alert role="alert" { (error.message) } }
             (select("what", "Show", &WHAT))
             (select("by", "by", &BY))
             (select("range", "of", &RANGES))
             label { "or from " input type="date" name="since" value=(visit.query.text("since")); }
             label { "to " input type="date" name="until" value=(visit.query.text("until")); }
-            @for (name, called) in FILTERS {
-                @for value in visit.query.all(name).filter(|value| !value.is_empty()) {
-                    label.filter { (called) " " input name=(name) value=(value); }
-                }
+            @for (name, called, _) in FILTERS {
+                label.filter { (called) " " input name=(name) value=(visit.query.all(name).collect::<Vec<_>>().join(", ")); }
             }
             button { "Show" }
-            @if FILTERS.iter().any(|(name, _)| visit.query.typed(name).is_some()) { a href="/usage" { "All" } }
+            @if FILTERS.iter().any(|(name, ..)| visit.query.typed(name).is_some()) { a href="/usage" { "All" } }
         }
     }
 }
 
 pub(crate) async fn export(visit: &Visit<'_>) -> Result<Answer> {
-    let asked = Asked::read(visit)?;
+    let asked = Asked::read(visit).await?;
     let totals = totals(&asked.ask(visit, Some(asked.by)).await?, asked.by);
     let names = ["id", "name", "requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost"];
     let file = format!("usage-by-{}-{}", asked.by, show::day(visit.now().0));
