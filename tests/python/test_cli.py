@@ -68,7 +68,7 @@ def test_service_accounts_upstreams_and_models(cli, gateway):
 
 def test_a_pipe_gets_tabs_and_a_terminal_a_table(cli, gateway):
     piped = cli("project", "list").stdout
-    assert piped.splitlines()[0] == "ID\tNAME\tSTATUS\tCREATED\tLABELS"
+    assert piped.splitlines()[0] == "ID\tNAME\tSTATUS\tCREATED\tLABELS\tFROZEN"
     assert piped.splitlines()[1].split("\t")[:3] == [gateway.default_project, "Default project", "active"]
     assert "\x1b" not in piped
 

@@ -363,6 +363,55 @@ def test_costs_are_shown_by_names_at_a_terminal(cli, gateway):
     assert cli.json("cost", "--by", "key", "--since", "1d", "--total")[0]["api_key_id"].startswith("key_")
 
 
+def test_costs_of_nothing_that_there_is_are_an_error(cli, gateway):
+    """Where nothing is called so, nothing spent would be the wrong answer."""
+    project = gateway.project("Search")
+    account = cli.json("service-account", "create", "indexer", "--project", "Search", "--expires", "30d")
+    gateway.remember(account["api_key"]["value"])
+    made = cli.json("key", "list", "--project", "Search", "--jq", ".[0] | .expires_at - .created_at")
+    assert made == 30 * 86_400
+    assert gateway.chat(account["api_key"]["value"]).status == 200
+    key = gateway.key(project, "laptop")
+    assert gateway.chat(key["value"]).status == 200
+    own = lambda *more: cli.json("cost", "--total", "--since", "1d", *more)
+    assert own("--api-key-id", "laptop") == own("--api-key-id", key["id"]) != own()
+    assert own("--user", "sa:indexer", "--project", "Search") == own("--user", account["id"]) != own()
+    for wrong, told, code in [(["--api-key-id", "nothing"], "no key called 'nothing'", 3), (["--api-key-id", "key_nope"], "no key called", 3), (["--user", "indexer"], "--project", 2),
+                              (["--user", "sa:nobody", "--project", "Search"], "no service account called", 3), (["--user", "nobody@example.com"], "no user called", 3),
+                              (["--project", "nothing"], "no project called", 3), (["--until", "2d"], "is before", 2)]:
+        done = cli("cost", "--since", "1d", *wrong, check=code)
+        assert told in done.stderr, (wrong, done.stderr)
+        assert cli("usage", "export", "--since", "1d", *wrong, check=code).stdout == ""
+    assert "no event `nonsense`" in cli("audit", "list", "--type", "nonsense", check=2).stderr
+    assert "is before" in cli("audit", "export", "--since", "1d", "--until", "2d", check=2).stderr
+    env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key, "TERM": "xterm"}
+    code, seen = in_terminal("cost", "--by", "user", "--since", "1d", env=env, width=200)
+    assert code == 0 and "indexer" in seen and "owner@localhost" in seen and account["id"] not in seen, seen
+
+
+def test_what_is_written_line_by_line_heeds_what_is_wanted_of_it(cli, gateway):
+    assert gateway.chat(gateway.key(gateway.default_project, "laptop")["value"]).status == 200
+    assert cli("usage", "export", "--by", "key", "--jq", ".api_key_name").stdout.splitlines() == ["laptop"]
+    assert [json.loads(line) for line in cli("usage", "export", "--by", "key", "--json", "api_key_name,num_requests").stdout.splitlines()] == [{"api_key_name": "laptop", "num_requests": 1}]
+    assert "api_key.created" in cli("audit", "export", "--jq", ".type").stdout.splitlines()
+    assert "lines of JSON" in cli("audit", "export", "-o", "csv", check=2).stderr and "lines of JSON" in cli("usage", "export", "-o", "yaml", check=2).stderr
+    assert cli.json("export")["tollgate"] == 1 and cli("export", "--jq", ".projects[].name").stdout.splitlines() == ["Default project"]
+    assert "as YAML" in cli("export", "-o", "csv", check=2).stderr
+
+
+def test_no_operation_makes_a_secret_that_nobody_sees(cli, gateway):
+    project, keys = gateway.default_project, lambda: len(gateway.get(f"/v1/organization/projects/{gateway.default_project}/api_keys").json["data"])
+    before = keys()
+    for hides in (["--jq", ".id"], ["--json", "id,name"], ["-o", "id"]):
+        assert "shown once" in cli("api", "create-project-api-key", "-f", f"project_id={project}", "-f", "name=x", *hides, check=2).stderr
+        assert "shown once" in cli("api", "POST", f"/v1/organization/projects/{project}/api_keys", "-f", "name=x", *hides, check=2).stderr
+    assert "api_key.value" in cli("api", "create-project-service-account", "-f", f"project_id={project}", "-f", "name=x", "--jq", ".id", check=2).stderr
+    assert keys() == before
+    secret = cli("api", "create-project-api-key", "-f", f"project_id={project}", "-f", "name=x", "--jq", ".value").stdout.strip()
+    assert gateway.get("/tollgate/v1/me", key=gateway.remember(secret)).status == 200
+    assert cli("api", "create-project-service-account", "-f", f"project_id={project}", "-f", "name=x", "-f", "create_service_account_only=true", "--jq", ".id").stdout.startswith("svc_acct_")
+
+
 def test_profiles_keep_servers_and_keys_apart(cli, gateway, home, tmp_path):
     env = {**home, "TOLLGATE_URL": None, "key": None}
     plain = lambda *args, stdin=None, check=0, **more: run(*args, env={**home, **more}, stdin=stdin, check=check)

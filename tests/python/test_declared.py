@@ -77,7 +77,7 @@ def test_a_file_is_planned_and_applied_and_then_there_is_nothing_to_do(declared,
     before = gateway.stored()
     plan = declared("plan", file)
     assert gateway.stored() == before, "a plan changes nothing"
-    for line in ["+ project Search", "+ key Search / indexer-prod (labels {env=prod}, owner service account indexer, scopes [api.model.request])", "+ role Accountant", "~ retention: requests_days nothing -> 90",
+    for line in ["+ project Search", "+ key Search / indexer-prod (labels {env=prod}, owner service account indexer, scopes [api.model.request], expires 90d, secret to secrets/indexer)", "~ key policy: max_expires never -> 365d", "+ role Accountant", "~ retention: requests_days nothing -> 90",
                  "+ user ada@example.com (role reader)", "+ spend limit of key Search / indexer-prod / month"]:
         assert line in plan.stdout, (line, plan.stdout)
     assert declared("plan", file, "--check", check=1)
@@ -218,10 +218,27 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
         assert problem["action"] == "error" and problem["line"] == 4 and told in problem["message"]
         assert "Nothing was done" in declared("apply", file, check=2).stderr
     assert gateway.stored() == before and not (tmp_path / "k.secret").exists()
+    # So do secrets that have no place, and keys that do not end where they must.
+    (tmp_path / "there").write_text("mine")
+    for text, told in [("    keys: [{name: k, owner: owner@localhost, secret: {file: there}}]", "which exists already"),
+                       ("    keys: [{name: j, owner: owner@localhost, secret: {file: one}}, {name: k, owner: owner@localhost, secret: {file: one}}]", "another secret goes there too"),
+                       ("    keys: [{name: k, owner: owner@localhost, secret: {file: one}}]\nkey_policy: {max_expires: 30d}", "end within 30d"),
+                       ("    keys: [{name: k, owner: owner@localhost, secret: {file: one}, expires: 60d}]\nkey_policy: {max_expires: 30d}", "end within 30d")]:
+        file.write_text("tollgate: 1\nprojects:\n  - name: New\n" + text + "\n")
+        plan = declared("plan", file, check=1).stdout
+        assert f"! {file}:4: " in plan and told in plan, plan
+        assert "Nothing was done" in declared("apply", file, check=2).stderr
+    assert gateway.stored() == before
+    for text, told in [("keys: [{name: k, name: k, owner: a@b.c}]", "duplicate mapping key: name"), ("spend_limits: [{limit: 5usd/month}, {limit: 6usd/month}]", "one for each interval")]:
+        file.write_text("tollgate: 1\nprojects:\n  - name: New\n    " + text + "\n")
+        wrong = declared("plan", file, check=2).stderr
+        assert told in wrong and "DuplicateKeyPolicy" not in wrong, wrong
     # What the server refuses stops it, with what was done.
     file.write_text("tollgate: 1\nprojects:\n  - name: New\n    groups: [{name: Nobodys, role: king}]\ngroups: [{name: Nobodys}]\n")
     done = declared("apply", file, check=2).stderr
-    assert "stopped after 2 of 3" in done and f"{file}:4: group of project New / Nobodys" in done, done
+    assert "Stopped after 2 of 3" in done and f"{file}:4: group of project New / Nobodys" in done, done
+    quiet = declared("apply", file, "-q", check=2).stderr
+    assert quiet.startswith(f"error: {file}:4: group of project New / Nobodys") and "Stopped" not in quiet, quiet
     # What is known to stay is not tried.
     file.write_text("tollgate: 1\nprojects: [{name: New}]\nusers: []\n")
     plan = declared("plan", file, "--delete").stdout
@@ -229,6 +246,13 @@ def test_what_would_stop_it_is_told_before_anything_is_done(declared, gateway, t
     assert "! user owner@localhost: it stays: nobody would be left who is an owner" in plan and "- user owner" not in plan
     assert "1 to make" not in declared("apply", file, "--delete").stderr and gateway.get("/v1/organization/projects").status == 200
     assert declared("plan", file, "--delete", "--check").stdout.count("stays") == 2, "what stays is no drift"
+    # One owner stays, and so another can stop being one.
+    gateway.user("ada@example.com", role="owner")
+    file.write_text("tollgate: 1\nusers: [{email: ada@example.com, role: reader}]\n")
+    actions = json.loads(declared("plan", file, "--delete", "--jq", "[.[] | .action]").stdout)
+    assert actions == ["change", "stays"]
+    declared("apply", file, "--delete")
+    assert declared("plan", file, "--delete", "--check")
 
 
 def test_what_is_called_alike_is_numbered(declared, gateway, tmp_path):

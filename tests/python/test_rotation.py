@@ -56,6 +56,8 @@ def test_in_its_grace_the_secret_before_works_and_is_seen_being_used(gateway):
     gateway.restart()
     seen = gateway.get(one).json
     assert seen["previous_secret"]["last_used_at"] >= old["replaced_at"] and chat(gateway, key["value"]).status == 200
+    for secret in (key, turned):
+        assert gateway.get("/tollgate/v1/me", key=secret["value"]).json["redacted_value"] == secret["redacted_value"], "of the secret that was asked with"
     ended = gateway.delete(one + "/previous_secret")
     assert ended.status == 200 and ended.json["previous_secret"] is None
     assert chat(gateway, key["value"]).status == 401 and chat(gateway, turned["value"]).status == 200

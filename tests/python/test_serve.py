@@ -135,7 +135,12 @@ def test_it_is_set_up_before_it_serves(installation, tmp_path):
     (tmp_path / "admin.key").unlink()
     wrong = run(*installation.command[:-1], "nobody", "-o", "json", check=1)
     assert "e-mail" in json.loads(wrong.stderr)["error"]["message"] and not (tmp_path / "admin.key").exists()
+    assert "--owner-email" in json.loads(wrong.stderr)["error"]["message"]
     assert "is no filter" in installation.run("--jq", "{", check=2).stderr
+    # The link is shown once, and not lost.
+    for hides in (["-o", "id"], ["-o", "csv"], ["--json", "link"], ["--jq", ".link"]):
+        assert "setup_url" in installation.run(*hides, check=2).stderr and not (tmp_path / "admin.key").exists()
+    assert "goes into a file" in run("setup", *installation.place, "--out", "-", check=1).stderr
     done = installation.run("--public-url", "https://ai.example.com/v1")
     key = (tmp_path / "admin.key").read_text().strip()
     assert done.stdout.startswith("https://ai.example.com/setup?token=") and "admin.key" in done.stderr

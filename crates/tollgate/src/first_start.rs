@@ -29,7 +29,8 @@ pub(crate) async fn file_for(db: &Db, config: &Config) -> Result<Option<PathBuf>
     }
     let file = config.bootstrap_file.clone().ok_or_else(|| {
         Error::bad_request(
-            "This is the first start: name a file for the ids and the admin key it makes, with --bootstrap-file FILE.",
+            "This is the first start: name a file for the ids and the admin key it makes, with --bootstrap-file FILE; or \
+             make them first, by `tollgate setup`.",
         )
     })?;
     if file.exists() {

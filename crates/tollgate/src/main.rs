@@ -175,6 +175,9 @@ async fn set_up(options: SetupOptions, api: &ApiOptions) -> u8 {
             return WRONG_USAGE;
         }
     };
+    if let Err(failure) = view.check_shows("/setup_url", "") {
+        return ended(Err(failure), api);
+    }
     match setup::setup(options).await {
         Ok(made) => ended(setup::show(&made, &view, api.quiet).map(|()| true), api),
         Err(error) => done(Err(error), api.output),

@@ -9,6 +9,7 @@ use tollgate_core::{Error, KeyId, Money, OrganizationId, Period, ProjectId, Resu
 use tollgate_ledger::spend_limit;
 use tollgate_store::{Row, params};
 
+use crate::actor::Credential;
 use crate::audit::Event;
 use crate::gate::Cx;
 use crate::operation::Access::AnyKey;
@@ -59,12 +60,15 @@ pub(crate) struct Me {
 pub(crate) struct Nothing {}
 
 async fn retrieve(cx: &mut Cx, _: Nothing) -> Result<Me> {
+    let Credential::Key(key, locator) = cx.actor.credential else { return Err(Error::not_found("API key")) };
     let row: Row = cx
         .tx
         .optional(
-            "SELECT k.name, k.redacted_value, k.created_at, p.name AS project_name
-             FROM api_key k LEFT JOIN project p ON p.id = k.project_id WHERE k.id = $1 AND k.revoked_at IS NULL",
-            &params![cx.actor.key()?],
+            // The secret that is asked with may be one that another has taken the place of.
+            "SELECT k.name, COALESCE(s.redacted_value, k.redacted_value) AS redacted_value, k.created_at, p.name AS project_name
+             FROM api_key k JOIN api_key_secret s ON s.api_key_id = k.id LEFT JOIN project p ON p.id = k.project_id
+             WHERE k.id = $1 AND s.locator = $2 AND k.revoked_at IS NULL",
+            &params![key, locator],
         )
         .await?
         .ok_or_else(|| Error::not_found("API key"))?;

@@ -153,6 +153,21 @@ impl Admin {
         work.await
     }
 
+    /// The address of whom a link of `tollgate setup` is for, if it is good still.
+    pub async fn first_owner(&self, token: Secret, origin: &Origin) -> Result<String> {
+        let now = self.desk.clock.now();
+        self.throttle.pass_address(origin.ip, now)?;
+        let desk = self.desk.clone();
+        let looking = self.db.read(move |tx| {
+            Box::pin(async move {
+                let owner = first::owner_of(tx, &desk.keyring, now, &token).await?;
+                let row: Row = tx.one("SELECT email FROM app_user WHERE id = $1", &params![owner]).await?;
+                row.at(0)
+            })
+        });
+        looking.await
+    }
+
     /// Sets the first password of the owner whom `tollgate setup` made, and signs them in. `token` is of the link that it printed.
     pub async fn begin(
         &self,
@@ -163,12 +178,7 @@ impl Admin {
     ) -> Result<OpenedSession> {
         let now = self.desk.clock.now();
         self.desk.replica.check_fresh()?;
-        self.throttle.pass_address(origin.ip, now)?;
-        let (desk, looked_at) = (self.desk.clone(), token.clone());
-        let looking = self.db.read(move |tx| {
-            Box::pin(async move { first::owner_of(tx, &desk.keyring, now, &looked_at).await })
-        });
-        looking.await?;
+        self.first_owner(token.clone(), &origin).await?;
         password::check(&password)?;
         let hashed = password::hash(password).await?;
         let desk = self.desk.clone();

@@ -30,8 +30,7 @@ pub(crate) fn is_id(text: &str) -> bool {
         && digits.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
 }
 
-/// A field of what has a text in its name, as far as somebody may see it, also of what is gone. Lists that cannot be searched are
-/// read and looked through.
+/// A field of what has a text in its name, as far as somebody may see it, also of what is gone.
 pub(crate) async fn found(
     visit: &Visit<'_>,
     param: &str,
@@ -39,6 +38,12 @@ pub(crate) async fn found(
     text: &str,
     field: &str,
 ) -> Result<Vec<String>> {
+    let items = called_like(visit, param, list, text).await?;
+    Ok(items.iter().map(|item| show::text(item, field).to_owned()).collect())
+}
+
+/// Lists that cannot be searched are read and looked through.
+async fn called_like(visit: &Visit<'_>, param: &str, list: &str, text: &str) -> Result<Vec<Value>> {
     let is_searched = !matches!(list, "list-groups" | "list-roles");
     let mut given = Given::default().query("limit", "100");
     if is_searched {
@@ -54,7 +59,7 @@ pub(crate) async fn found(
     let fits = |item: &&Value| {
         is_searched || item["name"].as_str().is_some_and(|name| name.to_lowercase().contains(&text))
     };
-    let items: Vec<&Value> = answer.iter().flat_map(show::items).filter(fits).collect();
+    let items: Vec<Value> = answer.iter().flat_map(show::items).filter(fits).cloned().collect();
     let is_cut = is_searched && answer.as_ref().is_some_and(|answer| answer["has_more"] == true);
     if items.len() > FOUND_MAX || is_cut {
         return Err(Error::invalid(
@@ -62,17 +67,28 @@ pub(crate) async fn found(
             format!("Too many are called something like '{text}': write more of it."),
         ));
     }
-    Ok(items.into_iter().map(|item| show::text(item, field).to_owned()).collect())
+    Ok(items)
 }
 
-/// The ids of what is called so, or the id that it is.
+/// The ids of what is called just so, or else of all that has it in its name; or the id that it is.
 pub(crate) async fn ids_of(visit: &Visit<'_>, param: &str, list: &str, text: &str) -> Result<Vec<String>> {
     if is_id(text) {
         return Ok(vec![text.to_owned()]);
     }
-    let ids = found(visit, param, list, text, "id").await?;
-    if ids.is_empty() {
+    let items = called_like(visit, param, list, text).await?;
+    let is_just_so = |item: &&Value| {
+        let called = ["name", "email"].iter().filter_map(|field| item[*field].as_str());
+        called.map(str::to_lowercase).any(|name| name == text.to_lowercase())
+    };
+    let ids = |items: &mut dyn Iterator<Item = &Value>| -> Vec<String> {
+        items.map(|item| show::text(item, "id").to_owned()).collect()
+    };
+    let mut found = ids(&mut items.iter().filter(is_just_so));
+    if found.is_empty() {
+        found = ids(&mut items.iter());
+    }
+    if found.is_empty() {
         return Err(Error::invalid(param, format!("Nothing is called anything like '{text}'.")));
     }
-    Ok(ids)
+    Ok(found)
 }

@@ -99,19 +99,29 @@ pub(crate) async fn end_oidc(visit: &Visit<'_>) -> Result<Answer> {
 }
 
 pub(crate) async fn show_setup(visit: &Visit<'_>) -> Result<Answer> {
-    Ok(setup(&visit.query, None))
+    let token = Secret::new(visit.query.text("token"));
+    if token.reveal().is_empty() {
+        return Ok(setup(&visit.query, None, None));
+    }
+    match visit.admin.first_owner(token, &visit.origin).await {
+        Ok(email) => Ok(setup(&visit.query, Some(&email), None)),
+        Err(error) if is_for_form(&error) => Ok(refused("Set a password", &error)),
+        Err(error) => Err(error),
+    }
 }
 
-fn setup(typed: &Form, error: Option<&Error>) -> Answer {
+/// `email` is of whoever comes by a link.
+fn setup(typed: &Form, email: Option<&str>, error: Option<&Error>) -> Answer {
     let fields = Fields::new(typed, error);
-    let token = typed.text("token");
-    let by_link = html! {
-        p { "The link of " code { "tollgate setup" } " proves that you are the first owner. Afterwards you sign in with your address and this password." }
-        form method="post" action="/setup" {
-            input type="hidden" name="token" value=(token);
-            (fields.alert())
-            (fields.secret("password", "New password", "12 characters or more.", "new-password"))
-            div.buttons { button.primary { "Set the password and sign in" } a.button href="/setup" { "With an admin key" } a.button href="/login" { "Sign in" } }
+    let by_link = |email: &str| {
+        html! {
+            p { "The link of " code { "tollgate setup" } " proves that you are the first owner. Afterwards you sign in as " strong { (email) } " with this password." }
+            form method="post" action="/setup" {
+                input type="hidden" name="token" value=(typed.text("token"));
+                (fields.alert())
+                (fields.secret("password", "New password", "12 characters or more.", "new-password"))
+                div.buttons { button.primary { "Set the password and sign in" } }
+            }
         }
     };
     let by_key = html! {
@@ -127,7 +137,7 @@ fn setup(typed: &Form, error: Option<&Error>) -> Answer {
             div.buttons { button.primary { "Set the password and sign in" } a.button href="/login" { "Back" } }
         }
     };
-    let body = if token.is_empty() { by_key } else { by_link };
+    let body = email.map_or(by_key, by_link);
     Answer::bare("Set a password", body).because(error)
 }
 
@@ -135,14 +145,22 @@ pub(crate) async fn set_up(visit: &Visit<'_>) -> Result<Answer> {
     let (key, token) = (Secret::new(visit.form.text("admin_key")), Secret::new(visit.form.text("token")));
     let password = Secret::new(visit.form.get("password").unwrap_or(""));
     let (origin, before) = (visit.origin.clone(), visit.token.clone());
-    let opened = if token.reveal().is_empty() {
-        visit.admin.claim(&key, password, origin, before).await
-    } else {
-        visit.admin.begin(token, password, origin, before).await
-    };
-    match opened {
+    if !token.reveal().is_empty() {
+        let opened = visit.admin.begin(token.clone(), password, origin, before).await;
+        return match opened {
+            Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
+            // What can be mended in the form is mended there.
+            Err(error) if error.param.as_deref() == Some("password") => {
+                let email = visit.admin.first_owner(token, &visit.origin).await?;
+                Ok(setup(&visit.form, Some(&email), Some(&error)))
+            }
+            Err(error) if is_for_form(&error) => Ok(refused("Set a password", &error)),
+            Err(error) => Err(error),
+        };
+    }
+    match visit.admin.claim(&key, password, origin, before).await {
         Ok(opened) => Ok(Answer::SignedIn { token: opened.token, next: "/".to_owned() }),
-        Err(error) if is_for_form(&error) => Ok(setup(&visit.form, Some(&error))),
+        Err(error) if is_for_form(&error) => Ok(setup(&visit.form, None, Some(&error))),
         Err(error) => Err(error),
     }
 }
@@ -151,14 +169,14 @@ pub(crate) async fn show_invite(visit: &Visit<'_>) -> Result<Answer> {
     let token = Secret::new(visit.query.text("token"));
     match visit.admin.invited(&token, &visit.origin).await {
         Ok(invited) => Ok(invite(&visit.query, &invited, None)),
-        Err(error) if is_for_form(&error) => Ok(refused(&error)),
+        Err(error) if is_for_form(&error) => Ok(refused("Invite", &error)),
         Err(error) => Err(error),
     }
 }
 
-fn refused(error: &Error) -> Answer {
+fn refused(heading: &'static str, error: &Error) -> Answer {
     let body = html! { p role="alert" { (error.message) } p { a href="/login" { "Sign in" } } };
-    Answer::bare("Invite", body).because(Some(error))
+    Answer::bare(heading, body).because(Some(error))
 }
 
 fn invite(typed: &Form, invited: &tollgate_admin::Invited, error: Option<&Error>) -> Answer {
@@ -196,7 +214,7 @@ pub(crate) async fn accept_invite(visit: &Visit<'_>) -> Result<Answer> {
             let invited = visit.admin.invited(&Secret::new(token), &visit.origin).await?;
             Ok(invite(&visit.form, &invited, Some(&error)))
         }
-        Err(error) if is_for_form(&error) => Ok(refused(&error)),
+        Err(error) if is_for_form(&error) => Ok(refused("Invite", &error)),
         Err(error) => Err(error),
     }
 }

@@ -306,7 +306,7 @@ fn controls(visit: &Visit<'_>, asked: Option<&Asked<'_>>, error: Option<&Error>)
         }
     };
     html! {
-        p.hint { "Projects, keys and owners by a part of their names, or by their ids." }
+        p.hint { "Projects, keys and people by their names or a part of these, or by their ids; service accounts by their ids." }
         @if let Some(error) = error { div.alert role="alert" { (error.message) } }
         form.controls method="get" action="/usage" {
             (select("what", "Show", &WHAT))

@@ -223,9 +223,13 @@ pub enum ServiceAccountCommand {
         /// Only the account, with neither role nor key
         #[arg(long)]
         no_key: bool,
+        /// When the key ends, such as 90d, or never
+        #[arg(long, default_value = "never", value_name = "TIME", conflicts_with = "no_key")]
+        expires: String,
         /// A label, which goes with the cost of all that is done; may be given more than once
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
+        /// Write the secret to this file (0600, must not exist) instead of stdout
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -267,10 +271,11 @@ pub struct Narrow {
     /// Only of these projects, by their names or ids
     #[arg(long = "project", value_name = "PROJECT")]
     pub(crate) projects: Vec<String>,
-    /// Only of these keys
-    #[arg(long = "api-key-id", value_name = "ID")]
+    /// Only of these keys, by their ids or names
+    #[arg(long = "api-key-id", value_name = "KEY")]
     pub(crate) keys: Vec<String>,
-    /// Only of the keys of these users, by their addresses or ids, and service accounts
+    /// Only of the keys of these users, by their addresses or ids, and service accounts, by their ids, or with --project by their
+    /// names
     #[arg(long = "user", value_name = "USER")]
     pub(crate) users: Vec<String>,
 }

@@ -1,12 +1,13 @@
 //! `audit list`, `tail` and `export`.
 
-use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tollgate_admin::Event;
 use tollgate_core::Clock;
 
 use crate::api::amount;
+use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table;
 use crate::command::maintenance::{AuditCommand, AuditFilter};
@@ -39,6 +40,10 @@ impl Session {
 
     async fn events_meant(&self, meant: &AuditFilter) -> Result<Query, Failure> {
         let mut query: Query = Vec::new();
+        let is_unknown = |kind: &&String| Event::all().all(|known| known != kind.as_str());
+        if let Some(kind) = meant.types.iter().find(is_unknown).filter(|_| !self.client.is_openai()) {
+            return Err(format!("There is no event `{kind}`. One is api_key.created.").into());
+        }
         query.extend(meant.types.iter().map(|kind| ("event_types[]", kind.clone())));
         // An address is known by the log also of somebody who is gone. Both together would have to be true at once.
         let by_address = meant.actors.iter().filter(|who| who.contains('@')).count();
@@ -54,11 +59,16 @@ impl Session {
             query.push(("project_ids[]", self.project_id(project).await?));
         }
         query.extend(meant.resources.iter().map(|id| ("resource_ids[]", id.clone())));
-        for (bound, text) in [("effective_at[gte]", &meant.since), ("effective_at[lt]", &meant.until)] {
-            if let Some(text) = text {
-                query.push((bound, amount::moment_or_seconds(text, Clock::system().now())?.0.to_string()));
-            }
+        let now = Clock::system().now();
+        let at = |text: &Option<String>| {
+            text.as_deref().map(|text| amount::moment_or_seconds(text, now)).transpose()
+        };
+        let (since, until) = (at(&meant.since)?, at(&meant.until)?);
+        if since.zip(until).is_some_and(|(since, until)| until <= since) {
+            return Err("--until is before --since.".to_owned().into());
         }
+        query.extend(since.map(|at| ("effective_at[gte]", at.0.to_string())));
+        query.extend(until.map(|at| ("effective_at[lt]", at.0.to_string())));
         Ok(query)
     }
 
@@ -69,15 +79,23 @@ impl Session {
         self.show(table::AUDIT, &Value::Array(events.into_iter().map(with_actor).collect()))
     }
 
+    fn check_json_lines(&self, command: &str) -> Done {
+        if self.view.format == Format::Csv {
+            return Err(format!("`{command}` writes lines of JSON.").into());
+        }
+        self.view.check_lines(command)
+    }
+
     /// The last events, and then each as it comes, until it is stopped.
     async fn tail(&self, meant: &AuditFilter, count: usize) -> Done {
+        self.check_json_lines("audit tail")?;
         let mut query = self.events_meant(meant).await?;
         let (mut events, _) = self.client.list(PATH, &query, count.max(1)).await?;
         let mut newest = events.first().and_then(id_of);
         events.truncate(count);
         loop {
             events.reverse();
-            write_lines(&events)?;
+            events.iter().try_for_each(|event| self.view.show_line(event))?;
             tokio::time::sleep(PAUSE).await;
             query.retain(|(name, _)| *name != "before");
             query.extend(newest.clone().map(|id| ("before", id)));
@@ -90,10 +108,11 @@ impl Session {
     }
 
     async fn export_events(&self, meant: &AuditFilter) -> Done {
+        self.check_json_lines("audit export")?;
         // Lists begin at the newest.
         let (mut events, _) = self.client.list(PATH, &self.events_meant(meant).await?, usize::MAX).await?;
         events.reverse();
-        write_lines(&events)
+        events.iter().try_for_each(|event| self.view.show_line(event))
     }
 }
 
@@ -124,12 +143,4 @@ fn with_actor(mut event: Value) -> Value {
         changes.map(|changes| changes.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
     );
     event
-}
-
-fn write_lines(events: &[Value]) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    for event in events {
-        writeln!(out, "{event}")?;
-    }
-    Ok(out.flush()?)
 }

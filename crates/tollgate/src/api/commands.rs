@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::api::amount;
 use crate::api::arguments::{InProject, OrganizationCommand, ProjectCommand, ServiceAccountCommand};
 use crate::api::client::encoded;
-use crate::api::output::Format;
 use crate::api::secret_input::Out;
 use crate::api::session::{Done, Failure, PROJECTS, Session};
 use crate::api::table::{self, Column};
@@ -141,18 +141,8 @@ impl Session {
     /// Where a secret that is shown this once goes; `place` is where it stands in the answer. What would not show it is refused
     /// before there is one.
     pub(crate) fn place_for_secret(&self, out: Option<&Path>, place: &str) -> Result<Option<Out>, Failure> {
-        let place = format!("{}/", place.trim_start_matches('/'));
-        let shows = |field: &String| place.starts_with(&(field.replace('.', "/") + "/"));
-        let field = place.trim_end_matches('/').rsplit('/').next().unwrap_or("");
-        let hides = match (&self.view.fields, &self.view.filter) {
-            (_, Some(filter)) if !filter.could_show(field) => true,
-            (Some(fields), _) => !fields.iter().any(shows),
-            (None, Some(_)) => false,
-            (None, None) => matches!(self.view.format, Format::Id | Format::Csv),
-        };
-        if hides && out.is_none() && !self.client.is_dry() {
-            let message = "This output has no place for the secret, which is shown once: give --out FILE, another -o, or the secret's field to --json or --jq.";
-            return Err(message.to_owned().into());
+        if out.is_none() && !self.client.is_dry() {
+            self.view.check_shows(place, "--out FILE, ")?;
         }
         if self.client.is_dry() {
             return Ok(None);
@@ -208,12 +198,14 @@ impl Session {
             ServiceAccountCommand::Get { id, project } => {
                 self.show(columns, &self.client.get(&one(&project, &id), &[]).await?)
             }
-            ServiceAccountCommand::Create { name, project, no_key, labels, out } => {
+            ServiceAccountCommand::Create { name, project, no_key, expires, labels, out } => {
+                let expires = amount::seconds(&expires)?;
                 let out =
                     if no_key { None } else { self.place_for_secret(out.as_deref(), "/api_key/value")? };
                 let mut body = Map::new();
                 body.insert("name".to_owned(), json!(name));
                 body.insert("create_service_account_only".to_owned(), json!(no_key));
+                body.extend(expires.map(|seconds| ("expires_in_seconds".to_owned(), json!(seconds))));
                 self.add_labels(&mut body, &labels)?;
                 let body = Value::Object(body);
                 let made = self.client.post(&all(&project), &body).await?;

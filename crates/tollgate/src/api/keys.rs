@@ -62,9 +62,10 @@ impl Session {
             KeyCommand::Revoke { id, project } => {
                 let project = project.ok_or("Name the project: --project ID. By its secret a key is revoked without: `tollgate key revoke -`.".to_owned())?;
                 let project = InProject { project: self.project_id(&project).await? };
-                let id = self.key_id(&project.project, &id).await?;
+                let said = id;
+                let id = self.key_id(&project.project, &said).await?;
                 self.confirm(
-                    &format!("key revoke {id}"),
+                    &format!("key revoke {said}"),
                     "It is refused from the next request on, for good.",
                 )?;
                 self.deleted(&one(&project, &id)).await

@@ -96,6 +96,34 @@ impl Session {
         self.id_in(project, KEY, text).await
     }
 
+    /// The id of a key by its name in any project.
+    pub(crate) async fn key_id_anywhere(&self, text: &str) -> Result<String, Failure> {
+        if self.client.is_openai() || guess(KEY.1, text, false) == Guess::Id {
+            return Ok(text.to_owned());
+        }
+        let query = [("name", text.to_owned()), ("status", "any".to_owned())];
+        self.one_called(KEY.0, "/tollgate/v1/api_keys", &query, ("name", text)).await
+    }
+
+    /// The id of a user by their address, or of a service account by its name in one of the projects.
+    pub(crate) async fn owner_id(&self, text: &str, projects: &[String]) -> Result<String, Failure> {
+        if text.contains('@') {
+            return self.id_of(&USER, text).await;
+        }
+        let account = text.strip_prefix("sa:").unwrap_or(text);
+        let is_id = |prefixes: &[&str]| guess(prefixes, account, self.client.is_openai()) == Guess::Id;
+        if is_id(USER.prefixes) || is_id(ACCOUNT.1) {
+            return Ok(account.to_owned());
+        }
+        match projects {
+            [project] => self.account_id(project, account).await,
+            _ => Err(format!(
+                "'{text}' is neither an address nor an id. Service accounts are called by their names where one --project is given."
+            )
+            .into()),
+        }
+    }
+
     pub(crate) async fn account_id(&self, project: &str, text: &str) -> Result<String, Failure> {
         self.id_in(project, ACCOUNT, text).await
     }
@@ -181,6 +209,8 @@ impl Session {
     /// Puts names in the place of ids in rows of costs and usage. An id stays where its name cannot be had, and where there are
     /// more than anybody reads; of several that are called alike it stands behind the name.
     pub(crate) async fn with_names(&self, rows: &mut [Value]) {
+        let times = |field: &'static str| rows.iter().filter_map(move |row| row[field].as_i64());
+        let span = (times("start_time").min().unwrap_or(0), times("end_time").max().unwrap_or(0));
         for (field, named_by) in [
             ("project_id", NamedBy::Each(&PROJECT)),
             ("user_id", NamedBy::Each(&USER)),
@@ -192,7 +222,7 @@ impl Session {
             if ids.is_empty() || ids.len() > NAMED_MAX {
                 continue;
             }
-            let names = self.names_of(&named_by, ids).await;
+            let names = self.names_of(&named_by, ids, span).await;
             for row in &mut *rows {
                 let Some((id, name)) = row[field].as_str().and_then(|id| names.get_key_value(id)) else {
                     continue;
@@ -203,7 +233,12 @@ impl Session {
         }
     }
 
-    async fn names_of(&self, named_by: &NamedBy, ids: BTreeSet<String>) -> BTreeMap<String, String> {
+    async fn names_of(
+        &self,
+        named_by: &NamedBy,
+        ids: BTreeSet<String>,
+        span: (i64, i64),
+    ) -> BTreeMap<String, String> {
         let mut names = BTreeMap::new();
         let mut note = |thing: &Value, field: &str| {
             if let (Some(id), Some(name)) = (thing["id"].as_str(), thing[field].as_str()) {
@@ -212,6 +247,13 @@ impl Session {
         };
         match named_by {
             NamedBy::Each(kind) => {
+                let (ids, accounts): (Vec<String>, Vec<String>) =
+                    ids.into_iter().partition(|id| !ACCOUNT.1.iter().any(|prefix| id.starts_with(prefix)));
+                if !accounts.is_empty() && !self.client.is_openai() {
+                    for (id, name) in self.names_of_accounts(span, accounts).await {
+                        note(&json!({"id": id, "name": name}), "name");
+                    }
+                }
                 for id in ids {
                     match self.client.get(&format!("{}/{}", kind.list, encoded(&id)), &[]).await {
                         Ok(thing) => note(&thing, kind.field),
@@ -234,6 +276,27 @@ impl Session {
                 listed.iter().flat_map(|(things, _)| things).for_each(|thing| note(thing, kind.field));
             }
         }
+        names
+    }
+}
+
+impl Session {
+    /// What has used something is told with its name; accounts have no list of all projects.
+    async fn names_of_accounts(&self, (start, end): (i64, i64), ids: Vec<String>) -> Vec<(String, String)> {
+        let mut query = vec![
+            ("start_time", start.to_string()),
+            ("end_time", end.to_string()),
+            ("limit", "31".to_owned()),
+            ("group_by", "user_id".to_owned()),
+        ];
+        query.extend(ids.into_iter().map(|id| ("user_ids", id)));
+        let mut names = Vec::new();
+        let note = |row: Value| {
+            let text = |field: &str| row[field].as_str().map(str::to_owned);
+            names.extend(text("user_id").zip(text("user_name")));
+            Ok(())
+        };
+        let _ = self.each_result("/tollgate/v1/usage", query, note).await;
         names
     }
 }

@@ -168,8 +168,31 @@ impl Session {
             }
         };
         self.needs_operation(&row)?;
+        if let Some(place) = secret_of(&row, &given).filter(|_| !self.client.is_dry()) {
+            self.view.check_shows(place, "")?;
+        }
         let answer = self.perform(&row, given).await?;
         self.show_raw(&answer)
+    }
+}
+
+/// Where the answer of an operation has a secret that is shown this once, if it has one.
+fn secret_of(row: &Row, given: &Map<String, Value>) -> Option<&'static str> {
+    if row.method != Method::Post {
+        return None;
+    }
+    let last = row.path.trim_end_matches('/').rsplit('/').next()?;
+    match last {
+        "api_keys" | "apikeys" | "admin_api_keys" | "rotate" => Some("/value"),
+        "service_accounts" if given.get("create_service_account_only") != Some(&Value::Bool(true)) => {
+            Some("/api_key/value")
+        }
+        "invites" | "resend" => Some("/accept_url"),
+        "organizations" => Some("/admin_api_key"),
+        "spend_alerts" | "event_alerts" if given.get("notification_channel")?["type"] == "webhook" => {
+            Some("/signing_secret")
+        }
+        _ => None,
     }
 }
 

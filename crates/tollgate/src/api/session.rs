@@ -18,6 +18,28 @@ pub enum Failure {
     NobodyReads,
 }
 
+impl Failure {
+    /// With what it happened to, and where that stands, before its message.
+    pub(crate) fn at(self, place: &str, what: &str) -> Self {
+        let told = |message: &str| {
+            if message.starts_with(what) {
+                format!("{place}{message}")
+            } else {
+                format!("{place}{what}: {message}")
+            }
+        };
+        match self {
+            Self::Usage(message) => Self::Usage(told(&message)),
+            Self::Call(CallError::Network(message)) => Self::Call(CallError::Network(told(&message))),
+            Self::Call(CallError::Refused { status, mut error, request_id }) => {
+                error["message"] = told(error["message"].as_str().unwrap_or("")).into();
+                Self::Call(CallError::Refused { status, error, request_id })
+            }
+            failure => failure,
+        }
+    }
+}
+
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         Self::Call(error)
@@ -39,7 +61,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-pub(crate) type Done = Result<(), Failure>;
+pub type Done = Result<(), Failure>;
 
 /// The way results are shown.
 pub struct View {
@@ -51,9 +73,57 @@ pub struct View {
 }
 
 impl View {
+    /// Whether only some of what is shown is wanted.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.fields.is_some() || self.filter.is_some()
+    }
+
+    /// Refuses what an output cannot be that is written line by line as it is read.
+    pub(crate) fn check_lines(&self, command: &str) -> Done {
+        match self.format {
+            Format::Yaml | Format::Id => {
+                Err(format!("`{command}` writes lines of JSON, or where it can CSV.").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Shows one of many, as a line of JSON.
+    pub(crate) fn show_line(&self, value: &Value) -> Done {
+        let narrowed = self.fields.as_ref().map(|fields| output::narrowed(value, fields));
+        let value = narrowed.as_ref().unwrap_or(value);
+        match &self.filter {
+            Some(filter) => filter.write(value),
+            None => Ok(output::show(Format::Jsonl, &[], value)?),
+        }
+    }
+
     /// Whether what is shown is a table, or whatever else people read.
     pub(crate) fn is_for_people(&self) -> bool {
-        self.format == Format::Table && self.fields.is_none() && self.filter.is_none()
+        self.format == Format::Table && !self.is_chosen()
+    }
+
+    /// Refuses to make a secret that this would not show, which is shown once. `place` is where it stands in the answer, and
+    /// `or` what else could be given.
+    pub fn check_shows(&self, place: &str, or: &str) -> Done {
+        let place = format!("{}/", place.trim_start_matches('/'));
+        let shows = |field: &String| place.starts_with(&(field.replace('.', "/") + "/"));
+        let field = place.trim_end_matches('/').rsplit('/').next().unwrap_or("");
+        let hides = match (&self.fields, &self.filter) {
+            (_, Some(filter)) if !filter.could_show(field) => true,
+            (Some(fields), _) => !fields.iter().any(shows),
+            (None, Some(_)) => false,
+            (None, None) => matches!(self.format, Format::Id | Format::Csv),
+        };
+        if hides {
+            let message = format!(
+                "This output has no place for the secret, which is shown once: give {or}another -o, or the secret's field to --json \
+                 or --jq: {}.",
+                place.trim_end_matches('/').replace('/', ".")
+            );
+            return Err(message.into());
+        }
+        Ok(())
     }
 
     pub(crate) fn show(&self, columns: &'static [Column], value: &Value) -> Done {

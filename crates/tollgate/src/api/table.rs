@@ -54,6 +54,7 @@ pub(crate) const PROJECTS: &[Column] = &[
     plain("STATUS", "/status"),
     time("CREATED", "/created_at"),
     labels("LABELS", "/labels"),
+    time("FROZEN", "/frozen_at"),
 ];
 
 pub(crate) const KEYS: &[Column] = &[

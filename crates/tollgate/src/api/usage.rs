@@ -12,8 +12,6 @@ use crate::api::amount;
 use crate::api::arguments::{
     CostBy, CostCommand, ExportBy, ExportCommand, ExportFormat, Period, UsageAction, UsageBy, UsageCommand,
 };
-use crate::api::named;
-use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 use crate::api::table::{self, Column};
 
@@ -70,13 +68,17 @@ impl Session {
         self.buckets(table::USAGE, &format!("/organization/usage/{}", command.endpoint), query).await
     }
 
-    /// A period as a query, with ids in place of names.
+    /// A period as a query, with ids in place of names. What nothing is called is told, for it would look like nothing spent.
     async fn period(&self, mut period: Period) -> Result<Query, Failure> {
         for project in &mut period.narrow.projects {
             *project = self.project_id(project).await?;
         }
-        for user in period.narrow.users.iter_mut().filter(|user| user.contains('@')) {
-            *user = self.id_of(&named::USER, user).await?;
+        for key in &mut period.narrow.keys {
+            *key = self.key_id_anywhere(key).await?;
+        }
+        let narrow = &mut period.narrow;
+        for owner in &mut narrow.users {
+            *owner = self.owner_id(owner, &narrow.projects).await?;
         }
         period.query()
     }
@@ -101,7 +103,12 @@ impl Session {
     }
 
     /// The results of all buckets, page by page, each with the time of its bucket.
-    async fn each_result(&self, path: &str, query: Query, mut each: impl FnMut(Value) -> Done) -> Done {
+    pub(crate) async fn each_result(
+        &self,
+        path: &str,
+        query: Query,
+        mut each: impl FnMut(Value) -> Done,
+    ) -> Done {
         let mut page: Option<String> = None;
         loop {
             let mut query = query.clone();
@@ -126,8 +133,10 @@ impl Session {
     /// Everything that was used, row by row as it is read.
     async fn export_usage(&self, command: ExportCommand) -> Done {
         self.needs_tollgate("export usage")?;
+        self.view.check_lines("usage export")?;
         // What asks for JSON gets it, line by line.
-        let to = if self.view.format == Format::Json { ExportFormat::Jsonl } else { command.to };
+        let wants_json = self.view.format.is_for_programs() || self.view.is_chosen();
+        let to = if wants_json { ExportFormat::Jsonl } else { command.to };
         let mut query = self.period(command.period).await?;
         // As many buckets on a page as there can be.
         query.push(("limit", if command.bucket == "1h" { "168" } else { "31" }.to_owned()));
@@ -137,9 +146,8 @@ impl Session {
         let out = std::io::BufWriter::new(std::io::stdout().lock());
         match to {
             ExportFormat::Jsonl => {
-                let mut out = out;
-                self.each_result("/tollgate/v1/usage", query, |row| Ok(writeln!(out, "{row}")?)).await?;
-                Ok(out.flush()?)
+                drop(out);
+                self.each_result("/tollgate/v1/usage", query, |row| self.view.show_line(&row)).await
             }
             ExportFormat::Csv => {
                 let mut sheet = csv::Writer::from_writer(out);
@@ -258,9 +266,14 @@ impl ExportBy {
 impl Period {
     fn query(&self) -> Result<Query, Failure> {
         let now = Clock::system().now();
-        let mut query = vec![("start_time", amount::moment(&self.since, now)?.0.to_string())];
+        let since = amount::moment(&self.since, now)?;
+        let mut query = vec![("start_time", since.0.to_string())];
         if let Some(until) = &self.until {
-            query.push(("end_time", amount::moment(until, now)?.0.max(1).to_string()));
+            let end = amount::moment(until, now)?;
+            if end <= since {
+                return Err(format!("--until {until} is before --since {}.", self.since).into());
+            }
+            query.push(("end_time", end.0.max(1).to_string()));
         }
         query.extend(self.narrow.projects.iter().map(|id| ("project_ids", id.clone())));
         query.extend(self.narrow.keys.iter().map(|id| ("api_key_ids", id.clone())));

@@ -56,6 +56,9 @@ pub async fn setup(options: SetupOptions) -> Result<Value> {
         Some(url) => config::read_public_url(url)?.to_string(),
         None => listener::url(serving.listen.unwrap_or(config::LISTEN_USUAL), serving.tls_cert.is_some()),
     };
+    if options.out.as_os_str() == "-" {
+        return Err(Error::bad_request("--out: the key goes into a file, for stdout is for the link."));
+    }
     let owner_email = serving.owner_email.unwrap_or_else(|| config::OWNER_EMAIL_USUAL.to_owned());
     home.create()?;
     let _lock = home.lock()?;
@@ -73,8 +76,12 @@ pub async fn setup(options: SetupOptions) -> Result<Value> {
     copy::keep(&db).await?;
     let write =
         move |made: &Installed| out.write(made.admin_key.reveal()).map(|_| ()).map_err(Error::bad_request);
-    let made =
-        first_start::install(&db, (&clock, &keyring), (&owner_email, true), &options.out, write).await?;
+    let made = first_start::install(&db, (&clock, &keyring), (&owner_email, true), &options.out, write)
+        .await
+        .map_err(|error| match error.param.as_deref() {
+            Some("email") => Error::bad_request(format!("--owner-email: {}", error.message)),
+            _ => error,
+        })?;
     let token = made.first_sign_in.ok_or_else(|| Error::internal("no link was made"))?;
     Ok(json!({
         "organization_id": made.organization, "project_id": made.project, "user_id": made.user, "owner_email": owner_email,
@@ -92,7 +99,8 @@ pub fn show(made: &Value, view: &View, is_quiet: bool) -> Done {
     if !is_quiet {
         hint(&format!("The admin key of {} is in {}.", text("owner_email"), text("admin_key_file")));
         hint(
-            "Start `tollgate serve`, and open the link above to set the owner's password: within a day, and once.",
+            "Start `tollgate serve` with the same --data or --database, and open the link above to set the owner's password: within \
+             a day, and once.",
         );
     }
     Ok(())

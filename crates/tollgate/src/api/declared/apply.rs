@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::{Plan, Step};
 use super::read::State;
+use super::secret_file;
 use super::thing::{Fields, Kind, Name};
 use crate::api::client::{CallError, encoded};
 use crate::api::secret_input::{Out, read as read_secret};
@@ -22,6 +23,8 @@ pub(super) struct Apply<'a> {
     session: &'a Session,
     ids: HashMap<Name, String>,
     is_openai: bool,
+    /// The organization's.
+    file: PathBuf,
     journal: Option<PathBuf>,
 }
 
@@ -40,8 +43,10 @@ pub(super) fn pending(file: &Path, server: &str) -> Result<BTreeSet<Name>, Strin
 }
 
 impl<'a> Apply<'a> {
-    pub(super) fn new(session: &'a Session, state: State, journal: Option<PathBuf>) -> Self {
-        Self { session, ids: state.ids, is_openai: state.is_openai, journal }
+    pub(super) fn new(session: &'a Session, state: State, file: &Path) -> Self {
+        // What is on stdin has no place for a journal.
+        let journal = (file != Path::new("-")).then(|| PathBuf::from(format!("{}.pending", file.display())));
+        Self { session, ids: state.ids, is_openai: state.is_openai, file: file.to_owned(), journal }
     }
 
     pub(super) async fn run(mut self, mut plan: Plan) -> Done {
@@ -69,10 +74,9 @@ impl<'a> Apply<'a> {
                     writeln!(std::io::stderr())?;
                 }
                 self.session.say(&format!(
-                    "{}{name}: stopped after {done} of {count}. What was done stays; run it again to go on.",
-                    plan.place_of(&name)
+                    "Stopped after {done} of {count}. What was done stays; run it again to go on."
                 ));
-                return Err(failure);
+                return Err(failure.at(&plan.place_of(&name), &name.to_string()));
             }
         }
         if shows_progress {
@@ -369,7 +373,7 @@ impl<'a> Apply<'a> {
 
     /// Whether the file for a key's secret has it: the program was killed after it was written.
     async fn has_arrived(&self, name: &Name, said: &Fields) -> Result<bool, Failure> {
-        let Some(path) = self.file_for(said) else { return Ok(false) };
+        let Some(path) = secret_file(&self.file, said) else { return Ok(false) };
         let Ok(secret) = read_secret(&path) else { return Ok(false) };
         match self.session.client.by(secret).get("/tollgate/v1/me", &[]).await {
             Ok(key) => Ok(key["id"].as_str() == Some(&self.raw_id(name)?)),
@@ -378,17 +382,10 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// The file for a key's secret, beside that of the organization unless its path is whole.
-    fn file_for(&self, said: &Fields) -> Option<PathBuf> {
-        let file = said.at_first.get("secret")?["file"].as_str()?;
-        let beside = self.journal.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-        Some(beside.join(file))
-    }
-
     /// Where the secret of a key goes; a file is made before the key is, so that there is no key whose secret could not be kept.
     fn delivery(&self, name: &Name, said: &Fields) -> Result<Delivery, Failure> {
         let secret = said.at_first.get("secret").cloned().unwrap_or(Value::Null);
-        if let Some(path) = self.file_for(said) {
+        if let Some(path) = secret_file(&self.file, said) {
             // One that is empty is left from a run that was killed.
             if std::fs::metadata(&path).is_ok_and(|there| there.len() == 0) {
                 std::fs::remove_file(&path)?;

@@ -36,6 +36,8 @@ pub(super) fn read(file: &Path) -> Result<Organization, String> {
             .strip_prefix("line ")
             .and_then(|rest| rest.split_once(": "))
             .map_or(message, |(_, rest)| rest);
+        // What follows is for programmers.
+        let message = message.split(", set DuplicateKeyPolicy").next().unwrap_or(message);
         format!("{name}{place}: {message}")
     })?;
     if organization.tollgate != VERSION {

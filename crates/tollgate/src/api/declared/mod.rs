@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::api::output::Format;
 use crate::api::session::{Done, Failure, Session};
 
 use apply::Apply;
@@ -52,8 +53,17 @@ pub struct ApplyOptions {
 
 impl Session {
     pub async fn export(&self, options: &ExportOptions) -> Done {
+        // It has no rows, and so neither columns nor ids.
+        if self.view.format == Format::Csv || self.view.format == Format::Id {
+            return Err("An organization is written as YAML, or with -o json as JSON.".to_owned().into());
+        }
         let state = read::read(self, None, Some(&options.projects)).await?;
-        let text = file::written(&written::organization(&state))?;
+        let organization = written::organization(&state);
+        if self.view.is_chosen() || matches!(self.view.format, Format::Json | Format::Jsonl) {
+            let value = serde_json::to_value(&organization).map_err(|error| error.to_string())?;
+            return self.show(&[], &value);
+        }
+        let text = file::written(&organization)?;
         std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
         Ok(())
     }
@@ -83,11 +93,7 @@ impl Session {
         if plan.loses() {
             self.confirm("apply", "What is marked with - is removed, and secrets that are replaced end.")?;
         }
-        let journal = match options.file.as_path() {
-            stdin if stdin == Path::new("-") => None,
-            file => Some(PathBuf::from(format!("{}.pending", file.display()))),
-        };
-        Apply::new(self, state, journal).run(plan).await
+        Apply::new(self, state, &options.file).run(plan).await
     }
 
     async fn planned(&self, file: &Path, deletes: bool) -> Result<(read::State, Plan), Failure> {
@@ -103,7 +109,14 @@ impl Session {
         }
         let state = read::read(self, Some(&wished), None).await?;
         let mut plan = Plan::new(&wished, &state, &pending, deletes, self.client.is_openai());
+        plan.check_secrets(file);
         plan.place(&called, wished.lines);
         Ok((state, plan))
     }
+}
+
+/// The file for a secret, beside that of the organization unless its path is whole.
+fn secret_file(organization: &Path, said: &thing::Fields) -> Option<PathBuf> {
+    let file = said.at_first.get("secret")?["file"].as_str()?;
+    Some(organization.parent().map_or_else(|| PathBuf::from(file), |beside| beside.join(file)))
 }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::read::State;
+use super::secret_file;
 use super::text;
 use super::thing::{Fields, Kind, Name, Things};
+use super::written::time;
 use crate::api::output::Format;
 use crate::api::session::{Done, Session};
 use crate::api::table;
@@ -124,7 +127,7 @@ impl Plan {
         let is_owner = |name: &Name| {
             name.kind == Kind::User && state.things.all.get(name).is_some_and(|thing| is_owner(&thing.said))
         };
-        let stays = &mut self.stays;
+        let mut stays = Vec::new();
         self.steps.retain(|step| match step {
             Step::Remove(name) if is_owner(name) => {
                 stays.push((name.clone(), format!("it stays: {TOLD}")));
@@ -132,12 +135,33 @@ impl Plan {
             }
             _ => true,
         });
+        if !stays.is_empty() {
+            self.stays.extend(stays);
+            return;
+        }
         // One whose role the file changes: an owner by a group may be there still, which the server knows.
         let changed = self.steps.iter().find_map(|step| match step {
             Step::Change(name, _) if is_owner(name) => Some(name.clone()),
             _ => None,
         });
         self.notes.extend(changed.map(|name| (name, TOLD.to_owned())));
+    }
+
+    /// Looks at where secrets are to go: into files that are not there, and into no file two.
+    pub(super) fn check_secrets(&mut self, file: &Path) {
+        let mut taken = BTreeSet::new();
+        for step in &self.steps {
+            let Step::Create(name, said) = step else { continue };
+            let Some(path) = secret_file(file, said) else { continue };
+            let told = if !taken.insert(path.clone()) {
+                "another secret goes there too"
+            } else if std::fs::metadata(&path).is_ok_and(|there| there.len() > 0) {
+                "which exists already"
+            } else {
+                continue;
+            };
+            self.problems.push((name.clone(), format!("its secret goes to {}: {told}", path.display())));
+        }
     }
 
     /// Says where things stand in the file.
@@ -168,9 +192,8 @@ impl Plan {
     pub(super) fn show(&self, session: &Session) -> Done {
         let rows = self.rows();
         let view = &session.view;
-        let is_whole = view.fields.is_none() && view.filter.is_none();
         // A plan has no ids.
-        if is_whole && matches!(view.format, Format::Table | Format::Id) {
+        if !view.is_chosen() && matches!(view.format, Format::Table | Format::Id) {
             show_diff(&rows, session.is_coloured)?;
         } else {
             session.show(table::PLAN, &Value::Array(rows))?;
@@ -201,8 +224,12 @@ impl Plan {
         let change = |field: &str, before: &Value, after: &Value| json!({"field": field, "before": before, "after": after});
         match step {
             Step::Create(name, said) => {
-                let said: Vec<_> = said.fields.iter().filter(|(_, value)| !is_nothing(value)).collect();
-                let fields: Vec<String> = said.iter().map(|(field, value)| told(field, value)).collect();
+                let ends = said.at_first.get_key_value("expires_in_seconds");
+                let place = said.at_first.get("secret").map(place_told);
+                let said = said.fields.iter().filter(|(_, value)| !is_nothing(value)).chain(ends);
+                let said: Vec<_> = said.collect();
+                let fields = said.iter().map(|(field, value)| told(field, value));
+                let fields: Vec<String> = fields.chain(place).collect();
                 let text = if fields.is_empty() {
                     name.to_string()
                 } else {
@@ -289,10 +316,22 @@ fn problem(name: &Name, said: &Fields, wished: &Things, state: &State) -> Option
                 None => Name::new(Kind::User, [owner.to_lowercase()]),
             };
             let has_place = said.at_first.contains_key("secret");
+            let policy = Name::new(Kind::KeyPolicy, [""; 0]);
+            let of_policy = |field: &str| {
+                let wished = wished.all.get(&policy).and_then(|policy| policy.said.fields.get(field));
+                wished.or_else(|| state.things.all.get(&policy)?.said.fields.get(field))?.as_i64()
+            };
+            let max = of_policy("max_expires_in_seconds");
+            let ends = said.at_first.get("expires_in_seconds").and_then(Value::as_i64);
+            let ends = ends.or_else(|| of_policy("default_expires_in_seconds"));
+            let unended = || {
+                let max = max.filter(|max| ends.is_none_or(|ends| ends > *max))?;
+                Some(format!("it is to end within {} by the key policy: `expires: ...`", time(&json!(max))))
+            };
             let unplaced = || {
                 "it is to be made, and the file does not say where its secret goes: `secret: {file: PATH}` or `secret: {command: [...]}`".to_owned()
             };
-            missing(owner).or_else(|| (!has_place).then(unplaced))
+            missing(owner).or_else(|| (!has_place).then(unplaced)).or_else(unended)
         }
         Kind::SpendAlert | Kind::ProjectAlert | Kind::EventAlert => {
             let channel = &said.at_first["notification_channel"];
@@ -342,14 +381,24 @@ fn is_nothing(value: &Value) -> bool {
 /// A field with its value, as the file has it.
 fn told(field: &str, value: &Value) -> String {
     let called = if field == "threshold_amount" { "limit" } else { field };
+    let called = called.strip_suffix("_in_seconds").unwrap_or(called);
     format!("{called} {}", amount(field, value))
 }
 
-/// Cents as dollars, and what is none as it is.
+/// Cents as dollars, seconds as days, and what is neither as it is.
 fn amount(field: &str, value: &Value) -> String {
-    match value.as_i64().filter(|_| field == "threshold_amount") {
-        Some(cents) => format!("{}.{:02}usd", cents / 100, cents % 100),
-        None => shown(value),
+    match value.as_i64() {
+        Some(cents) if field == "threshold_amount" => format!("{}.{:02}usd", cents / 100, cents % 100),
+        _ if field.ends_with("_in_seconds") => time(value),
+        _ => shown(value),
+    }
+}
+
+/// Where a secret goes.
+fn place_told(secret: &Value) -> String {
+    match &secret["file"] {
+        Value::String(file) => format!("secret to {file}"),
+        _ => format!("secret to {}", shown(&secret["command"])),
     }
 }
 

@@ -150,9 +150,11 @@ impl Things {
     /// Adds one; an error if it is there already, for then nobody knows which is meant.
     pub(super) fn add(&mut self, name: Name, said: Fields) -> Result<(), String> {
         if self.all.contains_key(&name) {
-            return Err(format!(
-                "There are two of {name}. Things are known by their names here: rename one."
-            ));
+            let mend = match name.kind {
+                Kind::Limit | Kind::ProjectLimit | Kind::KeyLimit => "There is one for each interval",
+                _ => "Things are known by their names here: rename one",
+            };
+            return Err(format!("There are two of {name}. {mend}."));
         }
         let kind = name.kind;
         self.all.insert(name, Thing { kind, said });

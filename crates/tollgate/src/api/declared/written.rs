@@ -180,7 +180,8 @@ fn labels(own: &Map<String, Value>) -> Option<BTreeMap<String, String>> {
 }
 
 /// Seconds as a time such as 90d; null is never.
-fn time(seconds: &Value) -> String {
+/// Seconds as the file has them.
+pub(super) fn time(seconds: &Value) -> String {
     match seconds.as_i64() {
         Some(seconds) if seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
         Some(seconds) => format!("{seconds}s"),
