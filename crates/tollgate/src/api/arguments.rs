@@ -20,13 +20,13 @@ pub struct Many {
 
 #[derive(Subcommand, Debug)]
 pub enum OrganizationCommand {
+    /// Show the organizations of the installation
     List {
         #[command(flatten)]
         many: Many,
     },
-    Get {
-        id: String,
-    },
+    /// Show an organization
+    Get { id: String },
     /// Make one, with a default project and an owner, whose admin key is shown once
     Create {
         name: String,
@@ -51,6 +51,7 @@ pub enum OrganizationCommand {
 
 #[derive(Subcommand, Debug)]
 pub enum ProjectCommand {
+    /// Show the projects
     List {
         #[command(flatten)]
         many: Many,
@@ -58,9 +59,9 @@ pub enum ProjectCommand {
         #[arg(long)]
         archived: bool,
     },
-    Get {
-        id: String,
-    },
+    /// Show a project
+    Get { id: String },
+    /// Make a project
     Create {
         name: String,
         /// A label, which goes with the cost of all that is done; may be given more than once
@@ -84,21 +85,16 @@ pub enum ProjectCommand {
         request_labels: Vec<String>,
     },
     /// Refuse all its keys until it is unfrozen
-    Freeze {
-        id: String,
-    },
+    Freeze { id: String },
     /// Take that back
-    Unfreeze {
-        id: String,
-    },
+    Unfreeze { id: String },
     /// End a project for good: its keys stop at once, its history stays
-    Archive {
-        id: String,
-    },
+    Archive { id: String },
 }
 
 #[derive(Subcommand, Debug)]
 pub enum KeyCommand {
+    /// Show the keys of a project
     List {
         #[command(flatten)]
         project: InProject,
@@ -108,6 +104,7 @@ pub enum KeyCommand {
         #[arg(long)]
         all: bool,
     },
+    /// Show a key
     Get {
         id: String,
         #[command(flatten)]
@@ -204,12 +201,14 @@ pub enum KeyCommand {
 
 #[derive(Subcommand, Debug)]
 pub enum ServiceAccountCommand {
+    /// Show the accounts of a project
     List {
         #[command(flatten)]
         project: InProject,
         #[command(flatten)]
         many: Many,
     },
+    /// Show an account
     Get {
         id: String,
         #[command(flatten)]
@@ -233,6 +232,7 @@ pub enum ServiceAccountCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Rename, or change role or labels
     Update {
         id: String,
         #[command(flatten)]
@@ -375,6 +375,7 @@ pub struct ExportCommand {
 pub struct UsageQuestion {
     #[command(flatten)]
     pub(crate) period: Period,
+    /// Group by these
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) by: Vec<UsageBy>,
     /// Group by the label of this name as well

@@ -32,13 +32,10 @@ pub enum LedgerCommand {
         #[arg(long, value_name = "ID")]
         api_key_id: Option<String>,
     },
-    Get {
-        id: String,
-    },
+    /// Show a request
+    Get { id: String },
     /// Corrections and refunds of a request
-    Adjustments {
-        id: String,
-    },
+    Adjustments { id: String },
     /// Say what a request really cost; a further row in the books, and an event in the audit log
     Correct {
         id: String,

@@ -23,6 +23,7 @@ pub enum SpendLimitCommand {
         #[command(flatten)]
         scope: ScopeOptions,
     },
+    /// Show the limits of a scope
     Get {
         #[command(flatten)]
         scope: ScopeOptions,

@@ -16,10 +16,10 @@ use crate::api::table;
 
 #[derive(Subcommand, Debug)]
 pub enum ModelCommand {
+    /// Show the models
     List,
-    Get {
-        model: String,
-    },
+    /// Show a model
+    Get { model: String },
     /// Set prices (US dollars per million tokens) from now on, and limits; `none` goes back to the embedded figure
     Set {
         model: String,
@@ -29,9 +29,7 @@ pub enum ModelCommand {
         limits: Limits,
     },
     /// Go back to all embedded figures
-    Reset {
-        model: String,
-    },
+    Reset { model: String },
     /// Prices with dates: list, set ahead of time, import
     #[command(subcommand)]
     Price(PriceCommand),

@@ -14,13 +14,13 @@ use crate::api::table;
 
 #[derive(Subcommand, Debug)]
 pub enum UpstreamCommand {
+    /// Show the upstreams
     List {
         #[command(flatten)]
         many: Many,
     },
-    Get {
-        id: String,
-    },
+    /// Show an upstream
+    Get { id: String },
     /// Connect a provider
     Add {
         name: String,
@@ -29,6 +29,7 @@ pub enum UpstreamCommand {
         #[command(flatten)]
         settings: Box<UpstreamSettings>,
     },
+    /// Change an upstream
     Update {
         id: String,
         #[arg(long)]
@@ -39,14 +40,10 @@ pub enum UpstreamCommand {
         settings: Box<UpstreamSettings>,
     },
     /// Ask it for its models, with its address, key, headers and trust as they are set; exit 1 if that fails
-    Test {
-        id: String,
-    },
+    Test { id: String },
     /// Disconnect
     #[command(alias = "delete")]
-    Rm {
-        id: String,
-    },
+    Rm { id: String },
 }
 
 #[derive(Args, Debug)]
