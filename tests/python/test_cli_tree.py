@@ -378,10 +378,12 @@ def test_costs_of_nothing_that_there_is_are_an_error(cli, gateway):
     assert own("--user", "sa:indexer", "--project", "Search") == own("--user", account["id"]) != own()
     for wrong, told, code in [(["--api-key-id", "nothing"], "no key called 'nothing'", 3), (["--api-key-id", "key_nope"], "no key called", 3), (["--user", "indexer"], "--project", 2),
                               (["--user", "sa:nobody", "--project", "Search"], "no service account called", 3), (["--user", "nobody@example.com"], "no user called", 3),
-                              (["--project", "nothing"], "no project called", 3), (["--until", "2d"], "is before", 2)]:
+                              (["--project", "nothing"], "no project called", 3), (["--project", "proj_nope"], "no project called", 3), (["--until", "2d"], "is before", 2)]:
         done = cli("cost", "--since", "1d", *wrong, check=code)
         assert told in done.stderr, (wrong, done.stderr)
         assert cli("usage", "export", "--since", "1d", *wrong, check=code).stdout == ""
+    assert "no project called 'proj_nope'" in cli("audit", "list", "--project", "proj_nope", check=3).stderr
+    assert "no service account called" in cli("cost", "--user", "svc_acct_x", "--project", "Search", check=3).stderr
     assert "no event `nonsense`" in cli("audit", "list", "--type", "nonsense", check=2).stderr
     assert "is before" in cli("audit", "export", "--since", "1d", "--until", "2d", check=2).stderr
     env = {"TOLLGATE_URL": gateway.base_url, "TOLLGATE_ADMIN_KEY": gateway.admin_key, "TERM": "xterm"}
@@ -406,6 +408,11 @@ def test_no_operation_makes_a_secret_that_nobody_sees(cli, gateway):
         assert "shown once" in cli("api", "create-project-api-key", "-f", f"project_id={project}", "-f", "name=x", *hides, check=2).stderr
         assert "shown once" in cli("api", "POST", f"/v1/organization/projects/{project}/api_keys", "-f", "name=x", *hides, check=2).stderr
     assert "api_key.value" in cli("api", "create-project-service-account", "-f", f"project_id={project}", "-f", "name=x", "--jq", ".id", check=2).stderr
+    alert = gateway.post("/v1/organization/spend_alerts", {"threshold_amount": 100, "currency": "USD", "interval": "month", "notification_channel": {"type": "email", "recipients": ["a@example.com"]}}).json
+    change = ["POST", f"/v1/organization/spend_alerts/{alert['id']}", "-f", "threshold_amount=100", "-f", "currency=USD", "-f", "interval=month"]
+    hooked = ["-f", 'notification_channel={"type":"webhook","url":"https://example.com/hook"}']
+    assert "signing_secret" in cli("api", *change, *hooked, "--jq", ".id", check=2).stderr
+    assert cli("api", *change, "-f", 'notification_channel={"type":"email","recipients":["b@example.com"]}', "--jq", ".id").stdout.strip() == alert["id"]
     assert keys() == before
     secret = cli("api", "create-project-api-key", "-f", f"project_id={project}", "-f", "name=x", "--jq", ".value").stdout.strip()
     assert gateway.get("/tollgate/v1/me", key=gateway.remember(secret)).status == 200

@@ -56,7 +56,7 @@ impl Session {
         };
         query.extend(meant.actors.iter().map(actor));
         for project in &meant.projects {
-            query.push(("project_ids[]", self.project_id(project).await?));
+            query.push(("project_ids[]", self.project_narrowed_to(project).await?));
         }
         query.extend(meant.resources.iter().map(|id| ("resource_ids[]", id.clone())));
         let now = Clock::system().now();

@@ -170,7 +170,7 @@ impl Session {
             self.say(&format!("The secret is in {}.", path.display()));
             return self.show(columns, &shown);
         }
-        if self.view.format.is_for_programs() || self.view.fields.is_some() || self.view.filter.is_some() {
+        if self.view.format.is_for_programs() || self.view.is_chosen() {
             return self.show(columns, made);
         }
         if self.is_quiet {

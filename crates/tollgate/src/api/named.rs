@@ -92,6 +92,18 @@ impl Session {
         self.id_of(&PROJECT, text).await
     }
 
+    /// The same for a list that is narrowed to it, where no server says that there is none: nothing would be found.
+    pub(crate) async fn project_narrowed_to(&self, text: &str) -> Result<String, Failure> {
+        self.narrowed_to(PROJECT.what, PROJECT.prefixes, self.project_id(text).await?)
+    }
+
+    fn narrowed_to(&self, what: &str, prefixes: &[&str], id: String) -> Result<String, Failure> {
+        match guess(prefixes, &id, self.client.is_openai()) {
+            Guess::Id => Ok(id),
+            Guess::Name | Guess::Either => Err(absent(what, &id)),
+        }
+    }
+
     pub(crate) async fn key_id(&self, project: &str, text: &str) -> Result<String, Failure> {
         self.id_in(project, KEY, text).await
     }
@@ -116,7 +128,7 @@ impl Session {
             return Ok(account.to_owned());
         }
         match projects {
-            [project] => self.account_id(project, account).await,
+            [project] => self.narrowed_to(ACCOUNT.0, ACCOUNT.1, self.account_id(project, account).await?),
             _ => Err(format!(
                 "'{text}' is neither an address nor an id. Service accounts are called by their names where one --project is given."
             )
@@ -163,11 +175,7 @@ impl Session {
         };
         let ids: Vec<&str> = items.iter().filter(is_called).filter_map(|item| item["id"].as_str()).collect();
         match ids.as_slice() {
-            [] => {
-                let message = format!("There is no {what} called '{text}'.");
-                let error = json!({"message": message, "type": "invalid_request_error", "code": "not_found", "param": null});
-                Err(CallError::Refused { status: 404, error, request_id: None }.into())
-            }
+            [] => Err(absent(what, text)),
             [id] => Ok((*id).to_owned()),
             ids => {
                 let message = format!(
@@ -278,9 +286,7 @@ impl Session {
         }
         names
     }
-}
 
-impl Session {
     /// What has used something is told with its name; accounts have no list of all projects.
     async fn names_of_accounts(&self, (start, end): (i64, i64), ids: Vec<String>) -> Vec<(String, String)> {
         let mut query = vec![
@@ -312,6 +318,13 @@ enum NamedBy {
     Keys,
     /// In a list of Tollgate's that is short.
     All(&'static Kind),
+}
+
+fn absent(what: &str, text: &str) -> Failure {
+    let message = format!("There is no {what} called '{text}'.");
+    let error =
+        json!({"message": message, "type": "invalid_request_error", "code": "not_found", "param": null});
+    CallError::Refused { status: 404, error, request_id: None }.into()
 }
 
 fn is_absent(failure: &Failure) -> bool {

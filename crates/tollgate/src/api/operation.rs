@@ -181,7 +181,10 @@ fn secret_of(row: &Row, given: &Map<String, Value>) -> Option<&'static str> {
     if row.method != Method::Post {
         return None;
     }
-    let last = row.path.trim_end_matches('/').rsplit('/').next()?;
+    let mut parts = row.path.trim_end_matches('/').rsplit('/');
+    let last = parts.next()?;
+    // An alert that is changed to a webhook is signed from then on.
+    let is_alert = [Some(last), parts.next()].iter().flatten().any(|part| part.ends_with("_alerts"));
     match last {
         "api_keys" | "apikeys" | "admin_api_keys" | "rotate" => Some("/value"),
         "service_accounts" if given.get("create_service_account_only") != Some(&Value::Bool(true)) => {
@@ -189,9 +192,7 @@ fn secret_of(row: &Row, given: &Map<String, Value>) -> Option<&'static str> {
         }
         "invites" | "resend" => Some("/accept_url"),
         "organizations" => Some("/admin_api_key"),
-        "spend_alerts" | "event_alerts" if given.get("notification_channel")?["type"] == "webhook" => {
-            Some("/signing_secret")
-        }
+        _ if is_alert && given.get("notification_channel")?["type"] == "webhook" => Some("/signing_secret"),
         _ => None,
     }
 }

@@ -185,7 +185,7 @@ impl Session {
 
     /// Says that something was done, and shows the answer to programs.
     pub(crate) fn done(&self, answer: &Value) -> Done {
-        if self.view.format.is_for_programs() || self.view.fields.is_some() || self.view.filter.is_some() {
+        if self.view.format.is_for_programs() || self.view.is_chosen() {
             return self.show(&[], answer);
         }
         self.say("Done.");

@@ -71,7 +71,7 @@ impl Session {
     /// A period as a query, with ids in place of names. What nothing is called is told, for it would look like nothing spent.
     async fn period(&self, mut period: Period) -> Result<Query, Failure> {
         for project in &mut period.narrow.projects {
-            *project = self.project_id(project).await?;
+            *project = self.project_narrowed_to(project).await?;
         }
         for key in &mut period.narrow.keys {
             *key = self.key_id_anywhere(key).await?;
